@@ -1,0 +1,107 @@
+"""gpuprop: train text models by backpropagation, with NumPy on a CPU and CuPy on a GPU.
+
+    import gpuprop as gp
+    from gpuprop import nn
+
+    gp.set_device("auto")
+    model = nn.Sequential(nn.Linear(100, 64), nn.ReLU(), nn.Linear(64, 2))
+    optimizer = gp.optim.AdamW(model.parameters(), lr=1e-3)
+    loss = nn.CrossEntropyLoss()(model(gp.tensor(x)), y)
+    loss.backward()
+    optimizer.step()
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from . import nn, ops, optim
+from .backend import kernels
+from .backend.arrays import get_xp
+from .backend.device import Device, available_devices, get_device, set_device, use_device
+from .backend.random import manual_seed
+from .backprop import Context, Op, Parameter, Tensor, is_grad_enabled, no_grad, tensor
+from .errors import (
+    BuildError,
+    CheckpointError,
+    DataError,
+    DeviceError,
+    GpupropError,
+    KernelError,
+    ShapeError,
+    TrainingError,
+)
+from .ops import concatenate, stack
+from .version import __version__
+
+if TYPE_CHECKING:
+    from . import models, testing, text, training
+    from .testing import gradcheck
+    from .training import Trainer, load, save
+
+__all__ = [
+    "BuildError",
+    "CheckpointError",
+    "Context",
+    "DataError",
+    "Device",
+    "DeviceError",
+    "GpupropError",
+    "KernelError",
+    "Op",
+    "Parameter",
+    "ShapeError",
+    "Tensor",
+    "Trainer",
+    "TrainingError",
+    "__version__",
+    "available_devices",
+    "concatenate",
+    "get_device",
+    "get_xp",
+    "gradcheck",
+    "is_grad_enabled",
+    "kernels",
+    "load",
+    "manual_seed",
+    "models",
+    "nn",
+    "no_grad",
+    "ops",
+    "optim",
+    "save",
+    "set_device",
+    "stack",
+    "tensor",
+    "testing",
+    "text",
+    "training",
+    "use_device",
+]
+
+# Loaded when first used, so that importing gpuprop stays quick.
+_LAZY = {
+    "models": ("gpuprop.models", None),
+    "testing": ("gpuprop.testing", None),
+    "text": ("gpuprop.text", None),
+    "training": ("gpuprop.training", None),
+    "gradcheck": ("gpuprop.testing", "gradcheck"),
+    "Trainer": ("gpuprop.training", "Trainer"),
+    "load": ("gpuprop.training", "load"),
+    "save": ("gpuprop.training", "save"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'gpuprop' has no attribute {name!r}")
+    module_name, attribute = _LAZY[name]
+    module = importlib.import_module(module_name)
+    value = module if attribute is None else getattr(module, attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""Where arrays live and how kernels run; knows nothing of layers."""

@@ -1,0 +1,57 @@
+"""Activations as layers, for Sequential."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import ops
+from ..backprop import Tensor
+from .module import Module
+
+
+class ReLU(Module):
+    """max(x, 0)"""
+
+    def forward(self, x: Any) -> Tensor:
+        return ops.relu(x)
+
+
+class GELU(Module):
+    """Gaussian error linear unit in its tanh form (Hendrycks and Gimpel 2016)"""
+
+    def forward(self, x: Any) -> Tensor:
+        return ops.gelu(x)
+
+
+class Tanh(Module):
+    """Hyperbolic tangent"""
+
+    def forward(self, x: Any) -> Tensor:
+        return ops.tanh(x)
+
+
+class Sigmoid(Module):
+    """1 / (1 + e^-x)"""
+
+    def forward(self, x: Any) -> Tensor:
+        return ops.sigmoid(x)
+
+
+class Softmax(Module):
+    """Softmax over one axis, the last by default"""
+
+    def __init__(self, axis: int = -1) -> None:
+        self.axis = axis
+
+    def forward(self, x: Any) -> Tensor:
+        return ops.softmax(x, axis=self.axis)
+
+
+class LogSoftmax(Module):
+    """Logarithm of the softmax over one axis, the last by default"""
+
+    def __init__(self, axis: int = -1) -> None:
+        self.axis = axis
+
+    def forward(self, x: Any) -> Tensor:
+        return ops.log_softmax(x, axis=self.axis)

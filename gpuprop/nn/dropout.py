@@ -1,0 +1,28 @@
+"""Dropout, active in training only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import ops
+from ..backend.random import new_stream
+from ..backprop import Tensor
+from .checks import probability
+from .module import Module
+
+
+class Dropout(Module):
+    """Zero each element with probability p in training and scale the rest by 1 / (1 - p)
+    (Srivastava et al. 2014). Each layer has its own random stream, numbered as layers are made."""
+
+    def __init__(self, p: float = 0.5) -> None:
+        self.p = probability("Dropout", p)
+        self.stream = new_stream()
+
+    def forward(self, x: Any) -> Tensor:
+        if not self.training or self.p == 0.0:
+            return x if isinstance(x, Tensor) else Tensor(x)
+        return ops.dropout(x, self.p, stream=self.stream)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p:g}"

@@ -1,0 +1,36 @@
+"""Binary cross-entropy of logits, without overflow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..backend.arrays import Array, get_xp
+from ..backprop import Context, Op, Tensor
+from .elementwise import sigmoid_of
+
+
+class BinaryCrossEntropy(Op):
+    """loss = w ((1 - y) z + q ln(1 + e^-z)),  q = 1 + (p - 1) y     z logit, y target, w weight, p pos_weight
+
+    dz = w ((1 - y) - q (1 - σ(z)))        ln(1 + e^-z) = max(-z, 0) + ln(1 + e^-|z|)
+    """
+
+    @staticmethod
+    def forward(ctx: Context, z: Array, *, y: Array, weight: Array | None, pos_weight: Array | None) -> Array:
+        xp = get_xp(z)
+        y = y.astype(z.dtype, copy=False)
+        q = 1.0 if pos_weight is None else 1.0 + (pos_weight.astype(z.dtype, copy=False) - 1.0) * y
+        w = 1.0 if weight is None else weight.astype(z.dtype, copy=False)
+        ctx.save(z, y, q, w)
+        softplus = xp.maximum(-z, 0) + xp.log1p(xp.exp(-abs(z)))
+        return w * ((1.0 - y) * z + q * softplus)
+
+    @staticmethod
+    def backward(ctx: Context, dy: Array) -> Array:
+        z, y, q, w = ctx.saved
+        return dy * (w * ((1.0 - y) - q * (1.0 - sigmoid_of(z))))
+
+
+def binary_cross_entropy(logits: Any, targets: Any, weight: Any = None, pos_weight: Any = None) -> Tensor:
+    """Loss of each element: logits (...), targets (...) in 0..1 -> (...)."""
+    return BinaryCrossEntropy.apply(logits, y=targets, weight=weight, pos_weight=pos_weight)  # type: ignore[no-any-return]

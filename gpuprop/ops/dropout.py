@@ -1,0 +1,71 @@
+"""Dropout with masks from a counter-based generator: the same bits on every device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..backend import kernels, random
+from ..backend.arrays import Array, get_xp
+from ..backprop import Context, Op, Tensor
+
+THREADS = 256
+
+
+class Dropout(Op):
+    """y = m x / (1 - p), m = 1 with probability 1 - p, else 0        dx = m dy / (1 - p)
+
+    (Srivastava et al. 2014, in the inverted form.) Element e is kept when the e-th 16-bit number of the
+    layer's stream is below (1 - p) 2^16. A kernel computes the mask again in backward instead of keeping it.
+    """
+
+    @staticmethod
+    def forward(ctx: Context, x: Array, *, p: float, first: int, stream: int, call: int) -> Array:
+        place = (p, first, stream, call, random.state.step, random.state.seed)
+        if kernels.usable(x):
+            ctx.save(None, place)
+            return _launch(x, place)
+        bits = random.bits16(x.size, *place[1:])
+        mask = (bits < random.keep_threshold(p)).reshape(x.shape)
+        ctx.save(mask, place)
+        return mask * (x * (1.0 / (1.0 - p)))
+
+    @staticmethod
+    def backward(ctx: Context, dy: Array) -> Array:
+        mask, place = ctx.saved
+        if mask is None:
+            return _launch(dy, place)
+        return mask * (dy * (1.0 / (1.0 - place[0])))
+
+
+def _launch(x: Array, place: tuple[Any, ...]) -> Array:
+    p, first, stream, call, step, seed = place
+    xp = get_xp(x)
+    x = xp.ascontiguousarray(x)
+    y = xp.empty_like(x)
+    blocks = -(-(int(x.size) + random.LANES) // (random.LANES * THREADS))
+    kernel = kernels.project("dropout", f"dropout<{kernels.c_type(x.dtype)}>")
+    kernel(
+        (blocks, 1, 1),
+        (THREADS, 1, 1),
+        (
+            x, y, np.int64(x.size), np.int64(first), np.int32(random.keep_threshold(p)),
+            np.float64(1.0 / (1.0 - p)),
+            np.uint64(seed), np.uint64(stream), np.uint64(call), np.uint64(step),
+        ),
+    )  # fmt: skip
+    return y
+
+
+def dropout(x: Any, p: float, *, stream: int = random.SHUFFLE_STREAM + 1) -> Tensor:
+    """Zero each element with probability p (0 <= p < 1) and scale the rest by 1 / (1 - p).
+
+    stream: the layer's own random stream (`backend.random.new_stream`).
+    """
+    if not 0.0 <= p < 1.0:
+        raise ValueError(f"dropout probability must be at least 0 and below 1, not {p}")
+    if p == 0.0 or x.size == 0:
+        return x if isinstance(x, Tensor) else Tensor(x)
+    first = random.state.row_offset * (x.size // x.shape[0])
+    return Dropout.apply(x, p=p, first=first, stream=stream, call=random.next_call(stream))  # type: ignore[no-any-return]

@@ -1,0 +1,70 @@
+"""Adam and AdamW."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ..backend.arrays import Array, get_xp
+from .optimizer import Optimizer
+
+
+class Adam(Optimizer):
+    """m ← β₁ m + (1 - β₁) g     v ← β₂ v + (1 - β₂) g²     p ← p - lr m̂ / (√v̂ + ε)
+
+    with m̂ = m / (1 - β₁ᵗ), v̂ = v / (1 - β₂ᵗ) (Kingma and Ba 2015, algorithm 1). weight_decay λ adds λ p to
+    g; see AdamW for the decoupled form.
+    """
+
+    slots = ("m", "v")
+    decoupled = False
+
+    def __init__(
+        self,
+        parameters: Any,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        if not all(0.0 <= b < 1.0 for b in betas):
+            raise ValueError(f"{type(self).__name__}: betas are at least 0 and below 1, not {betas}")
+        super().__init__(parameters, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+
+    def update(self, group: dict[str, Any], p: Array, g: Array, moments: list[Array], t: Array) -> None:
+        xp = get_xp(p)
+        m, v = moments
+        lr, decay = group["lr"], group["weight_decay"]
+        beta1, beta2 = group["betas"]
+        if decay and self.decoupled:
+            p *= 1.0 - lr * decay
+        elif decay:
+            g = g + decay * p
+        m *= beta1
+        m += xp.multiply(g, 1.0 - beta1, out=t)
+        v *= beta2
+        xp.multiply(g, g, out=t)
+        t *= 1.0 - beta2
+        v += t
+        xp.sqrt(v, out=t)
+        t *= 1.0 / math.sqrt(1.0 - beta2**self.steps)
+        t += group["eps"]
+        xp.divide(m, t, out=t)
+        t *= lr / (1.0 - beta1**self.steps)
+        p -= t
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay: p ← p - lr λ p before the step (Loshchilov and Hutter 2019)."""
+
+    decoupled = True
+
+    def __init__(
+        self,
+        parameters: Any,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+    ) -> None:
+        super().__init__(parameters, lr, betas, eps, weight_decay)

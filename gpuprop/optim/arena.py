@@ -1,0 +1,64 @@
+"""One block of memory for all parameters of a group, and one for their gradients.
+
+Clipping, the optimizer and an all-reduce walk a few long arrays instead of many short ones. Each parameter's
+`data` becomes a view of the block, and its gradient is written into the view of the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ..backend.arrays import Array, get_xp
+from ..backprop import Parameter
+
+
+class Arena:
+    """data, grads: (n,) arrays holding the parameters one after another, each in its memory order."""
+
+    def __init__(self, parameters: Sequence[Parameter]) -> None:
+        self.parameters = list(parameters)
+        first = self.parameters[0]
+        for p in self.parameters:
+            if p.dtype != first.dtype or p.device != first.device:
+                raise ValueError(
+                    f"the parameters of a group need one type and device: {first.dtype} on {first.device} "
+                    f"and {p.dtype} on {p.device}; put them into separate groups"
+                )
+        xp = get_xp(first.data)
+        self.size = sum(p.size for p in self.parameters)
+        self.data = xp.empty(self.size, first.dtype)
+        self.grads = xp.zeros(self.size, first.dtype)
+        self.ranges: list[tuple[int, int]] = []
+        start = 0
+        for p in self.parameters:
+            self.ranges.append((start, start + p.size))
+            self._adopt(p, start)
+            start += p.size
+
+    def _adopt(self, p: Parameter, start: int) -> None:
+        grad = p.grad
+        stored = p.data.transpose(p.order)
+        slot = self.data[start : start + p.size].reshape(stored.shape)
+        slot[...] = stored
+        p.data = p.as_seen(slot)
+        p.leaf.buffer = p.as_seen(self.grads[start : start + p.size].reshape(stored.shape))
+        p.grad = grad
+
+    def spans(self) -> Iterator[tuple[int, int]]:
+        """Ranges of neighbouring parameters that have a gradient: usually one, the whole arena."""
+        open_at: int | None = None
+        for p, (start, _) in zip(self.parameters, self.ranges, strict=True):
+            if p.grad is None and open_at is not None:
+                yield open_at, start
+                open_at = None
+            elif p.grad is not None and open_at is None:
+                open_at = start
+        if open_at is not None:
+            yield open_at, self.size
+
+    def views(self, flat: Array) -> list[Array]:
+        """A flat array laid out like the arena (moments, say) as one array a parameter, as users see it."""
+        return [
+            p.as_seen(flat[a:b].reshape([p.shape[axis] for axis in p.order]))
+            for p, (a, b) in zip(self.parameters, self.ranges, strict=True)
+        ]

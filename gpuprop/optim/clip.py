@@ -1,0 +1,56 @@
+"""Clipping of gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from ..backend.arrays import Array, get_xp
+from ..backprop import Parameter, Tensor
+
+
+def clip_grad_norm_(parameters: Iterable[Parameter], max_norm: float) -> Tensor:
+    """Scale all gradients so that their joint 2-norm is at most max_norm (Pascanu et al. 2013, algorithm 1).
+
+    Returns the norm before clipping, as a tensor: reading it is what waits for a GPU.
+    """
+    if not max_norm > 0:
+        raise ValueError(f"max_norm must be above 0, not {max_norm!r}")
+    with_grad = [p for p in parameters if p.grad is not None]
+    if not with_grad:
+        return Tensor(np.zeros((), np.float32))
+    xp = get_xp(*(p.grad for p in with_grad))
+    total = sum(_squares(p) for p in with_grad)
+    norm = xp.sqrt(total)
+    scale = xp.minimum(max_norm / (norm + 1e-6), 1.0)
+    if xp is not np or not scale == 1.0:
+        for p in with_grad:
+            _replace(p, lambda g: g * scale.astype(g.dtype))
+    return Tensor(norm)
+
+
+def clip_grad_value_(parameters: Iterable[Parameter], clip_value: float) -> None:
+    """Limit each element of each gradient to [-clip_value, clip_value]."""
+    if not clip_value > 0:
+        raise ValueError(f"clip_value must be above 0, not {clip_value!r}")
+    for p in parameters:
+        if p.grad is not None:
+            _replace(p, lambda g: get_xp(g).clip(g, -clip_value, clip_value))
+
+
+def _squares(p: Parameter) -> Array:
+    """Σ g² of one gradient, over memory in its own order."""
+    assert p.grad is not None
+    flat = p.grad.transpose(p.order).reshape(-1)
+    return get_xp(flat).dot(flat, flat)
+
+
+def _replace(p: Parameter, change: object) -> None:
+    """Store a changed gradient; a gradient outside an arena may be shared, so it is never changed in place."""
+    grad = p.grad
+    assert grad is not None and callable(change)
+    if p.leaf.buffer is grad:
+        grad[...] = change(grad)
+    else:
+        p.leaf.grad = change(grad)

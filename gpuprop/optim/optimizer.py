@@ -1,0 +1,123 @@
+"""What all optimizers share: groups, the arena, the walk over it, state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..backend import random
+from ..backend.arrays import Array, get_xp, to_host
+from ..backprop import Parameter
+from ..errors import CheckpointError
+from .arena import Arena
+
+CHUNK = 65536  # elements updated at a time on a CPU: parameter, gradient and moments stay in the L2 cache
+
+
+class Optimizer:
+    """Base of the optimizers. A subclass names its moments in `slots` and defines `update`.
+
+    parameters: parameters, or groups `{"params": [...], "lr": ...}` with options of their own.
+    Making an optimizer moves the parameters into one block of memory (their values do not change).
+    Parameters without a gradient are left alone by `step`, moments included.
+    """
+
+    slots: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, parameters: Iterable[Parameter] | Iterable[dict[str, Any]], defaults: dict[str, Any]) -> None:
+        self.param_groups: list[dict[str, Any]] = []
+        self.steps = 0
+        entries = list(parameters)
+        if not entries:
+            raise ValueError("an optimizer needs at least one parameter")
+        groups = entries if isinstance(entries[0], dict) else [{"params": entries}]
+        seen: set[int] = set()
+        for group in groups:
+            unknown = set(group) - set(defaults) - {"params"}
+            if unknown:
+                raise ValueError(f"{type(self).__name__} has no option {', '.join(sorted(unknown))}")
+            full = {**defaults, **group, "params": _distinct(group["params"], seen)}
+            for name, value in full.items():
+                _check_option(type(self).__name__, name, value)
+            self.param_groups.append(full)
+        self.arenas = [Arena(group["params"]) for group in self.param_groups]
+        self.state: list[dict[str, Array]] = [
+            {slot: get_xp(a.data).zeros_like(a.data) for slot in self.slots} for a in self.arenas
+        ]
+
+    def zero_grad(self) -> None:
+        """Forget all gradients: the next backward overwrites them."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad = None
+
+    def step(self) -> None:
+        """Update every parameter that has a gradient."""
+        self.steps += 1
+        for group, arena, state in zip(self.param_groups, self.arenas, self.state, strict=True):
+            xp = get_xp(arena.data)
+            chunk = CHUNK if xp is np else max(arena.size, 1)
+            scratch = xp.empty(min(chunk, arena.size), arena.data.dtype)
+            for start, stop in arena.spans():
+                for i in range(start, stop, chunk):
+                    j = min(i + chunk, stop)
+                    moments = [state[slot][i:j] for slot in self.slots]
+                    self.update(group, arena.data[i:j], arena.grads[i:j], moments, scratch[: j - i])
+        random.advance_step()
+
+    def update(self, group: dict[str, Any], p: Array, g: Array, moments: list[Array], t: Array) -> None:
+        """Change p (n,) and the moments in place. g: gradient, not to be changed; t: scratch of p's size."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """{"steps": int, "groups": options, "arrays": name -> host array}, the moments one a parameter."""
+        arrays = {
+            f"{k}.{slot}.{i}": np.array(to_host(view), order="C")
+            for k, (arena, state) in enumerate(zip(self.arenas, self.state, strict=True))
+            for slot in self.slots
+            for i, view in enumerate(arena.views(state[slot]))
+        }
+        groups = [{n: v for n, v in g.items() if n != "params"} for g in self.param_groups]
+        return {"steps": self.steps, "groups": groups, "arrays": arrays}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave. CheckpointError when it is of other parameters."""
+        own = self.state_dict()
+        theirs = saved["arrays"]
+        shapes = {n: a.shape for n, a in own["arrays"].items()}
+        if len(saved["groups"]) != len(self.param_groups) or shapes != {n: a.shape for n, a in theirs.items()}:
+            raise CheckpointError(f"the saved {type(self).__name__} state is of other parameters")
+        self.steps = int(saved["steps"])
+        for k, (group, arena, state) in enumerate(zip(self.param_groups, self.arenas, self.state, strict=True)):
+            group.update(saved["groups"][k])
+            for slot in self.slots:
+                for i, view in enumerate(arena.views(state[slot])):
+                    view[...] = get_xp(view).asarray(theirs[f"{k}.{slot}.{i}"])
+
+    def __repr__(self) -> str:
+        options = ({n: v for n, v in g.items() if n != "params"} for g in self.param_groups)
+        return f"{type(self).__name__}({'; '.join(str(o) for o in options)})"
+
+
+def _distinct(parameters: Any, seen: set[int]) -> list[Parameter]:
+    """The group's parameters, checked: each a Parameter and in one group once."""
+    result = [parameters] if isinstance(parameters, Parameter) else list(parameters)
+    for p in result:
+        if not isinstance(p, Parameter):
+            raise TypeError(f"an optimizer takes parameters, not {type(p).__name__}")
+        if id(p) in seen:
+            raise ValueError("a parameter appears twice")
+        seen.add(id(p))
+    if not result:
+        raise ValueError("a parameter group is empty")
+    return result
+
+
+def _check_option(optimizer: str, name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return
+    if not math.isfinite(value) or value < 0:
+        raise ValueError(f"{optimizer}: {name} must be a finite number of at least 0, not {value!r}")

@@ -1,0 +1,94 @@
+"""Rules of the tree, read with `ast`: which way imports run, what stays out, what importing costs."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import gpuprop
+
+ROOT = Path(gpuprop.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+
+# Left may not import right: each layer may use the ones named beside it (and itself).
+ALLOWED = {
+    "errors": set(),
+    "version": set(),
+    "backend": {"errors", "version"},
+    "tensor_methods": {"backprop"},  # for the type checker only
+    "backprop": {"backend", "errors", "tensor_methods"},
+    "ops": {"backend", "backprop", "errors", "tensor_methods"},
+    "nn": {"backend", "backprop", "errors", "ops", "tensor_methods"},
+    "optim": {"backend", "backprop", "errors"},
+    "text": {"backend", "errors"},
+    "models": {"backend", "backprop", "errors", "nn", "ops"},
+    "training": {"backend", "backprop", "errors", "models", "nn", "ops", "optim", "text", "version"},
+    "testing": {"backend", "backprop", "errors"},
+}
+TOP = {"__init__", "__main__", "cli"}  # may use everything
+
+
+def layer_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imported_layers(path: Path) -> set[str]:
+    """The parts of gpuprop a file imports, wherever the import stands."""
+    found = set()
+    package = ["gpuprop", *path.relative_to(ROOT).parent.parts]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            module = ".".join(filter(None, [base, node.module]))
+            names = [f"{module}.{alias.name}" for alias in node.names] if module == "gpuprop" else [module]
+        found |= {name.split(".")[1] for name in names if name.startswith("gpuprop.")}
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_run_one_way(path):
+    layer = layer_of(path)
+    if layer in TOP or layer.startswith("cli"):
+        return
+    assert layer in ALLOWED, f"{layer} is new: say what it may import"
+    wrong = imported_layers(path) - ALLOWED[layer] - {layer}
+    assert not wrong, f"{layer} may not import {sorted(wrong)}"
+
+
+def test_nothing_unpickles_or_evaluates():
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                name = getattr(node.func, "id", None)
+                assert name not in ("eval", "exec"), f"{path}:{node.lineno}"
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                modules = [a.name for a in node.names] + [getattr(node, "module", None) or ""]
+                assert not {"pickle", "dill", "shelve", "marshal"} & set(modules), f"{path}:{node.lineno}"
+
+
+def test_importing_is_light_and_touches_no_driver():
+    """Only NumPy comes along; the rest is loaded by what needs it. Timed beside NumPy in one process."""
+    code = (
+        "import json, sys, time; t0 = time.perf_counter(); import numpy, numpy.random, logging, dataclasses, ctypes\n"
+        "t1 = time.perf_counter(); import gpuprop; t2 = time.perf_counter()\n"
+        "print(json.dumps([t1 - t0, t2 - t1, sorted(m.split('.')[0] for m in sys.modules)]))"
+    )
+    runs = [json.loads(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout) for _ in range(3)]
+    loaded = set(runs[0][2])
+    heavy = {"cupy", "pynvml", "rich", "typer", "matplotlib", "safetensors", "pooch", "tokenizers", "torch", "pytest"}
+    assert not loaded & heavy
+    assert min(run[1] for run in runs) < 0.3
+
+
+def test_the_public_face_is_what_it_lists():
+    assert len(set(gpuprop.__all__)) == len(gpuprop.__all__)
+    for name in gpuprop.__all__:
+        assert getattr(gpuprop, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        gpuprop.nothing  # noqa: B018
