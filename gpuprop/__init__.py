@@ -1,14 +1,14 @@
 """gpuprop: train text models by backpropagation, with NumPy on a CPU and CuPy on a GPU.
 
-    import gpuprop as gp
-    from gpuprop import nn
+import gpuprop as gp
+from gpuprop import nn
 
-    gp.set_device("auto")
-    model = nn.Sequential(nn.Linear(100, 64), nn.ReLU(), nn.Linear(64, 2))
-    optimizer = gp.optim.AdamW(model.parameters(), lr=1e-3)
-    loss = nn.CrossEntropyLoss()(model(gp.tensor(x)), y)
-    loss.backward()
-    optimizer.step()
+gp.set_device("auto")
+model = nn.Sequential(nn.Linear(100, 64), nn.ReLU(), nn.Linear(64, 2))
+optimizer = gp.optim.AdamW(model.parameters(), lr=1e-3)
+loss = nn.CrossEntropyLoss()(model(gp.tensor(x)), y)
+loss.backward()
+optimizer.step()
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ class Leaf:
 
 
 class Node:
-    """One recorded operation: the gradients of its outputs so far, and edges to where its inputs came from."""
+    """One recorded operation: the gradients of its outputs so far, and where its inputs came from."""
 
     __slots__ = ("ctx", "edges", "grads", "index", "op")
 
@@ -188,7 +188,7 @@ class Tensor(TensorMethods):
     @grad.setter
     def grad(self, value: Array | None) -> None:
         if self._leaf is None:
-            raise RuntimeError("only leaves (parameters, tensors made with requires_grad=True) keep a gradient")
+            raise RuntimeError("only leaves (parameters, tensors with requires_grad=True) keep a gradient")
         self._leaf.grad = None
         if value is not None:
             self._leaf.accumulate(value)
@@ -234,7 +234,9 @@ class Tensor(TensorMethods):
         elif isinstance(grad, Tensor):
             grad = grad.data
         if tuple(grad.shape) != self.shape:
-            raise RuntimeError(f"backward() got a grad of shape {tuple(grad.shape)} for a tensor of {self.shape}")
+            raise RuntimeError(
+                f"backward() got a grad of shape {tuple(grad.shape)} for a tensor of shape {self.shape}"
+            )
         root, output = self.edge
         if isinstance(root, Leaf):
             root.accumulate(grad)

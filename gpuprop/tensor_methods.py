@@ -22,95 +22,95 @@ class TensorMethods:
     __slots__ = ()
 
     def __add__(self, other: Any) -> Tensor:
-        return table["add"](self, other)  # type: ignore[no-any-return]
+        return table["add"](self, other)
 
     def __radd__(self, other: Any) -> Tensor:
-        return table["add"](other, self)  # type: ignore[no-any-return]
+        return table["add"](other, self)
 
     def __sub__(self, other: Any) -> Tensor:
-        return table["subtract"](self, other)  # type: ignore[no-any-return]
+        return table["subtract"](self, other)
 
     def __rsub__(self, other: Any) -> Tensor:
-        return table["subtract"](other, self)  # type: ignore[no-any-return]
+        return table["subtract"](other, self)
 
     def __mul__(self, other: Any) -> Tensor:
-        return table["multiply"](self, other)  # type: ignore[no-any-return]
+        return table["multiply"](self, other)
 
     def __rmul__(self, other: Any) -> Tensor:
-        return table["multiply"](other, self)  # type: ignore[no-any-return]
+        return table["multiply"](other, self)
 
     def __truediv__(self, other: Any) -> Tensor:
-        return table["divide"](self, other)  # type: ignore[no-any-return]
+        return table["divide"](self, other)
 
     def __rtruediv__(self, other: Any) -> Tensor:
-        return table["divide"](other, self)  # type: ignore[no-any-return]
+        return table["divide"](other, self)
 
     def __matmul__(self, other: Any) -> Tensor:
-        return table["matmul"](self, other)  # type: ignore[no-any-return]
+        return table["matmul"](self, other)
 
     def __rmatmul__(self, other: Any) -> Tensor:
-        return table["matmul"](other, self)  # type: ignore[no-any-return]
+        return table["matmul"](other, self)
 
     def __neg__(self) -> Tensor:
-        return table["multiply"](self, -1.0)  # type: ignore[no-any-return]
+        return table["multiply"](self, -1.0)
 
     def __pow__(self, exponent: float) -> Tensor:
-        return table["power"](self, exponent)  # type: ignore[no-any-return]
+        return table["power"](self, exponent)
 
     def __getitem__(self, index: Any) -> Tensor:
-        return table["getitem"](self, index)  # type: ignore[no-any-return]
+        return table["getitem"](self, index)
 
     def exp(self) -> Tensor:
-        return table["exp"](self)  # type: ignore[no-any-return]
+        return table["exp"](self)
 
     def log(self) -> Tensor:
-        return table["log"](self)  # type: ignore[no-any-return]
+        return table["log"](self)
 
     def tanh(self) -> Tensor:
-        return table["tanh"](self)  # type: ignore[no-any-return]
+        return table["tanh"](self)
 
     def sigmoid(self) -> Tensor:
-        return table["sigmoid"](self)  # type: ignore[no-any-return]
+        return table["sigmoid"](self)
 
     def relu(self) -> Tensor:
-        return table["relu"](self)  # type: ignore[no-any-return]
+        return table["relu"](self)
 
     def sqrt(self) -> Tensor:
-        return table["sqrt"](self)  # type: ignore[no-any-return]
+        return table["sqrt"](self)
 
     def abs(self) -> Tensor:
-        return table["abs"](self)  # type: ignore[no-any-return]
+        return table["abs"](self)
 
     def gelu(self) -> Tensor:
         """Gaussian error linear unit; see `ops.gelu`."""
-        return table["gelu"](self)  # type: ignore[no-any-return]
+        return table["gelu"](self)
 
     def sum(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
-        return table["sum"](self, axis=axis, keepdims=keepdims)  # type: ignore[no-any-return]
+        return table["sum"](self, axis=axis, keepdims=keepdims)
 
     def mean(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
-        return table["mean"](self, axis=axis, keepdims=keepdims)  # type: ignore[no-any-return]
+        return table["mean"](self, axis=axis, keepdims=keepdims)
 
     def max(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
-        return table["max"](self, axis=axis, keepdims=keepdims)  # type: ignore[no-any-return]
+        return table["max"](self, axis=axis, keepdims=keepdims)
 
     def softmax(self, axis: int = -1) -> Tensor:
-        return table["softmax"](self, axis=axis)  # type: ignore[no-any-return]
+        return table["softmax"](self, axis=axis)
 
     def log_softmax(self, axis: int = -1) -> Tensor:
-        return table["log_softmax"](self, axis=axis)  # type: ignore[no-any-return]
+        return table["log_softmax"](self, axis=axis)
 
     def reshape(self, *shape: Any) -> Tensor:
-        return table["reshape"](self, *shape)  # type: ignore[no-any-return]
+        return table["reshape"](self, *shape)
 
     def transpose(self, *axes: Any) -> Tensor:
         """Permute the axes; reversed when none are given."""
-        return table["transpose"](self, *axes)  # type: ignore[no-any-return]
+        return table["transpose"](self, *axes)
 
     def swapaxes(self, first: int, second: int) -> Tensor:
-        return table["swapaxes"](self, first, second)  # type: ignore[no-any-return]
+        return table["swapaxes"](self, first, second)
 
     @property
     def T(self) -> Tensor:
         """The axes in reverse."""
-        return table["transpose"](self)  # type: ignore[no-any-return]
+        return table["transpose"](self)

@@ -68,7 +68,9 @@ def gradcheck(
 def _as_leaf(x: Any) -> Tensor:
     if isinstance(x, Tensor):
         if x.requires_grad and x.dtype != np.float64:
-            raise TypeError(f"gradcheck needs float64 inputs, not {x.dtype}: differences of float32 are too coarse")
+            raise TypeError(
+                f"gradcheck needs float64 inputs, not {x.dtype}: differences of float32 are too coarse"
+            )
         return x
     return tensor(np.asarray(x, dtype=np.float64), requires_grad=True)
 

@@ -66,8 +66,8 @@ class SequenceCrossEntropyLoss(CrossEntropyLoss):
         targets = beside(targets, logits)
         if tuple(logits.shape[:-1]) != tuple(targets.shape):
             raise ShapeError(
-                f"SequenceCrossEntropyLoss expects logits (batch, length, classes) and targets (batch, length) "
-                f"but got {tuple(logits.shape)} and {tuple(targets.shape)}"
+                f"SequenceCrossEntropyLoss expects logits (batch, length, classes) and targets "
+                f"(batch, length) but got {tuple(logits.shape)} and {tuple(targets.shape)}"
             )
         if mask is not None:
             keep = beside(mask, logits)
@@ -111,7 +111,9 @@ class MSELoss(Module):
 def same_shape(layer: str, x: Any, y: Any) -> None:
     """Raise ShapeError unless both have one shape: broadcasting hides mistakes in a loss."""
     if tuple(x.shape) != tuple(np.shape(y)):
-        raise ShapeError(f"{layer} expects two arrays of one shape but got {tuple(x.shape)} and {tuple(np.shape(y))}")
+        raise ShapeError(
+            f"{layer} expects two arrays of one shape but got {tuple(x.shape)} and {tuple(np.shape(y))}"
+        )
 
 
 def reduce(loss: Tensor, reduction: str) -> Tensor:

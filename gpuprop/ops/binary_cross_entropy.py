@@ -33,4 +33,4 @@ class BinaryCrossEntropy(Op):
 
 def binary_cross_entropy(logits: Any, targets: Any, weight: Any = None, pos_weight: Any = None) -> Tensor:
     """Loss of each element: logits (...), targets (...) in 0..1 -> (...)."""
-    return BinaryCrossEntropy.apply(logits, y=targets, weight=weight, pos_weight=pos_weight)  # type: ignore[no-any-return]
+    return BinaryCrossEntropy.apply(logits, y=targets, weight=weight, pos_weight=pos_weight)

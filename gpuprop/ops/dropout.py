@@ -68,4 +68,4 @@ def dropout(x: Any, p: float, *, stream: int = random.SHUFFLE_STREAM + 1) -> Ten
     if p == 0.0 or x.size == 0:
         return x if isinstance(x, Tensor) else Tensor(x)
     first = random.state.row_offset * (x.size // x.shape[0])
-    return Dropout.apply(x, p=p, first=first, stream=stream, call=random.next_call(stream))  # type: ignore[no-any-return]
+    return Dropout.apply(x, p=p, first=first, stream=stream, call=random.next_call(stream))

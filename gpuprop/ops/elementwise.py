@@ -11,7 +11,7 @@ from .operands import is_array
 
 
 def unbroadcast(grad: Array, shape: tuple[int, ...]) -> Array:
-    """Sum `grad` over the axes along which an input of `shape` was repeated: the transpose of broadcasting."""
+    """Sum `grad` over the axes along which an input of `shape` was repeated (broadcasting, transposed)."""
     if grad.shape == shape:
         return grad
     grad = grad.sum(axis=tuple(range(grad.ndim - len(shape))))
@@ -234,66 +234,66 @@ class GELU(Op):
 
 def add(a: Any, b: Any) -> Tensor:
     """a + b with broadcasting."""
-    return Add.apply(a, b)  # type: ignore[no-any-return]
+    return Add.apply(a, b)
 
 
 def subtract(a: Any, b: Any) -> Tensor:
     """a - b with broadcasting."""
-    return Subtract.apply(a, b)  # type: ignore[no-any-return]
+    return Subtract.apply(a, b)
 
 
 def multiply(a: Any, b: Any) -> Tensor:
     """a · b element by element, with broadcasting."""
-    return Multiply.apply(a, b)  # type: ignore[no-any-return]
+    return Multiply.apply(a, b)
 
 
 def divide(a: Any, b: Any) -> Tensor:
     """a / b element by element, with broadcasting."""
-    return Divide.apply(a, b)  # type: ignore[no-any-return]
+    return Divide.apply(a, b)
 
 
 def power(x: Any, exponent: float) -> Tensor:
     """x to a constant power."""
     if isinstance(exponent, Tensor) or is_array(exponent):
         raise TypeError("the exponent is a number; write (b * a.log()).exp() for a tensor")
-    return Power.apply(x, exponent=float(exponent))  # type: ignore[no-any-return]
+    return Power.apply(x, exponent=float(exponent))
 
 
 def exp(x: Any) -> Tensor:
     """e to the x."""
-    return Exp.apply(x)  # type: ignore[no-any-return]
+    return Exp.apply(x)
 
 
 def log(x: Any) -> Tensor:
     """Natural logarithm."""
-    return Log.apply(x)  # type: ignore[no-any-return]
+    return Log.apply(x)
 
 
 def sqrt(x: Any) -> Tensor:
     """Square root."""
-    return Sqrt.apply(x)  # type: ignore[no-any-return]
+    return Sqrt.apply(x)
 
 
 def absolute(x: Any) -> Tensor:
     """|x|; the gradient at 0 is 0."""
-    return Abs.apply(x)  # type: ignore[no-any-return]
+    return Abs.apply(x)
 
 
 def tanh(x: Any) -> Tensor:
     """Hyperbolic tangent."""
-    return Tanh.apply(x)  # type: ignore[no-any-return]
+    return Tanh.apply(x)
 
 
 def sigmoid(x: Any) -> Tensor:
     """Logistic function 1 / (1 + e^-x)."""
-    return Sigmoid.apply(x)  # type: ignore[no-any-return]
+    return Sigmoid.apply(x)
 
 
 def relu(x: Any) -> Tensor:
     """max(x, 0); the gradient at 0 is 0."""
-    return ReLU.apply(x)  # type: ignore[no-any-return]
+    return ReLU.apply(x)
 
 
 def gelu(x: Any) -> Tensor:
     """Gaussian error linear unit in its tanh form (Hendrycks and Gimpel 2016)."""
-    return GELU.apply(x)  # type: ignore[no-any-return]
+    return GELU.apply(x)

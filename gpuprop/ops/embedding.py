@@ -83,4 +83,4 @@ def embedding(ids: Any, table: Any, *, padding_idx: int | None = None) -> Tensor
             bad = low if low < 0 else high
             where = tuple(int(i) for i in np.argwhere(ids == bad)[0])
             raise DataError(f"embedding id {bad} at {where} is outside the table of {rows} rows")
-    return Embedding.apply(table, ids=ids, padding_idx=padding_idx)  # type: ignore[no-any-return]
+    return Embedding.apply(table, ids=ids, padding_idx=padding_idx)

@@ -63,7 +63,7 @@ class MatMul(Op):
 
 def linear(x: Any, weight: Any, bias: Any = None) -> Tensor:
     """x Wᵀ + b.  x (..., in), weight (out, in), bias (out,) or None -> (..., out)."""
-    return Linear.apply(x, weight, bias)  # type: ignore[no-any-return]
+    return Linear.apply(x, weight, bias)
 
 
 def matmul(a: Any, b: Any) -> Tensor:
@@ -80,4 +80,4 @@ def matmul(a: Any, b: Any) -> Tensor:
         shape = shape[:-1]
     if left:
         shape = shape[:-2] + shape[-1:] if not right else shape[:-1]
-    return y if shape == y.shape else y.reshape(shape)  # type: ignore[no-any-return]
+    return y if shape == y.shape else y.reshape(shape)

@@ -69,14 +69,14 @@ class Max(Op):
 
 def sum(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Sum over `axis` (an axis, several, or all)."""
-    return Sum.apply(x, axis=axis, keepdims=keepdims)  # type: ignore[no-any-return]
+    return Sum.apply(x, axis=axis, keepdims=keepdims)
 
 
 def mean(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Mean over `axis` (an axis, several, or all)."""
-    return Mean.apply(x, axis=axis, keepdims=keepdims)  # type: ignore[no-any-return]
+    return Mean.apply(x, axis=axis, keepdims=keepdims)
 
 
 def max(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Maximum over `axis` (an axis, several, or all); ties share the gradient equally."""
-    return Max.apply(x, axis=axis, keepdims=keepdims)  # type: ignore[no-any-return]
+    return Max.apply(x, axis=axis, keepdims=keepdims)

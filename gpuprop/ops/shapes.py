@@ -91,7 +91,7 @@ def _plain(index: Any, xp: Any) -> Any:
 def reshape(x: Any, *shape: Any) -> Tensor:
     """x.reshape(2, -1) or x.reshape((2, -1))."""
     new = tuple(shape[0]) if len(shape) == 1 and not isinstance(shape[0], int) else shape
-    return Reshape.apply(x, shape=new)  # type: ignore[no-any-return]
+    return Reshape.apply(x, shape=new)
 
 
 def transpose(x: Any, *axes: Any) -> Tensor:
@@ -99,7 +99,7 @@ def transpose(x: Any, *axes: Any) -> Tensor:
     order = tuple(axes[0]) if len(axes) == 1 and not isinstance(axes[0], int) else axes
     ndim = x.ndim
     order = tuple(a % ndim for a in order) if order else tuple(reversed(range(ndim)))
-    return Transpose.apply(x, axes=order)  # type: ignore[no-any-return]
+    return Transpose.apply(x, axes=order)
 
 
 def swapaxes(x: Any, first: int, second: int) -> Tensor:
@@ -111,12 +111,12 @@ def swapaxes(x: Any, first: int, second: int) -> Tensor:
 
 def getitem(x: Any, index: Any) -> Tensor:
     """x[index] as in NumPy: numbers, slices, masks and integer arrays."""
-    return GetItem.apply(x, index=_plain(index, get_xp(x.data)))  # type: ignore[no-any-return]
+    return GetItem.apply(x, index=_plain(index, get_xp(x.data)))
 
 
 def concatenate(tensors: Sequence[Any], axis: int = 0) -> Tensor:
     """Join tensors along an existing axis."""
-    return Concatenate.apply(*tensors, axis=axis)  # type: ignore[no-any-return]
+    return Concatenate.apply(*tensors, axis=axis)
 
 
 def stack(tensors: Sequence[Any], axis: int = 0) -> Tensor:
@@ -127,4 +127,3 @@ def stack(tensors: Sequence[Any], axis: int = 0) -> Tensor:
         shape.insert(axis if axis >= 0 else len(shape) + 1 + axis, 1)
         grown.append(reshape(t, shape))
     return concatenate(grown, axis=axis)
-

@@ -45,9 +45,9 @@ class LogSoftmax(Op):
 
 def softmax(x: Any, axis: int = -1) -> Tensor:
     """Softmax over `axis`."""
-    return Softmax.apply(x, axis=axis)  # type: ignore[no-any-return]
+    return Softmax.apply(x, axis=axis)
 
 
 def log_softmax(x: Any, axis: int = -1) -> Tensor:
     """Logarithm of the softmax over `axis`, without underflow."""
-    return LogSoftmax.apply(x, axis=axis)  # type: ignore[no-any-return]
+    return LogSoftmax.apply(x, axis=axis)

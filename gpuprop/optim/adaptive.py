@@ -17,7 +17,12 @@ class RMSprop(Optimizer):
     slots = ("v",)
 
     def __init__(
-        self, parameters: Any, lr: float = 1e-2, alpha: float = 0.99, eps: float = 1e-8, weight_decay: float = 0.0
+        self,
+        parameters: Any,
+        lr: float = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
     ) -> None:
         super().__init__(parameters, {"lr": lr, "alpha": alpha, "eps": eps, "weight_decay": weight_decay})
 
@@ -41,7 +46,9 @@ class Adagrad(Optimizer):
 
     slots = ("v",)
 
-    def __init__(self, parameters: Any, lr: float = 1e-2, eps: float = 1e-10, weight_decay: float = 0.0) -> None:
+    def __init__(
+        self, parameters: Any, lr: float = 1e-2, eps: float = 1e-10, weight_decay: float = 0.0
+    ) -> None:
         super().__init__(parameters, {"lr": lr, "eps": eps, "weight_decay": weight_decay})
 
     def update(self, group: dict[str, Any], p: Array, g: Array, moments: list[Array], t: Array) -> None:

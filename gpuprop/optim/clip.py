@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -24,7 +24,7 @@ def clip_grad_norm_(parameters: Iterable[Parameter], max_norm: float) -> Tensor:
     total = sum(_squares(p) for p in with_grad)
     norm = xp.sqrt(total)
     scale = xp.minimum(max_norm / (norm + 1e-6), 1.0)
-    if xp is not np or not scale == 1.0:
+    if xp is not np or scale != 1.0:
         for p in with_grad:
             _replace(p, lambda g: g * scale.astype(g.dtype))
     return Tensor(norm)
@@ -46,11 +46,11 @@ def _squares(p: Parameter) -> Array:
     return get_xp(flat).dot(flat, flat)
 
 
-def _replace(p: Parameter, change: object) -> None:
-    """Store a changed gradient; a gradient outside an arena may be shared, so it is never changed in place."""
+def _replace(p: Parameter, change: Callable[[Array], Array]) -> None:
+    """Store a changed gradient; one outside an arena may be shared, so it is never changed in place."""
     grad = p.grad
-    assert grad is not None and callable(change)
-    if p.leaf.buffer is grad:
-        grad[...] = change(grad)
+    assert grad is not None
+    if p.leaf.buffer is not None:
+        p.leaf.buffer[...] = change(grad)
     else:
         p.leaf.grad = change(grad)

@@ -27,13 +27,15 @@ class Optimizer:
 
     slots: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, parameters: Iterable[Parameter] | Iterable[dict[str, Any]], defaults: dict[str, Any]) -> None:
+    def __init__(
+        self, parameters: Iterable[Parameter] | Iterable[dict[str, Any]], defaults: dict[str, Any]
+    ) -> None:
         self.param_groups: list[dict[str, Any]] = []
         self.steps = 0
         entries = list(parameters)
         if not entries:
             raise ValueError("an optimizer needs at least one parameter")
-        groups = entries if isinstance(entries[0], dict) else [{"params": entries}]
+        groups: list[dict[str, Any]] = [e for e in entries if isinstance(e, dict)] or [{"params": entries}]
         seen: set[int] = set()
         for group in groups:
             unknown = set(group) - set(defaults) - {"params"}
@@ -88,10 +90,14 @@ class Optimizer:
         own = self.state_dict()
         theirs = saved["arrays"]
         shapes = {n: a.shape for n, a in own["arrays"].items()}
-        if len(saved["groups"]) != len(self.param_groups) or shapes != {n: a.shape for n, a in theirs.items()}:
+        if len(saved["groups"]) != len(self.param_groups) or shapes != {
+            n: a.shape for n, a in theirs.items()
+        }:
             raise CheckpointError(f"the saved {type(self).__name__} state is of other parameters")
         self.steps = int(saved["steps"])
-        for k, (group, arena, state) in enumerate(zip(self.param_groups, self.arenas, self.state, strict=True)):
+        for k, (group, arena, state) in enumerate(
+            zip(self.param_groups, self.arenas, self.state, strict=True)
+        ):
             group.update(saved["groups"][k])
             for slot in self.slots:
                 for i, view in enumerate(arena.views(state[slot])):

@@ -1,4 +1,4 @@
-"""Learning-rate schedules. Call `step()` once after each optimizer step (ReduceLROnPlateau: each validation)."""
+"""Learning-rate schedules. Call `step()` after each optimizer step (ReduceLROnPlateau: each validation)."""
 
 from __future__ import annotations
 
@@ -115,7 +115,12 @@ class ReduceLROnPlateau(Schedule):
     """Multiply by `decay` when the watched value has not improved for more than `patience` validations."""
 
     def __init__(
-        self, optimizer: Optimizer, mode: str = "min", decay: float = 0.5, patience: int = 2, min_factor: float = 1e-3
+        self,
+        optimizer: Optimizer,
+        mode: str = "min",
+        decay: float = 0.5,
+        patience: int = 2,
+        min_factor: float = 1e-3,
     ) -> None:
         if mode not in ("min", "max"):
             raise ValueError(f"mode is 'min' or 'max', not {mode!r}")

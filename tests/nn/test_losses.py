@@ -47,7 +47,12 @@ def test_sequence_cross_entropy_counts_real_tokens_only():
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_binary_cross_entropy(reduction):
-    z, y, w, p = rng.standard_normal((3, 4)), rng.uniform(0, 1, (3, 4)), rng.uniform(0, 2, 4), rng.uniform(1, 3, 4)
+    z, y, w, p = (
+        rng.standard_normal((3, 4)),
+        rng.uniform(0, 1, (3, 4)),
+        rng.uniform(0, 2, 4),
+        rng.uniform(1, 3, 4),
+    )
     s = 1 / (1 + np.exp(-z))
     each = -w * (p * y * np.log(s) + (1 - y) * np.log(1 - s))
     expected = {"mean": each.mean(), "sum": each.sum(), "none": each}[reduction]

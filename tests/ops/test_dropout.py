@@ -1,4 +1,4 @@
-"""Dropout: the random bits of numpy.random.Philox, the same on every device and for every split of a batch."""
+"""Dropout: the bits of numpy.random.Philox, the same on every device and for every split of a batch."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,9 @@ def fresh_state():
 def expected_mask(shape, p, stream, call=0, step=0, first=0):
     """Straight from NumPy's own generator."""
     n = int(np.prod(shape))
-    philox = np.random.Philox(key=np.array([SEED, stream], np.uint64), counter=np.array([0, call, step, 0], np.uint64))
+    philox = np.random.Philox(
+        key=np.array([SEED, stream], np.uint64), counter=np.array([0, call, step, 0], np.uint64)
+    )
     words = philox.random_raw((first + n) // 4 + 1)
     lanes = np.stack([(words >> np.uint64(16 * i)) & np.uint64(0xFFFF) for i in range(4)], -1).reshape(-1)
     return (lanes[first : first + n] < round((1 - p) * 65536)).reshape(shape)

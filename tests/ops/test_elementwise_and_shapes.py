@@ -1,4 +1,4 @@
-"""Arithmetic, functions, reductions, shapes and products: values against NumPy, gradients against differences."""
+"""Arithmetic, functions, reductions, shapes and products against NumPy and finite differences."""
 
 import numpy as np
 import pytest
@@ -60,7 +60,15 @@ def test_arithmetic_broadcasts(symbol, pair, seed):
 
 def test_numbers_on_either_side():
     x = draw(0, 3, low=0.5)
-    for f in (lambda t: 2 - t, lambda t: t - 2, lambda t: 2 / t, lambda t: t / 2, lambda t: -t, lambda t: t**3, lambda t: t**-0.5):
+    for f in (
+        lambda t: 2 - t,
+        lambda t: t - 2,
+        lambda t: 2 / t,
+        lambda t: t / 2,
+        lambda t: -t,
+        lambda t: t**3,
+        lambda t: t**-0.5,
+    ):
         np.testing.assert_allclose(f(gp.tensor(x)).numpy(), f(x))
         gradcheck(f, [x])
     with pytest.raises(TypeError, match="exponent"):
@@ -153,8 +161,12 @@ def test_shapes_move_elements_and_gradients():
 @pytest.mark.parametrize("axis", [0, 1, -1])
 def test_concatenate_and_stack(axis):
     a, b = draw(4, 2, 3), draw(5, 2, 3)
-    np.testing.assert_array_equal(gp.concatenate([gp.tensor(a), b], axis).numpy(), np.concatenate([a, b], axis))
-    np.testing.assert_array_equal(gp.stack([gp.tensor(a), gp.tensor(b)], axis).numpy(), np.stack([a, b], axis))
+    np.testing.assert_array_equal(
+        gp.concatenate([gp.tensor(a), b], axis).numpy(), np.concatenate([a, b], axis)
+    )
+    np.testing.assert_array_equal(
+        gp.stack([gp.tensor(a), gp.tensor(b)], axis).numpy(), np.stack([a, b], axis)
+    )
     gradcheck(lambda s, t: gp.concatenate([s, t, s], axis), [a, b])
     gradcheck(lambda s, t: gp.stack([s, t], axis), [a, b])
 
@@ -171,7 +183,12 @@ def test_matmul_follows_numpy(a, b):
 
 
 @quick
-@given(rows=npst.array_shapes(min_dims=0, max_dims=3, max_side=3, min_side=0), i=st.integers(1, 4), o=st.integers(1, 4), bias=st.booleans())
+@given(
+    rows=npst.array_shapes(min_dims=0, max_dims=3, max_side=3, min_side=0),
+    i=st.integers(1, 4),
+    o=st.integers(1, 4),
+    bias=st.booleans(),
+)
 def test_linear(rows, i, o, bias):
     x, w, b = draw(8, *rows, i), draw(9, o, i), draw(10, o)
     args = [x, w, b] if bias else [x, w]
@@ -180,7 +197,12 @@ def test_linear(rows, i, o, bias):
 
 
 @quick
-@given(rows=st.integers(1, 6), dim=st.integers(1, 4), shape=npst.array_shapes(max_dims=2, max_side=5, min_side=0), seed=seeds)
+@given(
+    rows=st.integers(1, 6),
+    dim=st.integers(1, 4),
+    shape=npst.array_shapes(max_dims=2, max_side=5, min_side=0),
+    seed=seeds,
+)
 def test_embedding_sums_the_gradients_of_repeated_ids(rows, dim, shape, seed):
     ids = np.random.default_rng(seed).integers(0, rows, shape)
     table = draw(seed, rows, dim)
@@ -195,7 +217,9 @@ def test_embedding_sums_the_gradients_of_repeated_ids(rows, dim, shape, seed):
     np.testing.assert_allclose(t.grad, expected, atol=1e-12)
 
 
-@pytest.mark.parametrize(("ids", "message"), [([[0, 5]], r"id 5 at \(0, 1\)"), ([-1], r"id -1 at \(0,\)"), ([0.5], "integers")])
+@pytest.mark.parametrize(
+    ("ids", "message"), [([[0, 5]], r"id 5 at \(0, 1\)"), ([-1], r"id -1 at \(0,\)"), ([0.5], "integers")]
+)
 def test_embedding_names_the_bad_id(ids, message):
     with pytest.raises(gp.DataError, match=message):
         ops.embedding(np.array(ids), gp.tensor(np.zeros((5, 2))))

@@ -243,11 +243,16 @@ def test_schedules_by_their_formulas():
     np.testing.assert_allclose(rates(optim.LinearWarmupLR(optimizer(), 4), 6), [0.5, 1, 1.5, 2, 2, 2])
     np.testing.assert_allclose(rates(optim.LinearWarmupLR(optimizer(), 2, 6), 7), [1, 2, 2, 1.5, 1, 0.5, 0])
     np.testing.assert_allclose(
-        rates(optim.CosineLR(optimizer(), 4), 6), [2, 1 + math.cos(math.pi / 4), 1, 1 - math.cos(math.pi / 4), 0, 0], atol=1e-12
+        rates(optim.CosineLR(optimizer(), 4), 6),
+        [2, 1 + math.cos(math.pi / 4), 1, 1 - math.cos(math.pi / 4), 0, 0],
+        atol=1e-12,
     )
     np.testing.assert_allclose(rates(optim.CosineLR(optimizer(), 6, 2, 0.5), 7)[:3], [1, 2, 2])
     np.testing.assert_allclose(rates(optim.CosineLR(optimizer(), 6, 2, 0.5), 8)[-1], 1)
-    np.testing.assert_allclose(rates(optim.InverseSquareRootLR(optimizer(), 4), 16), [min(t / 4, 2 / math.sqrt(t)) * 2 for t in range(1, 17)])
+    np.testing.assert_allclose(
+        rates(optim.InverseSquareRootLR(optimizer(), 4), 16),
+        [min(t / 4, 2 / math.sqrt(t)) * 2 for t in range(1, 17)],
+    )
     np.testing.assert_allclose(rates(optim.ConstantLR(optimizer()), 3), [2, 2, 2])
 
 

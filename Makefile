@@ -1,0 +1,66 @@
+# Two commands for users: make demo, make test. The rest is for those who work on gpuprop.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUN := runs
+
+# The CuPy extra that fits the driver, where there is one.
+CUDA_MAJOR := $(shell nvidia-smi 2>/dev/null | sed -n 's/.*CUDA Version: \([0-9]*\).*/\1/p')
+CUDA_EXTRA := $(if $(CUDA_MAJOR),$(if $(filter 12,$(CUDA_MAJOR)),$(comma)cuda12,$(comma)cuda13))
+comma := ,
+
+.PHONY: demo test test-full lint types docs wheel quality gpu format clean help
+
+help:  ## what each target does
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+demo: $(VENV)/.demo  ## train three small models on real data and show what they learned (4 minutes)
+	$(BIN)/gpuprop demo --out $(RUN)/demo
+
+test: $(VENV)/.test  ## all tests but the long ones (6 minutes)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not full"
+
+test-full: $(VENV)/.test  ## every test, the long ones too
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+lint: $(VENV)/.dev  ## style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev  ## static types
+	$(BIN)/mypy
+
+format: $(VENV)/.dev  ## rewrite the files in the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/.dev  ## build the guide and the API reference into site/
+	$(BIN)/mkdocs build --strict
+
+wheel: $(VENV)/.dev  ## build the package and test it outside the checkout
+	$(BIN)/python .ci/check_wheel.py
+
+quality: $(VENV)/.test  ## train the models of the README's quality table (about an hour on 2 cores)
+	$(BIN)/python -m gpuprop.training.quality --out $(RUN)/quality
+
+gpu:  ## GPU tests and short trainings with this machine's own Python; writes runs/gpu.json
+	PYTHONPATH=. $(PYTHON) tests/gpu/check.py --out $(RUN)/gpu.json
+
+clean:
+	rm -rf $(VENV) dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/.demo: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -e ".[plots$(CUDA_EXTRA)]"
+	touch $@
+
+$(VENV)/.test: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -e ".[test$(CUDA_EXTRA)]"
+	touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	touch $@

@@ -1,0 +1,1 @@
+"""Benches: gpuprop beside other libraries."""

@@ -1,0 +1,186 @@
+"""The models of the CPU bench, written with gpuprop's public face as a user would write them.
+
+`build(s, params, variant, threads)` makes one training step: s holds the model's dimensions, params its
+initial weights in PyTorch's names and layouts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+import gpuprop as gp
+from gpuprop import nn
+
+VERSION = gp.__version__
+MODELS = {"mlp", "cnn", "gru", "tfm"}
+PAD = 0
+
+Batch = dict[str, Any]
+
+
+class MLP(nn.Module):
+    def __init__(self, s: Mapping[str, Any]) -> None:
+        dims = s["dims"]
+        self.layers = [nn.Linear(i, o) for i, o in pairwise(dims)]
+        self.criterion = nn.CrossEntropyLoss()
+
+    def forward(self, x: Any, y: Any) -> gp.Tensor:
+        for layer in self.layers[:-1]:
+            x = layer(x).relu()
+        return self.criterion(self.layers[-1](x), y)
+
+
+class CNN(nn.Module):
+    def __init__(self, s: Mapping[str, Any]) -> None:
+        self.emb = nn.Embedding(s["vocab"], s["emb"], padding_idx=PAD)
+        self.convs = [nn.Conv1d(s["emb"], s["filters"], width) for width in s["widths"]]
+        self.pool = nn.MaxOverTime()
+        self.drop = nn.Dropout(s["dropout"])
+        self.fc = nn.Linear(s["filters"] * len(s["widths"]), s["classes"])
+        self.criterion = nn.CrossEntropyLoss()
+
+    def forward(self, x: Any, y: Any) -> gp.Tensor:
+        e = self.emb(x)
+        h = gp.concatenate([self.pool(conv(e).relu()) for conv in self.convs], axis=1)
+        return self.criterion(self.fc(self.drop(h)), y)
+
+
+class GRUSeq2Seq(nn.Module):
+    def __init__(self, s: Mapping[str, Any]) -> None:
+        d = s["d"]
+        self.bahdanau = s["attention"] == "bahdanau"
+        self.src_emb = nn.Embedding(s["src_vocab"], d, padding_idx=PAD)
+        self.tgt_emb = nn.Embedding(s["tgt_vocab"], d, padding_idx=PAD)
+        self.enc = nn.GRU(d, d, bidirectional=True)
+        self.bridge = nn.Linear(2 * d, d)
+        if self.bahdanau:
+            self.attention = nn.AdditiveAttention(d, 2 * d, d)
+            self.dec = nn.GRU(3 * d, d)
+        else:
+            self.key = nn.Linear(2 * d, d, bias=False)
+            self.attend = nn.DotProductAttention(scale=1.0)
+            self.dec = nn.GRU(d, d)
+        self.comb = nn.Linear(3 * d, d)
+        self.out = nn.Linear(d, s["tgt_vocab"])
+        self.criterion = nn.CrossEntropyLoss(ignore_index=PAD)
+
+    def forward(self, src: Any, tgt_in: Any, tgt_out: Any) -> gp.Tensor:
+        mask = src != PAD
+        memory, last = self.enc(self.src_emb(src))
+        h = self.bridge(gp.concatenate([last[0], last[1]], axis=1)).tanh().reshape(1, len(src), -1)
+        y = self.tgt_emb(tgt_in)
+        if self.bahdanau:
+            states, contexts = [], []
+            keys = self.attention.project(memory)
+            for t in range(y.shape[1]):
+                context, _ = self.attention(h.swapaxes(0, 1), memory, mask, projected=keys)
+                state, h = self.dec(gp.concatenate([y[:, t : t + 1], context], axis=2), h0=h)
+                states.append(state)
+                contexts.append(context)
+            hs, cs = gp.concatenate(states, axis=1), gp.concatenate(contexts, axis=1)
+        else:
+            hs, _ = self.dec(y, h0=h)
+            cs, _ = self.attend(hs, self.key(memory), memory, mask)
+        o = self.comb(gp.concatenate([hs, cs], axis=2)).tanh()
+        return self.criterion(self.out(o), tgt_out)
+
+
+class Block(nn.Module):
+    """A post-norm Transformer layer of the encoder, or of the decoder when it has memory to attend to."""
+
+    def __init__(self, d: int, heads: int, ff: int, dropout: float, decoder: bool) -> None:
+        self.self_attn = nn.MultiHeadAttention(d, heads, dropout)
+        self.multihead_attn = nn.MultiHeadAttention(d, heads, dropout) if decoder else None
+        self.linear1, self.linear2 = nn.Linear(d, ff), nn.Linear(ff, d)
+        self.norms = [nn.LayerNorm(d) for _ in range(3 if decoder else 2)]
+        self.drops = [nn.Dropout(dropout) for _ in range(4 if decoder else 3)]
+
+    def forward(self, x: Any, mask: Any, memory: Any = None) -> gp.Tensor:
+        causal = self.multihead_attn is not None
+        x = self.norms[0](x + self.drops[0](self.self_attn(x, x, x, None if causal else mask, causal=causal)))
+        if self.multihead_attn is not None:
+            x = self.norms[1](x + self.drops[1](self.multihead_attn(x, memory, memory, mask)))
+        inner = self.drops[-2](self.linear1(x).relu())
+        return self.norms[-1](x + self.drops[-1](self.linear2(inner)))
+
+
+class Transformer(nn.Module):
+    def __init__(self, s: Mapping[str, Any]) -> None:
+        d = s["d"]
+        self.scale = math.sqrt(d)
+        self.src_emb = nn.Embedding(s["src_vocab"], d, padding_idx=PAD)
+        self.tgt_emb = nn.Embedding(s["tgt_vocab"], d, padding_idx=PAD)
+        self.position = sinusoids(s["length"], d)
+        self.drops = [nn.Dropout(s["dropout"]) for _ in range(2)]
+        sizes = (d, s["heads"], s["ff"], s["dropout"])
+        self.encoder = [Block(*sizes, decoder=False) for _ in range(s["layers"])]
+        self.decoder = [Block(*sizes, decoder=True) for _ in range(s["layers"])]
+        self.encoder_norm, self.decoder_norm = nn.LayerNorm(d), nn.LayerNorm(d)
+        self.out = nn.Linear(d, s["tgt_vocab"])
+        self.criterion = nn.CrossEntropyLoss(ignore_index=PAD, label_smoothing=s["smoothing"])
+
+    def forward(self, src: Any, tgt_in: Any, tgt_out: Any) -> gp.Tensor:
+        mask = src != PAD
+        x = self.drops[0](self.src_emb(src) * self.scale + self.position)
+        for block in self.encoder:
+            x = block(x, mask)
+        memory = self.encoder_norm(x)
+        y = self.drops[1](self.tgt_emb(tgt_in) * self.scale + self.position)
+        for block in self.decoder:
+            y = block(y, mask, memory)
+        return self.criterion(self.out(self.decoder_norm(y)), tgt_out)
+
+
+def sinusoids(length: int, d: int) -> np.ndarray[Any, Any]:
+    """Sinusoidal positions (length, d) (Vaswani et al. 2017, section 3.5)."""
+    angle = np.arange(length)[:, None] * np.exp(np.arange(0, d, 2) * (-np.log(10000.0) / d))
+    table = np.empty((length, d), np.float32)
+    table[:, 0::2], table[:, 1::2] = np.sin(angle), np.cos(angle)
+    return table
+
+
+def our_name(name: str, s: Mapping[str, Any]) -> str:
+    """PyTorch's name of a weight -> ours."""
+    if s["kind"] == "mlp":
+        return name.replace("fc", "layers.")
+    for i, width in enumerate(s.get("widths", ())):
+        name = name.replace(f"conv{width}.", f"convs.{i}.")
+    if s["kind"] == "gru" and s["attention"] == "bahdanau":
+        if name.startswith("dec."):
+            name += "_l0"
+        elif name.startswith(("query.", "key.", "score.")):
+            name = "attention." + name
+    for side in ("encoder", "decoder"):
+        name = name.replace(f"tf.{side}.layers.", f"{side}.").replace(f"tf.{side}.norm", f"{side}_norm")
+    for i in (1, 2, 3):
+        name = name.replace(f".norm{i}.", f".norms.{i - 1}.")
+    return name
+
+
+def load(model: nn.Module, params: Mapping[str, Any], s: Mapping[str, Any]) -> None:
+    """Copy PyTorch's weights; a convolution is (out, in, width) there and (out, width, in) here."""
+    state = {our_name(name, s): a.swapaxes(1, 2) if a.ndim == 3 else a for name, a in params.items()}
+    model.load_state_dict(state)
+
+
+def build(
+    s: Mapping[str, Any], params: Mapping[str, Any], variant: str, threads: int
+) -> tuple[Callable[[Batch], Batch], Callable[[Batch], float]]:
+    gp.manual_seed(0)
+    model = {"mlp": MLP, "cnn": CNN, "gru": GRUSeq2Seq, "tfm": Transformer}[s["kind"]](s)
+    load(model, params, s)
+    optimizer = gp.optim.Adam(model.parameters(), lr=s["lr"])
+
+    def step(batch: Batch) -> float:
+        optimizer.zero_grad()
+        loss = model(**batch)
+        loss.backward()
+        optimizer.step()
+        return float(loss.item())
+
+    return lambda batch: batch, step

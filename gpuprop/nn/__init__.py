@@ -1,0 +1,45 @@
+"""Layers and losses."""
+
+from . import init
+from .activation import GELU, LogSoftmax, ReLU, Sigmoid, Softmax, Tanh
+from .attention import AdditiveAttention, DotProductAttention, MultiHeadAttention
+from .conv import Conv1d
+from .dropout import Dropout
+from .embedding import Embedding
+from .layer_norm import LayerNorm
+from .linear import Linear
+from .losses import BCEWithLogitsLoss, CrossEntropyLoss, MSELoss, SequenceCrossEntropyLoss
+from .module import Module, ModuleList, Sequential
+from .pooling import AvgPool1d, MaxOverTime, MaxPool1d, MeanOverTime
+from .recurrent import GRU, LSTM
+
+__all__ = [
+    "GELU",
+    "GRU",
+    "LSTM",
+    "AdditiveAttention",
+    "AvgPool1d",
+    "BCEWithLogitsLoss",
+    "Conv1d",
+    "CrossEntropyLoss",
+    "DotProductAttention",
+    "Dropout",
+    "Embedding",
+    "LayerNorm",
+    "Linear",
+    "LogSoftmax",
+    "MSELoss",
+    "MaxOverTime",
+    "MaxPool1d",
+    "MeanOverTime",
+    "Module",
+    "ModuleList",
+    "MultiHeadAttention",
+    "ReLU",
+    "SequenceCrossEntropyLoss",
+    "Sequential",
+    "Sigmoid",
+    "Softmax",
+    "Tanh",
+    "init",
+]

@@ -1,0 +1,105 @@
+"""Operations: one file each, with its equation, its forward, its backward and its kernel launch.
+
+The functions here take tensors, arrays or numbers and return tensors.
+"""
+
+from ..tensor_methods import table as _methods
+from .attention import additive_attention_weights, attention, attention_weights
+from .binary_cross_entropy import binary_cross_entropy
+from .conv1d import conv1d
+from .dropout import dropout
+from .elementwise import (
+    absolute,
+    add,
+    divide,
+    exp,
+    gelu,
+    log,
+    multiply,
+    power,
+    relu,
+    sigmoid,
+    sqrt,
+    subtract,
+    tanh,
+)
+from .embedding import embedding
+from .gru import gru
+from .layer_norm import layer_norm
+from .linear import linear, matmul
+from .lstm import lstm
+from .pooling import avg_pool1d, max_over_time, max_pool1d, mean_over_time
+from .reductions import max, mean, sum
+from .shapes import concatenate, getitem, reshape, stack, swapaxes, transpose
+from .softmax import log_softmax, softmax
+from .softmax_cross_entropy import softmax_cross_entropy
+
+__all__ = [
+    "absolute",
+    "add",
+    "additive_attention_weights",
+    "attention",
+    "attention_weights",
+    "avg_pool1d",
+    "binary_cross_entropy",
+    "concatenate",
+    "conv1d",
+    "divide",
+    "dropout",
+    "embedding",
+    "exp",
+    "gelu",
+    "getitem",
+    "gru",
+    "layer_norm",
+    "linear",
+    "log",
+    "log_softmax",
+    "lstm",
+    "matmul",
+    "max",
+    "max_over_time",
+    "max_pool1d",
+    "mean",
+    "mean_over_time",
+    "multiply",
+    "power",
+    "relu",
+    "reshape",
+    "sigmoid",
+    "softmax",
+    "softmax_cross_entropy",
+    "sqrt",
+    "stack",
+    "subtract",
+    "sum",
+    "swapaxes",
+    "tanh",
+    "transpose",
+]
+
+_methods.update(
+    add=add,
+    subtract=subtract,
+    multiply=multiply,
+    divide=divide,
+    power=power,
+    matmul=matmul,
+    getitem=getitem,
+    exp=exp,
+    log=log,
+    sqrt=sqrt,
+    abs=absolute,
+    tanh=tanh,
+    sigmoid=sigmoid,
+    relu=relu,
+    gelu=gelu,
+    sum=sum,
+    mean=mean,
+    max=max,
+    softmax=softmax,
+    log_softmax=log_softmax,
+    reshape=reshape,
+    transpose=transpose,
+    swapaxes=swapaxes,
+)

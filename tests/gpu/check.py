@@ -1,0 +1,141 @@
+"""What `make gpu` runs: the GPU tests and a short training of each example; one JSON out.
+
+    make gpu PYTHON=python3          # this machine's own Python, with CuPy, NumPy, pytest, hypothesis, ...
+    GPUPROP_DATA=DIR make gpu        # where copies of the data sets are, when there is no network
+
+Ends within ten minutes: each part has a time limit and the outcome says which parts ran out of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = (
+    "gpuprop",
+    "numpy",
+    "cupy-cuda13x",
+    "cupy-cuda12x",
+    "cupy",
+    "nvidia-ml-py",
+    "pytest",
+    "hypothesis",
+    "nvidia-cuda-nvrtc",
+)
+EXAMPLES = ("feedforward_sentiment.py", "cnn_sentiment.py", "encoder_decoder_pronounce.py")
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def command(arguments: list[str], limit: float) -> dict[str, Any]:
+    """Run one command; its outcome, seconds and the end of what it printed."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    start = time.perf_counter()
+    try:
+        done = subprocess.run(
+            arguments, capture_output=True, text=True, timeout=max(limit, 1), cwd=ROOT, env=environment
+        )
+        code, output = done.returncode, done.stdout + done.stderr
+    except subprocess.TimeoutExpired as error:
+        code, output = 124, _text(error.stdout) + _text(error.stderr)
+    return {"returncode": code, "seconds": round(time.perf_counter() - start, 1), "output": output[-4000:]}
+
+
+def _text(stream: bytes | str | None) -> str:
+    return stream.decode(errors="replace") if isinstance(stream, bytes) else stream or ""
+
+
+def gpu_tests(limit: float) -> dict[str, Any]:
+    """The tests marked `gpu`: counts, and the first lines of each failure."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        result = command(
+            [
+                sys.executable,
+                "-m",
+                "pytest",
+                "-q",
+                "-m",
+                "gpu and not full",
+                f"--junitxml={report}",
+                "-p",
+                "no:cacheprovider",
+            ],
+            limit,
+        )
+        if not report.exists():
+            return result
+        cases = list(ET.parse(report).getroot().iter("testcase"))
+    outcome: dict[str, Any] = {"passed": 0, "failed": 0, "skipped": 0}
+    failures, skips = {}, {}
+    for case in cases:
+        name = f"{case.get('classname')}::{case.get('name')}"
+        bad = next((e for e in case if e.tag in ("failure", "error")), None)
+        skip = next((e for e in case if e.tag == "skipped"), None)
+        outcome["failed" if bad is not None else "skipped" if skip is not None else "passed"] += 1
+        if bad is not None:
+            failures[name] = (bad.get("message") or "")[:600]
+        if skip is not None:
+            skips[name] = (skip.get("message") or "")[:200]
+    return {**result, **outcome, "failures": failures, "skips": skips}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/gpu.json"))
+    parser.add_argument(
+        "--seconds", type=float, default=540, help="time for everything (default: %(default)s)"
+    )
+    options = parser.parse_args()
+    end = time.perf_counter() + options.seconds
+    result: dict[str, Any] = {
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": versions(),
+        "devices": command([sys.executable, "-m", "gpuprop", "devices", "--json"], 60),
+        "doctor": command([sys.executable, "-m", "gpuprop", "doctor", "--json"], 60),
+    }
+    result["tests"] = gpu_tests((end - time.perf_counter()) * 0.6)
+    result["examples"] = {}
+    for name in EXAMPLES:
+        left = end - time.perf_counter()
+        arguments = [sys.executable, str(ROOT / "examples" / name), "--device", "cuda", "--epochs", "2"]
+        result["examples"][name] = (
+            command(arguments, left / 2) if left > 5 else {"returncode": 124, "seconds": 0}
+        )
+    parts = [result["doctor"], result["tests"], *result["examples"].values()]
+    result["ok"] = all(part["returncode"] == 0 for part in parts) and result["tests"].get("passed", 0) > 0
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    tests = result["tests"]
+    print(
+        "tests: " + ", ".join(f"{tests.get(name, 0)} {name}" for name in ("passed", "failed", "skipped"))
+    )
+    for name, example in result["examples"].items():
+        print(f"{name}: exit {example['returncode']} after {example['seconds']} s")
+    print(f"{'ok' if result['ok'] else 'NOT ok'}; {options.out}")
+    return 0 if result["ok"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
