@@ -1,0 +1,81 @@
+"""Kernels compiled by CuPy for one GPU."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpuprop.backend import cuda_setup
+from gpuprop.backend.device import Device
+from gpuprop.errors import BuildError, KernelError
+
+_SHARED_WITHOUT_ASKING = 48 * 1024  # bytes of dynamic shared memory every GPU gives; more must be requested
+_INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*["<]([^">]+)[">]', re.M)
+
+
+class CudaModule:
+    """A module compiled by CuPy for one GPU. It launches as the emulator's modules do."""
+
+    def __init__(
+        self, source: str, filename: str, names: Sequence[str], options: Sequence[str], device: Device
+    ) -> None:
+        self._cupy = cuda_setup.import_cupy()
+        self._device = self._cupy.cuda.Device(device.index)
+        self._functions: dict[str, Any] = {}
+        # CuPy's cache of compiled code knows the source and the options but not the included files
+        stamp = f"-DGPUPROP_INCLUDES=0x{includes_digest(source, options)}"
+        extern_c = {name for name in names if _is_extern_c(source, name)}
+        expressions = tuple(name for name in names if name not in extern_c)
+        with self._device:
+            try:
+                self._raw = self._cupy.RawModule(
+                    code=f'#line 1 "{filename}"\n{source}',
+                    options=("-std=c++17", *options, stamp),
+                    name_expressions=expressions or None,
+                    backend="nvrtc",
+                )
+                self._raw.compile()
+            except self._cupy.cuda.compiler.CompileException as error:
+                raise BuildError(f"{filename} does not compile:\n{error}") from error
+
+    def launch(self, name: str, grid: Any, block: Any, args: list[Any], shared_mem: int = 0) -> None:
+        values = tuple(np.uint64(0) if a is None else a for a in args)  # a null pointer
+        try:
+            with self._device:
+                self._function(name, shared_mem)(grid, block, values, shared_mem=shared_mem)
+        except (self._cupy.cuda.driver.CUDADriverError, self._cupy.cuda.runtime.CUDARuntimeError) as error:
+            where = f"{name}<<<{grid}, {block}, {shared_mem}>>>"
+            raise KernelError(f"{where}: {error}") from error
+
+    def _function(self, name: str, shared_mem: int) -> Any:
+        function = self._functions.get(name)
+        if function is None:
+            function = self._functions[name] = self._raw.get_function(name)
+        if shared_mem > _SHARED_WITHOUT_ASKING and function.max_dynamic_shared_size_bytes < shared_mem:
+            function.max_dynamic_shared_size_bytes = shared_mem
+        return function
+
+
+def includes_digest(source: str, options: Sequence[str]) -> str:
+    """A hash (16 hexadecimal digits) of every file of the -I folders that `source` includes, however deep."""
+    folders = [Path(option[2:]) for option in options if option.startswith("-I")]
+    digest, seen, texts = hashlib.sha256(), set[Path](), [source]
+    while texts:
+        for name in _INCLUDE.findall(texts.pop()):
+            path = next((folder / name for folder in folders if (folder / name).is_file()), None)
+            if path is not None and path not in seen:
+                seen.add(path)
+                text = path.read_text(encoding="utf-8")
+                digest.update(f"{name}\0{text}\0".encode())
+                texts.append(text)
+    return digest.hexdigest()[:16]
+
+
+def _is_extern_c(source: str, name: str) -> bool:
+    pattern = rf'extern\s+"C"\s[^;{{}}]*__global__[^;{{}}]*?\b{re.escape(name)}\s*\('
+    return "<" not in name and re.search(pattern, source) is not None

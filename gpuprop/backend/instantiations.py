@@ -1,0 +1,39 @@
+"""Which types our kernels are launched with: the compile gate and the loader read this table."""
+
+from __future__ import annotations
+
+# NumPy type -> C++ types of the stored values and of the arithmetic on them
+C_TYPES: dict[str, tuple[str, str]] = {
+    "float32": ("float", "float"),
+    "float16": ("__half", "float"),
+    "bfloat16": ("__nv_bfloat16", "float"),
+    "float64": ("double", "double"),
+}
+LABEL_TYPES: dict[str, str] = {"int64": "long long", "int32": "int"}
+TEAMS = (32, 256)  # threads that share a row of the softmax: a warp, or a block
+
+
+def _conv1d(value: str, acc: str) -> list[str]:
+    names = ("forward", "backward_input", "backward_weight", "backward_bias", "sum_partials")
+    narrow = ("forward_narrow", "backward_input_narrow", "backward_weight_narrow")
+    return [f"conv1d_{name}<{value}, {acc}>" for name in names + narrow]
+
+
+def _softmax_cross_entropy(value: str, acc: str) -> list[str]:
+    name, labels = "softmax_cross_entropy", LABEL_TYPES.values()
+    forward = [f"{name}_forward<{value}, {acc}, {label}, {team}>" for label in labels for team in TEAMS]
+    backward = [f"{name}_backward<{value}, {acc}, {label}>" for label in labels]
+    return forward + backward + [f"{name}_reduce<{acc}, {label}>" for label in labels]
+
+
+def _one(name: str) -> dict[str, list[str]]:
+    return {dtype: [f"{name}<{value}>"] for dtype, (value, _) in C_TYPES.items()}
+
+
+# file -> NumPy type -> the expressions compiled together for it
+INSTANTIATIONS: dict[str, dict[str, list[str]]] = {
+    "conv1d.cu": {dtype: _conv1d(*types) for dtype, types in C_TYPES.items()},
+    "dropout.cu": _one("dropout"),
+    "embedding.cu": _one("add_sorted_rows"),
+    "softmax_cross_entropy.cu": {dtype: _softmax_cross_entropy(*types) for dtype, types in C_TYPES.items()},
+}

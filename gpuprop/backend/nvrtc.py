@@ -1,0 +1,202 @@
+"""Compile kernels to machine code with NVRTC, which needs no GPU and no driver, and read what they use."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from gpuprop.errors import BuildError
+
+ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_90a", "sm_100", "sm_120")
+MISSING = (
+    "NVRTC is not installed: pip install 'gpuprop[cuda13]' (or cuda12), "
+    "or pip install cuda-bindings nvidia-cuda-nvrtc"
+)
+
+
+@dataclass(frozen=True)
+class CompiledKernel:
+    """What ptxas reports for a kernel: registers a thread; bytes of static shared memory, stack, spills."""
+
+    name: str
+    arch: str
+    registers: int
+    shared_bytes: int
+    stack_bytes: int
+    spill_stores: int
+    spill_loads: int
+
+
+@dataclass(frozen=True)
+class CompiledInfo:
+    """A compiled source: its machine code, its kernels in the order of their names, the compiler's log."""
+
+    cubin: bytes
+    kernels: list[CompiledKernel]
+    log: str
+
+
+class _Compiler(Protocol):
+    def compile(
+        self, source: str, filename: str, names: Sequence[str], options: Sequence[str]
+    ) -> _Result: ...
+
+
+@dataclass(frozen=True)
+class _Result:
+    ok: bool
+    log: str
+    cubin: bytes
+    mangled: dict[str, str]  # symbol -> the name asked for
+
+
+def compile_cubin(
+    source: str,
+    arch: str,
+    names: Sequence[str] = (),
+    options: Sequence[str] = (),
+    filename: str = "kernel.cu",
+) -> CompiledInfo:
+    """Compile `source` for `arch` ("sm_90") with the template expressions `names`. Kernels declared
+    extern "C" need no name.
+
+    Raises BuildError with the compiler's lines, and when NVRTC is missing.
+    """
+    includes = [f"-I{path}" for path in include_dirs()]
+    flags = [
+        f"-arch={arch}",
+        "-std=c++17",
+        "--ptxas-options=-v",
+        "--device-as-default-execution-space",
+        *options,
+        *includes,
+    ]
+    result = _compiler().compile(source, filename, names, flags)
+    if not result.ok:
+        raise BuildError(f"{filename} does not compile for {arch}:\n{result.log.strip()}")
+    kernels = _resources(result.log, arch, result.mangled)
+    order = {name: i for i, name in enumerate(names)}
+    kernels.sort(key=lambda kernel: order.get(kernel.name, len(order)))
+    return CompiledInfo(result.cubin, kernels, result.log)
+
+
+def available() -> bool:
+    """True where NVRTC can be loaded."""
+    try:
+        _compiler()
+    except BuildError:
+        return False
+    return True
+
+
+def include_dirs() -> list[Path]:
+    """Folders with CUDA's headers: of NVIDIA's wheels, else of a toolkit, else the copy inside CuPy."""
+    spec = importlib.util.find_spec("nvidia")
+    wheels = [Path(p) for p in (spec.submodule_search_locations or [])] if spec else []
+    found = sorted({header.parent for root in wheels for header in root.glob("*/include/cuda_fp16.h")})
+    if found:
+        return found[-1:]
+    toolkits = [os.environ.get("CUDA_PATH"), os.environ.get("CUDA_HOME"), "/usr/local/cuda"]
+    for toolkit in filter(None, toolkits):
+        if (Path(toolkit) / "include" / "cuda_fp16.h").exists():
+            return [Path(toolkit) / "include"]
+    cupy = importlib.util.find_spec("cupy")
+    if cupy is None or cupy.origin is None:
+        return []
+    return _last(Path(cupy.origin).parent.glob("_core/include/cupy/_cuda/*/cuda_fp16.h"))
+
+
+def _last(headers: Iterable[Path]) -> list[Path]:
+    return sorted(header.parent for header in headers)[-1:]
+
+
+def _compiler() -> _Compiler:
+    for load in (_CupyNvrtc, _BindingsNvrtc):
+        try:
+            return load()
+        except (ImportError, AttributeError, RuntimeError, OSError):
+            continue
+    raise BuildError(MISSING)
+
+
+class _CupyNvrtc:
+    """NVRTC as CuPy loads it."""
+
+    def __init__(self) -> None:
+        self.nvrtc: Any = importlib.import_module("cupy.cuda").nvrtc
+        self.nvrtc.getVersion()  # loads the library, or raises
+
+    def compile(self, source: str, filename: str, names: Sequence[str], options: Sequence[str]) -> _Result:
+        nvrtc = self.nvrtc
+        program = nvrtc.createProgram(source, filename, (), ())
+        try:
+            for name in names:
+                nvrtc.addNameExpression(program, name)
+            try:
+                nvrtc.compileProgram(program, tuple(options))
+            except nvrtc.NVRTCError:
+                return _Result(False, nvrtc.getProgramLog(program), b"", {})
+            mangled = {nvrtc.getLoweredName(program, name): name for name in names}
+            return _Result(True, nvrtc.getProgramLog(program), nvrtc.getCUBIN(program), mangled)
+        finally:
+            nvrtc.destroyProgram(program)
+
+
+class _BindingsNvrtc:
+    """NVRTC through NVIDIA's cuda-bindings, where CuPy is not installed."""
+
+    def __init__(self) -> None:
+        self.nvrtc: Any = importlib.import_module("cuda.bindings.nvrtc")
+        self.nvrtc.nvrtcVersion()
+
+    def _call(self, name: str, *args: Any) -> Any:
+        status, *values = getattr(self.nvrtc, name)(*args)
+        if int(status) != 0:
+            raise BuildError(f"{name}: {status.name}")
+        return values[0] if values else None
+
+    def _bytes(self, size: str, get: str, program: Any) -> bytes:
+        buffer: bytes = b" " * self._call(size, program)
+        self._call(get, program, buffer)
+        return buffer
+
+    def compile(self, source: str, filename: str, names: Sequence[str], options: Sequence[str]) -> _Result:
+        program = self._call("nvrtcCreateProgram", source.encode(), filename.encode(), 0, [], [])
+        try:
+            for name in names:
+                self._call("nvrtcAddNameExpression", program, name.encode())
+            flags = [option.encode() for option in options]
+            status = self.nvrtc.nvrtcCompileProgram(program, len(flags), flags)[0]
+            log = self._bytes("nvrtcGetProgramLogSize", "nvrtcGetProgramLog", program).decode().rstrip("\0")
+            if int(status) != 0:
+                return _Result(False, log, b"", {})
+            mangled = {
+                self._call("nvrtcGetLoweredName", program, name.encode()).decode(): name for name in names
+            }
+            return _Result(True, log, self._bytes("nvrtcGetCUBINSize", "nvrtcGetCUBIN", program), mangled)
+        finally:
+            self.nvrtc.nvrtcDestroyProgram(program)
+
+
+def _resources(log: str, arch: str, mangled: dict[str, str]) -> list[CompiledKernel]:
+    kernels = []
+    for entry in re.split(r"Compiling entry function '", log)[1:]:
+        symbol = entry.partition("'")[0]
+        numbers = [
+            _number(pattern, entry)
+            for pattern in (r"Used (\d+) registers", r"(\d+) bytes smem", r"(\d+) bytes stack frame",
+                            r"(\d+) bytes spill stores", r"(\d+) bytes spill loads")
+        ]  # fmt: skip
+        kernels.append(CompiledKernel(mangled.get(symbol, symbol), arch, *numbers))
+    return kernels
+
+
+def _number(pattern: str, text: str) -> int:
+    match = re.search(pattern, text)
+    return int(match[1]) if match else 0

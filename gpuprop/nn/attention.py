@@ -1,0 +1,144 @@
+"""Attention layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..backend.random import new_stream
+from ..backprop import Tensor
+from ..errors import ShapeError
+from ..ops.attention import additive_attention_weights, attention
+from ..ops.linear import linear, matmul
+from . import init
+from .checks import positive, probability, require_text
+from .linear import Linear
+from .module import Module
+
+
+class DotProductAttention(Module):
+    """Scaled dot-product attention (Luong et al. 2015, "dot"; scaled as by Vaswani et al. 2017).
+
+    query (B, T, D), key (B, S, D), value (B, S, Dv), mask (B, S) or (B, T, S), True = real key
+    -> context (B, T, Dv), weights (B, T, S). scale: what q·k is multiplied with, 1/√D if None.
+    """
+
+    def __init__(self, scale: float | None = None) -> None:
+        if scale is not None and not scale > 0:
+            raise ValueError(f"DotProductAttention: scale must be above 0, not {scale!r}")
+        self.scale = None if scale is None else float(scale)
+
+    def forward(
+        self, query: Any, key: Any, value: Any, mask: Any = None, *, causal: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        if len(query.shape) != 3:
+            raise ShapeError(
+                f"DotProductAttention expects a query (batch, length, D) but got {tuple(query.shape)}"
+            )
+        _require_pair("DotProductAttention", query, key, query.shape[2])
+        _require_values("DotProductAttention", key, value)
+        return attention(query, key, value, mask, causal=causal, scale=self.scale)
+
+    def extra_repr(self) -> str:
+        return "" if self.scale is None else f"scale={self.scale:g}"
+
+
+class AdditiveAttention(Module):
+    """Additive attention: the energy of a key is v · tanh(W_q q + W_k k) (Bahdanau et al. 2015).
+
+    query (B, T, query_size), keys (B, S, key_size), mask (B, S) or (B, T, S), True = real key
+    -> context (B, T, key_size), the mean of the keys under the weights, and weights (B, T, S).
+
+    A decoder that asks one query at a time calls `project` once and hands the result on as `projected`.
+    """
+
+    def __init__(self, query_size: int, key_size: int, hidden_size: int) -> None:
+        self.query_size = positive("AdditiveAttention", "query_size", query_size)
+        self.key_size = positive("AdditiveAttention", "key_size", key_size)
+        self.hidden_size = positive("AdditiveAttention", "hidden_size", hidden_size)
+        self.query = Linear(query_size, hidden_size, bias=False)
+        self.key = Linear(key_size, hidden_size, bias=False)
+        self.score = Linear(hidden_size, 1, bias=False)
+
+    def project(self, keys: Any) -> Tensor:
+        """W_k k for all keys: (B, S, key_size) -> (B, S, hidden_size)."""
+        require_text("AdditiveAttention (keys)", keys, self.key_size)
+        return self.key(keys)
+
+    def forward(
+        self, query: Any, keys: Any, mask: Any = None, *, projected: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        require_text("AdditiveAttention (query)", query, self.query_size)
+        _require_pair("AdditiveAttention", query, keys, self.key_size)
+        projected = self.project(keys) if projected is None else projected
+        weights = additive_attention_weights(
+            self.query(query), projected, self.score.weight.reshape(-1), mask
+        )
+        return matmul(weights, keys), weights
+
+    def extra_repr(self) -> str:
+        return f"{self.query_size}, {self.key_size}, {self.hidden_size}"
+
+
+class MultiHeadAttention(Module):
+    """Several scaled dot-product attentions side by side (Vaswani et al. 2017, section 3.2.2).
+
+    query (B, T, E), key and value (B, S, E); key_mask (B, S) or (B, T, S), True = real key; causal: query t
+    sees the keys 0..t only -> (B, T, E). dropout: of the weights, in training. Parameters as in PyTorch:
+    in_proj_weight (3E, E) for q, k, v, in_proj_bias (3E,), out_proj.
+    """
+
+    def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0) -> None:
+        self.embed_dim = positive("MultiHeadAttention", "embed_dim", embed_dim)
+        self.num_heads = positive("MultiHeadAttention", "num_heads", num_heads)
+        if embed_dim % num_heads:
+            raise ValueError(
+                f"MultiHeadAttention: embed_dim {embed_dim} is not a multiple of num_heads {num_heads}"
+            )
+        self.dropout = probability("MultiHeadAttention", dropout)
+        self.in_proj_weight = init.xavier_uniform((3 * embed_dim, embed_dim), order=(1, 0))
+        self.in_proj_bias = init.constant((3 * embed_dim,))
+        self.out_proj = Linear(embed_dim, embed_dim)
+        self.out_proj.bias = init.constant((embed_dim,))
+        self._stream = new_stream()
+
+    def forward(self, query: Any, key: Any, value: Any, key_mask: Any = None, causal: bool = False) -> Tensor:
+        for name, x in (("query", query), ("key", key), ("value", value)):
+            require_text(f"MultiHeadAttention ({name})", x, self.embed_dim)
+        _require_pair("MultiHeadAttention", query, key, self.embed_dim)
+        _require_values("MultiHeadAttention", key, value)
+        q, k, v = (self._heads(x) for x in self._projections(query, key, value))
+        dropout = self.dropout if self.training else 0.0
+        context, _ = attention(q, k, v, key_mask, causal=causal, dropout=dropout, stream=self._stream)
+        joined = context.transpose(0, 2, 1, 3).reshape(*query.shape[:2], self.embed_dim)
+        return self.out_proj(joined)
+
+    def _projections(self, query: Any, key: Any, value: Any) -> list[Tensor]:
+        """q, k, v; one product for those of them that share their input."""
+        size, weight, bias = self.embed_dim, self.in_proj_weight, self.in_proj_bias
+        if query is key and key is value:
+            whole = linear(query, weight, bias)
+            return [whole[..., i * size : (i + 1) * size] for i in range(3)]
+        parts = [slice(i * size, (i + 1) * size) for i in range(3)]
+        return [linear(x, weight[p], bias[p]) for x, p in zip((query, key, value), parts, strict=True)]
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """(B, L, E) -> (B, heads, L, E / heads)."""
+        batch, length, size = x.shape
+        return x.reshape(batch, length, self.num_heads, size // self.num_heads).transpose(0, 2, 1, 3)
+
+    def extra_repr(self) -> str:
+        return f"{self.embed_dim}, {self.num_heads}" + (f", dropout={self.dropout:g}" if self.dropout else "")
+
+
+def _require_pair(layer: str, query: Any, key: Any, size: int) -> None:
+    require_text(f"{layer} (keys)", key, size)
+    if query.shape[0] != key.shape[0]:
+        raise ShapeError(f"{layer} got {query.shape[0]} rows of queries but {key.shape[0]} rows of keys")
+
+
+def _require_values(layer: str, key: Any, value: Any) -> None:
+    if len(value.shape) != 3 or tuple(value.shape[:2]) != tuple(key.shape[:2]):
+        raise ShapeError(
+            f"{layer} expects one value a key, ({key.shape[0]}, {key.shape[1]}, size), "
+            f"but got {tuple(value.shape)}"
+        )

@@ -1,0 +1,91 @@
+"""Convolution layer over text."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ..backprop import Tensor
+from ..errors import ShapeError
+from ..ops.conv1d import conv1d
+from . import init
+from .checks import positive, require_text
+from .module import Module
+
+Padding = int | str | tuple[int, int]
+
+
+class Conv1d(Module):
+    """Convolution over the length: (B, L, in_channels) -> (B, T, out_channels), text channels last.
+
+    T = (L + left + right - dilation (kernel_size - 1) - 1) // stride + 1. padding: positions of zeros on both
+    sides, (left, right), "same" (T = L, needs stride 1) or "causal" (all on the left: output t sees nothing
+    after t). groups: out and in channels in that many separate parts; in_channels parts are a depthwise
+    convolution.
+
+    weight (out_channels, kernel_size, in_channels / groups) and bias (out_channels,) start uniform in
+    ±1/√(kernel_size · in_channels / groups), as in PyTorch, whose weight is (out, in / groups, kernel).
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, padding: Padding = 0,
+        dilation: int = 1, groups: int = 1, bias: bool = True,
+    ) -> None:  # fmt: skip
+        self.in_channels = positive("Conv1d", "in_channels", in_channels)
+        self.out_channels = positive("Conv1d", "out_channels", out_channels)
+        self.kernel_size = positive("Conv1d", "kernel_size", kernel_size)
+        self.stride = positive("Conv1d", "stride", stride)
+        self.dilation = positive("Conv1d", "dilation", dilation)
+        self.groups = positive("Conv1d", "groups", groups)
+        self.padding = _checked_padding(padding, self.stride)
+        for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
+            if channels % groups:
+                raise ValueError(f"Conv1d: {name} {channels} is not a multiple of groups {groups}")
+        shape = (self.out_channels, self.kernel_size, self.in_channels // self.groups)
+        self.weight = init.fan_in_uniform(shape, order=(1, 2, 0))
+        fan_in = math.prod(shape[1:])
+        self.bias = init.fan_in_uniform((self.out_channels,), fan_in=fan_in) if bias else None
+
+    def forward(self, x: Any) -> Tensor:
+        require_text("Conv1d", x, self.in_channels)
+        room = int(x.shape[1]) + self._padded()
+        window = (self.kernel_size - 1) * self.dilation + 1
+        if room < window:
+            raise ShapeError(
+                f"Conv1d expects a length of at least {window - self._padded()} (its window of {window} less "
+                f"padding {self.padding!r}) but got {tuple(x.shape)}: "
+                f"pad the batch further, or use padding='same'"
+            )
+        return conv1d(
+            x, self.weight, self.bias,
+            stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups,
+        )  # fmt: skip
+
+    def _padded(self) -> int:
+        """Positions of zeros on both sides together."""
+        if isinstance(self.padding, str):
+            return (self.kernel_size - 1) * self.dilation
+        return 2 * self.padding if isinstance(self.padding, int) else sum(self.padding)
+
+    def extra_repr(self) -> str:
+        parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"]
+        for name, default in (("stride", 1), ("padding", 0), ("dilation", 1), ("groups", 1)):
+            if getattr(self, name) != default:
+                parts.append(f"{name}={getattr(self, name)!r}")
+        return ", ".join(parts + ([] if self.bias is not None else ["bias=False"]))
+
+
+def _checked_padding(padding: Any, stride: int) -> Padding:
+    if padding == "same" and stride != 1:
+        raise ValueError(
+            f"Conv1d: padding='same' keeps the length, which stride={stride} cannot; give numbers"
+        )
+    if padding in ("same", "causal"):
+        return str(padding)
+    sides = padding if isinstance(padding, (tuple, list)) else (padding, padding)
+    if len(sides) != 2 or any(isinstance(p, bool) or not isinstance(p, int) or p < 0 for p in sides):
+        raise ValueError(
+            f'Conv1d: padding must be an integer of at least 0, (left, right), "same" or "causal", '
+            f"not {padding!r}"
+        )
+    return (int(sides[0]), int(sides[1])) if isinstance(padding, (tuple, list)) else int(padding)

@@ -1,0 +1,33 @@
+"""Layer normalisation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..backprop import Tensor
+from ..ops.layer_norm import layer_norm
+from . import init
+from .checks import positive, require_last_axis
+from .module import Module
+
+
+class LayerNorm(Module):
+    """Normalise the last axis to mean 0 and variance 1, then scale and shift (Ba et al. 2016).
+
+    x (..., normalized_shape) -> the same shape. weight (normalized_shape,) starts as 1, bias as 0.
+    """
+
+    def __init__(self, normalized_shape: int, eps: float = 1e-5) -> None:
+        self.normalized_shape = positive("LayerNorm", "normalized_shape", normalized_shape)
+        if not eps > 0:
+            raise ValueError(f"LayerNorm: eps must be above 0, not {eps!r}")
+        self.eps = float(eps)
+        self.weight = init.constant((normalized_shape,), 1.0)
+        self.bias = init.constant((normalized_shape,))
+
+    def forward(self, x: Any) -> Tensor:
+        require_last_axis("LayerNorm", x, self.normalized_shape)
+        return layer_norm(x, self.weight, self.bias, self.eps)
+
+    def extra_repr(self) -> str:
+        return f"{self.normalized_shape}, eps={self.eps:g}"

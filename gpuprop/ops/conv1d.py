@@ -1,0 +1,237 @@
+"""Convolution over text, channels last. kernels/README.md derives its gradients, conv1d.cu computes them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ..backend import kernels
+from ..backend.arrays import Array, get_xp
+from ..backend.gemm import matmul as product
+from ..backprop import Context, Op, Tensor
+from .operands import data_of
+from .windows import Geometry, Padding, geometry_of
+
+THREADS, TILE, DEPTH = 256, 64, 16  # as in conv1d.cu
+NARROW = 16  # groups with fewer channels than this leave a tile mostly idle
+BLOCKS, SUMS = 512, 2**17  # what a sum over the batch is split into, at most: blocks, or single threads
+
+
+class Conv1d(Op):
+    """y[b,t,o] = bias[o] + Σ_kc x[b, t·stride - left + k·dilation, gC + c] weight[o,k,c]
+
+    x (B, L, channels)   weight (O, K, C), C = channels / groups   bias (O,) or None   y (B, T, O)
+    g is the group of output o; x is 0 outside its L positions.
+
+    dx[b,l,gC+c] = Σ_ko dy[b,t,o] weight[o,k,c]     over the (k, t) with t·stride - left + k·dilation = l
+    dweight[o,k,c] = Σ_bt dy[b,t,o] x[b, t·stride - left + k·dilation, gC + c]
+    dbias[o] = Σ_bt dy[b,t,o]
+    """
+
+    @staticmethod
+    def forward(ctx: Context, x: Array, weight: Array, bias: Array | None, *, geometry: Geometry) -> Array:
+        xp = get_xp(x, weight)
+        x, weight = xp.ascontiguousarray(x), xp.ascontiguousarray(weight.transpose(1, 2, 0))
+        ctx.save(x, weight, geometry)
+        if kernels.usable(x) and x.size:
+            return _launch_forward(x, weight, bias, geometry)
+        y = _forward(_wide(x), _wide(weight), geometry)
+        return (y if bias is None else y + _wide(bias)).astype(x.dtype, copy=False)
+
+    @staticmethod
+    def backward(ctx: Context, dy: Array) -> tuple[Array | None, ...]:
+        x, weight, geometry = ctx.saved
+        need_x, need_weight, need_bias = ctx.needs_grad
+        dy = get_xp(dy).ascontiguousarray(dy)
+        if kernels.usable(dy) and dy.size:
+            dx = _launch_backward_input(dy, x, weight, geometry) if need_x else None
+            dweight = _launch_backward_weight(dy, x, weight, geometry) if need_weight else None
+            dbias = _launch_backward_bias(dy) if need_bias else None
+        else:
+            wide = _wide(dy)
+            dx = _backward_input(wide, x.shape, _wide(weight), geometry) if need_x else None
+            dweight = _backward_weight(wide, _wide(x), weight.shape, geometry) if need_weight else None
+            dbias = wide.sum(axis=(0, 1)) if need_bias else None
+        grads = (dx, None if dweight is None else dweight.transpose(2, 0, 1), dbias)
+        return tuple(g if g is None else g.astype(x.dtype, copy=False) for g in grads)
+
+
+# The formulas. weight (K, C, O) is in its memory order here, and half types come as float32.
+
+
+def _forward(x: Array, weight: Array, at: Geometry) -> Array:
+    xp, (kernel_size, narrow, out) = get_xp(x), weight.shape
+    taps = [tap for _, tap in _taps(_pad(x, at), kernel_size, at.out_length(x.shape[1], kernel_size), at)]
+    if narrow == 1 and out == at.groups:  # depthwise
+        y = taps[0] * weight[0, 0]
+        for tap, row in zip(taps[1:], weight[1:, 0], strict=True):
+            y += tap * row
+        return y
+    windows = _by_group(xp.stack(taps, axis=2), at.groups)
+    y = product(windows, _by_group(weight[None], at.groups, keep_last=True))
+    return y.swapaxes(0, 1).reshape(*taps[0].shape[:2], out)
+
+
+def _backward_input(dy: Array, shape: tuple[int, ...], weight: Array, at: Geometry) -> Array:
+    xp, (kernel_size, narrow, out) = get_xp(dy), weight.shape
+    batch, length, channels = shape
+    padded = xp.zeros((batch, length + sum(at.padding), channels), dy.dtype)
+    by_group = _by_group(dy[:, :, None], at.groups)
+    for k, tap in _taps(padded, kernel_size, dy.shape[1], at):  # views: adding to a tap adds to `padded`
+        if narrow == 1 and out == at.groups:
+            tap += dy * weight[k, 0]
+            continue
+        of_tap = product(by_group, weight[k].reshape(narrow, at.groups, -1).transpose(1, 2, 0))
+        tap += of_tap.swapaxes(0, 1).reshape(tap.shape)
+    return padded[:, at.padding[0] : at.padding[0] + length]
+
+
+def _backward_weight(dy: Array, x: Array, shape: tuple[int, ...], at: Geometry) -> Array:
+    dweight = get_xp(dy).empty(shape, dy.dtype)
+    by_group = _by_group(dy[:, :, None], at.groups)
+    for k, tap in _taps(_pad(x, at), shape[0], dy.shape[1], at):
+        if shape[1] == 1 and shape[2] == at.groups:
+            dweight[k, 0] = (tap * dy).sum(axis=(0, 1))
+            continue
+        of_tap = product(_by_group(tap[:, :, None], at.groups).swapaxes(1, 2), by_group)
+        dweight[k] = of_tap.swapaxes(0, 1).reshape(shape[1:])
+    return dweight
+
+
+def _taps(padded: Array, kernel_size: int, out_length: int, at: Geometry) -> Iterator[tuple[int, Array]]:
+    """For each k the view (B, T, channels) of what tap k sees."""
+    span = (out_length - 1) * at.stride + 1
+    for k in range(kernel_size):
+        yield k, padded[:, k * at.dilation : k * at.dilation + span : at.stride]
+
+
+def _pad(x: Array, at: Geometry) -> Array:
+    return get_xp(x).pad(x, ((0, 0), at.padding, (0, 0))) if any(at.padding) else x
+
+
+def _by_group(a: Array, groups: int, keep_last: bool = False) -> Array:
+    """One matrix a group, free for one group.
+
+    (B, T, K, G·C) -> (G, B·T, K·C), or with keep_last (1, K, C, G·O) -> (G, K·C, O)
+    """
+    if keep_last:
+        return a.reshape(-1, groups, a.shape[-1] // groups).swapaxes(0, 1)
+    first, second, taps, channels = a.shape
+    split = a.reshape(first * second, taps, groups, channels // groups)
+    return split.transpose(2, 0, 1, 3).reshape(groups, first * second, taps * (channels // groups))
+
+
+def _wide(a: Array) -> Array:
+    """Half types as float32, so that products and sums are accumulated as the kernels accumulate them."""
+    return a.astype(np.float32) if a.dtype.itemsize == 2 else a
+
+
+# The launches
+
+
+def _sizes(x: Array, weight: Array, at: Geometry) -> tuple[int, ...]:
+    """The integers that every kernel takes, in their order."""
+    (batch, length, channels), (kernel_size, _, out) = x.shape, weight.shape
+    out_length = at.out_length(length, kernel_size)
+    left = at.padding[0]
+    return batch, length, channels, out_length, out, kernel_size, at.stride, left, at.dilation, at.groups
+
+
+def _kernel(name: str, dtype: Any, narrow: bool = False) -> kernels.Kernel:
+    return kernels.project(
+        "conv1d", f"{name}{'_narrow' if narrow else ''}<{', '.join(kernels.c_types(dtype))}>"
+    )
+
+
+def _narrow(weight: Array, at: Geometry) -> bool:
+    return at.groups > 1 and min(weight.shape[1], weight.shape[2] // at.groups) < NARROW
+
+
+def _tiles(rows: int, columns: int, groups: int) -> int:
+    return math.ceil(rows / TILE) * math.ceil(columns / TILE) * groups
+
+
+def _grid(blocks: int) -> int:
+    return max(1, min(blocks, 2**31 - 1))  # kernels walk what is beyond the grid
+
+
+def _launch_forward(x: Array, weight: Array, bias: Array | None, at: Geometry) -> Array:
+    sizes = _sizes(x, weight, at)
+    y = get_xp(x).empty((sizes[0], sizes[3], sizes[4]), x.dtype)
+    narrow = _narrow(weight, at)
+    tiles = _tiles(y.shape[0] * y.shape[1], y.shape[2] // at.groups, at.groups)
+    grid = _grid(math.ceil(y.size / THREADS) if narrow else tiles)
+    _kernel("conv1d_forward", x.dtype, narrow)(grid, THREADS, (x, weight, bias, y, *sizes))
+    return y
+
+
+def _launch_backward_input(dy: Array, x: Array, weight: Array, at: Geometry) -> Array:
+    dx = get_xp(x).empty(x.shape, x.dtype)
+    narrow = _narrow(weight, at)
+    tiles = _tiles(x.shape[0] * x.shape[1], weight.shape[1], at.groups)
+    grid = _grid(math.ceil(dx.size / THREADS) if narrow else tiles)
+    _kernel("conv1d_backward_input", x.dtype, narrow)(grid, THREADS, (dy, weight, dx, *_sizes(x, weight, at)))
+    return dx
+
+
+def _launch_backward_weight(dy: Array, x: Array, weight: Array, at: Geometry) -> Array:
+    kernel_size, channels, out = weight.shape
+    pairs, narrow = dy.shape[0] * dy.shape[1], _narrow(weight, at)
+    tiles = _tiles(kernel_size * channels, out // at.groups, at.groups)
+    splits, run = _runs(pairs, SUMS // weight.size if narrow else BLOCKS // tiles)
+    grid = _grid(math.ceil(splits * weight.size / THREADS) if narrow else tiles * splits)
+    partial = get_xp(x).empty((splits, *weight.shape), _sum_type(x))
+    kernel = _kernel("conv1d_backward_weight", x.dtype, narrow)
+    kernel(grid, THREADS, (x, dy, partial, *_sizes(x, weight, at), splits, run))
+    return _launch_sum(partial, x.dtype)
+
+
+def _launch_backward_bias(dy: Array) -> Array:
+    pairs, out = dy.shape[0] * dy.shape[1], dy.shape[2]
+    splits, run = _runs(pairs, SUMS // out)
+    partial = get_xp(dy).empty((splits, out), _sum_type(dy))
+    grid = _grid(math.ceil(partial.size / THREADS))
+    _kernel("conv1d_backward_bias", dy.dtype)(grid, THREADS, (dy, partial, pairs, out, splits, run))
+    return _launch_sum(partial, dy.dtype)
+
+
+def _launch_sum(partial: Array, dtype: Any) -> Array:
+    total = get_xp(partial).empty(partial.shape[1:], dtype)
+    grid = _grid(math.ceil(total.size / THREADS))
+    _kernel("conv1d_sum_partials", dtype)(grid, THREADS, (partial, total, total.size, partial.shape[0]))
+    return total
+
+
+def _runs(pairs: int, wanted: int) -> tuple[int, int]:
+    """How a sum over `pairs` is cut, (splits, run): by shape alone, so that every GPU gives the same bits."""
+    run = DEPTH * max(4, math.ceil(pairs / (DEPTH * max(1, wanted))))
+    return math.ceil(pairs / run), run
+
+
+def _sum_type(a: Array) -> Any:
+    return np.float64 if a.dtype == np.float64 else np.float32
+
+
+def conv1d(
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    *,
+    stride: int = 1,
+    padding: Padding = 0,
+    dilation: int = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Convolution over the length.
+
+    x (B, L, channels)   weight (O, K, channels / groups)   bias (O,) -> (B, T, O)
+
+    padding: positions of zeros on both sides, (left, right), "same" (T = L; stride 1; an odd one goes to the
+    right, as in PyTorch) or "causal" (all on the left: output t sees nothing after t).
+    T = (L + left + right - dilation (K - 1) - 1) // stride + 1. Raises ShapeError when shapes do not fit.
+    """
+    geometry = geometry_of(data_of(x), data_of(weight), data_of(bias), stride, padding, dilation, groups)
+    return Conv1d.apply(x, weight, bias, geometry=geometry)

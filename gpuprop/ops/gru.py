@@ -1,0 +1,151 @@
+"""Gated recurrent units over a whole sequence, as one operation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..backend.arrays import Array, get_xp
+from ..backend.gemm import matmul as product
+from ..backend.gemm import rows
+from ..backprop import Context, Op, Tensor
+from . import recurrent
+from .linear import column_sums
+from .masks import real_tokens
+
+
+class GRU(Op):
+    """One direction of one layer (Cho et al. 2014, section 2.3, with the reset gate after the product and two
+    biases, as in cuDNN and PyTorch):
+
+        r = σ(W_ir x + b_ir + W_hr h + b_hr)              reset
+        z = σ(W_iz x + b_iz + W_hz h + b_hz)              update
+        n = tanh(W_in x + b_in + r (W_hn h + b_hn))       candidate
+        h' = (1 - z) n + z h
+
+    x (B, L, I), weight_ih (3H, I), weight_hh (3H, H), biases (3H,) in the order r, z, n, h0 (B, H) or None
+    -> every h' (B, L, H), and the last (B, H).
+
+    Kept is q = 1 - z, so that h' = h + q (n - h). At padding q is 0: the state passes unchanged, and so does
+    its gradient, without a branch. With u = q dh', the gradients before the gates' functions are
+        dn = u (1 - n²)     dz = u (h - n)(1 - q)     dr = dn (W_hn h + b_hn) r (1 - r)     dh = dh' - u + ...
+    where ... is what flows through W_hh from (dr, dz, r dn). Those of the weights and of x are one product
+    over all steps each.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Context, x: Array, weight_ih: Array, weight_hh: Array, bias_ih: Array, bias_hh: Array,
+        h0: Array | None, *, mask: Array | None, reverse: bool,
+    ) -> tuple[Array, Array]:  # fmt: skip
+        xp = get_xp(x)
+        sequence, pad = recurrent.swap_time(x), recurrent.padding(mask)
+        length, batch, _ = sequence.shape
+        size = weight_hh.shape[1]
+        gates = product(rows(sequence), weight_ih.T).reshape(length, batch, 3 * size)
+        if pad is not None:
+            xp.copyto(gates[..., size : 2 * size], recurrent.SATURATED, where=pad)
+        h = xp.empty((length + 1, batch, size), gates.dtype)
+        before, after = recurrent.states(h, reverse)
+        h[length if reverse else 0] = 0 if h0 is None else h0
+        reset = xp.empty((length, batch, size), gates.dtype)  # W_hn h + b_hn, what r is multiplied with
+        bias = bias_hh.copy()
+        bias[: 2 * size] += bias_ih[: 2 * size]
+        half = xp.full(2 * size, 0.5, gates.dtype)  # σ(x) = 1/2 + tanh(x/2)/2; the other sign gives 1 - σ
+        half[size:] = -0.5
+        for t in recurrent.steps(length, reverse):
+            products = product(before[t], weight_hh.T)
+            products += bias
+            _step(xp, gates[t], products, reset[t], before[t], after[t], half, bias_ih[2 * size :])
+        ctx.save(sequence, weight_ih, weight_hh, gates, reset, h, pad, reverse)
+        return recurrent.without_padding(after, pad), h[0 if reverse else length].copy()
+
+    @staticmethod
+    def backward(ctx: Context, dy: Array | None, dh_n: Array | None) -> tuple[Array | None, ...]:
+        sequence, weight_ih, weight_hh, gates, reset, h, pad, reverse = ctx.saved
+        need_x, need_wi, need_wh, need_bi, need_bh, need_h0 = ctx.needs_grad
+        xp = get_xp(gates)
+        length, _, size = reset.shape
+        before, _ = recurrent.states(h, reverse)
+        slope_z = _local_slopes(xp, gates, reset, before)
+        inner = xp.empty_like(gates)  # gradients of W_hh h + b_hh; `gates` becomes those of W_ih x + b_ih
+        dh, u = recurrent.gradient_of_state(dh_n, h[0]), xp.empty_like(h[0])
+        dy = recurrent.gradient_of_output(dy, pad)
+        for t in reversed(recurrent.steps(length, reverse)):
+            if dy is not None:
+                dh += dy[t]
+            xp.multiply(dh, gates[t, :, size : 2 * size], out=u)
+            _step_back(xp, gates[t], inner[t], reset[t], slope_z[t], u)
+            dh -= u
+            dh += product(inner[t], weight_hh)
+        outer, inner = rows(gates), rows(inner)
+        return (
+            product(outer, weight_ih).reshape(sequence.shape).swapaxes(0, 1) if need_x else None,
+            product(rows(sequence).T, outer).T if need_wi else None,
+            product(rows(before).T, inner).T if need_wh else None,
+            column_sums(outer) if need_bi else None,
+            column_sums(inner) if need_bh else None,
+            dh if need_h0 else None,
+        )
+
+
+def _step(
+    xp: Any, gates: Array, products: Array, reset: Array, before: Array, after: Array, half: Array,
+    b_in: Array,
+) -> None:  # fmt: skip
+    """gates (B, 3H): W_ih x becomes r, q, n. products: W_hh h and the biases that are added to it."""
+    size = before.shape[-1]
+    rq, r, q, n = gates[:, : 2 * size], gates[:, :size], gates[:, size : 2 * size], gates[:, 2 * size :]
+    rq += products[:, : 2 * size]
+    rq *= 0.5
+    xp.tanh(rq, out=rq)
+    rq *= half
+    rq += 0.5
+    reset[...] = products[:, 2 * size :]
+    xp.multiply(reset, r, out=after)
+    n += after
+    n += b_in
+    xp.tanh(n, out=n)
+    xp.subtract(n, before, out=after)
+    after *= q
+    after += before
+
+
+def _local_slopes(xp: Any, gates: Array, reset: Array, before: Array) -> Array:
+    """The factors that need no dh', for all steps at once: n becomes 1 - n², `reset` becomes
+    (W_hn h + b_hn) r (1 - r); returns (h - n)(1 - q)."""
+    size = before.shape[-1]
+    r, q, n = gates[..., :size], gates[..., size : 2 * size], gates[..., 2 * size :]
+    slope_z = before - n
+    rest = 1.0 - q
+    slope_z *= rest
+    n *= n
+    xp.subtract(1.0, n, out=n)
+    reset *= r
+    xp.subtract(1.0, r, out=rest)
+    reset *= rest
+    return slope_z
+
+
+def _step_back(xp: Any, gates: Array, inner: Array, slope_r: Array, slope_z: Array, u: Array) -> None:
+    """gates (B, 3H): r, q, 1 - n² become dr, dz, dn; inner becomes dr, dz, r dn. u = q dh'."""
+    size = u.shape[-1]
+    r, dz, dn = gates[:, :size], gates[:, size : 2 * size], gates[:, 2 * size :]
+    dn *= u
+    xp.multiply(dn, r, out=inner[:, 2 * size :])
+    xp.multiply(dn, slope_r, out=r)
+    xp.multiply(u, slope_z, out=dz)
+    inner[:, : 2 * size] = gates[:, : 2 * size]
+
+
+def gru(
+    x: Any, weight_ih: Any, weight_hh: Any, bias_ih: Any, bias_hh: Any, h0: Any = None, *,
+    mask: Any = None, reverse: bool = False,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """A GRU over x (B, L, I) -> (output (B, L, H), last state (B, H)).
+
+    mask (B, L), True = real token: elsewhere the output is 0 and the state passes unchanged.
+    reverse runs from the last token to the first. One token (L = 1) is a decoder's step.
+    """
+    return GRU.apply(
+        x, weight_ih, weight_hh, bias_ih, bias_hh, h0, mask=real_tokens(mask, x), reverse=reverse
+    )

@@ -1,0 +1,235 @@
+"""Softmax cross-entropy. kernels/README.md derives its gradient, softmax_cross_entropy.cu computes it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..backend import kernels
+from ..backend.arrays import Array, get_xp, to_host
+from ..backend.gemm import rows
+from ..backend.instantiations import LABEL_TYPES
+from ..backprop import Context, Op, Tensor
+from ..errors import DataError, ShapeError
+from .operands import beside, data_of
+
+THREADS = 256  # as in softmax_cross_entropy.cu
+BLOCK = 65536  # elements the formula works on at a time: they stay in a core's cache
+NO_BAD_ROW = 2**64 - 1
+REDUCTIONS = ("mean", "sum", "none")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What does not change from row to row. weight is (C,) in the type of the sums, or None."""
+
+    weight: Array | None
+    ignore_index: int
+    smoothing: float
+    reduction: str
+
+
+class SoftmaxCrossEntropy(Op):
+    """loss_i = (1 - ε) w_t (lse_i - z_it) + ε/C Σ_c w_c (lse_i - z_ic)        lse_i = ln Σ_c e^z_ic
+
+    z = logits (..., C)   t = target of row i, of targets (...)   w = class weights, 1 without any
+    ε = label smoothing (Szegedy et al. 2016, section 7)
+    mean: Σ loss_i / Σ w_t over the rows whose target is not ignore_index, 0 where there are none.
+
+    dz_ic = g_i ((1 - ε) w_t (p_ic - [c = t]) + ε/C (p_ic Σ w - w_c))        p = softmax(z)
+    g_i = gradient of loss_i: dy / Σ w_t for the mean
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Context, logits: Array, *, targets: Array, options: Options, first_bad: Array | None
+    ) -> Array:
+        z, t = get_xp(logits).ascontiguousarray(rows(logits)), targets.reshape(-1)
+        if first_bad is not None:
+            loss, saved = _launch_forward(z, t, options, first_bad)
+            ctx.save(logits.shape, t, options, z, *saved)
+        else:
+            loss, gradient = _formula(z, t, options, ctx.needs_grad[0])
+            ctx.save(logits.shape, t, options, gradient, None)
+        return loss.reshape(targets.shape) if options.reduction == "none" else loss
+
+    @staticmethod
+    def backward(ctx: Context, dy: Array) -> Array:
+        shape, t, options, array, *saved = ctx.saved
+        if saved[0] is not None:
+            return _launch_backward(dy, array, t, options, *saved).reshape(shape)
+        gradient, dtype = array
+        if options.reduction == "none":
+            gradient = gradient * dy.reshape(-1, 1)
+        elif dy != 1:
+            gradient = gradient * dy
+        return gradient.astype(dtype, copy=False).reshape(shape)
+
+
+def _formula(
+    z: Array, t: Array, options: Options, wants_gradient: bool
+) -> tuple[Array, tuple[Array, Any] | None]:
+    """The losses, reduced, and their gradient for dy = 1: made together, while a block of rows is in cache.
+
+    z (N, C)   t (N,) -> (loss, (gradient (N, C), type of z))
+    """
+    n, classes = z.shape
+    xp, w, dtype = get_xp(z), options.weight, sum_type(z)
+    keep = t != options.ignore_index
+    labels = xp.where(keep, t, 0)
+    of_target = (xp.ones(n, dtype) if w is None else w[labels]) * keep
+    total = of_target.sum()
+    scale = 1 / total if total else dtype(0)
+    per_row = keep * (scale if options.reduction == "mean" else dtype(1))
+    losses, gradient = xp.empty(n, dtype), xp.empty(z.shape, dtype) if wants_gradient else None
+    step = max(1, BLOCK // classes)
+    for first in range(0, n, step):
+        block = slice(first, min(first + step, n))
+        out = xp.empty(z[block].shape, dtype) if gradient is None else gradient[block]
+        losses[block] = _rows(z[block], labels[block], of_target[block], per_row[block], options, out)
+    losses *= keep
+    loss = losses
+    if options.reduction != "none":
+        loss = xp.asarray(losses.sum() * (scale if options.reduction == "mean" else dtype(1)))
+    return loss, None if gradient is None else (gradient, z.dtype)
+
+
+def _rows(z: Array, labels: Array, of_target: Array, per_row: Array, options: Options, out: Array) -> Array:
+    """The losses of a block of rows (M, C); their gradient goes to `out`."""
+    xp, w, eps, classes = get_xp(z), options.weight, options.smoothing, z.shape[1]
+    places = (xp.arange(z.shape[0]), labels)
+    weights = classes if w is None else w.sum()
+    xp.subtract(z, z.max(axis=1, keepdims=True), out=out, dtype=out.dtype)  # no exponential overflows
+    of_label = out[places]
+    below = (out.sum(axis=1) if w is None else out @ w) if eps else 0.0
+    xp.exp(out, out=out)
+    exponentials = out.sum(axis=1)
+    log_sum = xp.log(exponentials)
+    out *= (per_row * ((1 - eps) * of_target + eps / classes * weights) / exponentials)[:, None]
+    if eps:
+        out -= (per_row * (eps / classes))[:, None] * (1.0 if w is None else w)
+    out[places] -= per_row * (1 - eps) * of_target
+    return (1 - eps) * of_target * (log_sum - of_label) + eps / classes * (weights * log_sum - below)
+
+
+def _kernel(name: str, *types: Any) -> kernels.Kernel:
+    return kernels.project(
+        "softmax_cross_entropy", f"softmax_cross_entropy_{name}<{', '.join(map(str, types))}>"
+    )
+
+
+def _launch_forward(
+    z: Array, t: Array, options: Options, first_bad: Array
+) -> tuple[Array, tuple[Array, ...]]:
+    n, classes = z.shape
+    xp, w, dtype = get_xp(z), options.weight, sum_type(z)
+    types, label = kernels.c_types(z.dtype), LABEL_TYPES[t.dtype.name]
+    team = 32 if classes <= 1024 else THREADS  # a warp a row, or a block
+    weight_sum = None if w is None else w.sum(keepdims=True)
+    losses, log_sum_exp = xp.empty(n, dtype), xp.empty(n, dtype)
+    grid = min(math.ceil(n * team / THREADS), 2**31 - 1)
+    sizes = (n, classes, options.ignore_index)
+    args = (z, t, w, weight_sum, losses, log_sum_exp, first_bad, *sizes, options.smoothing)
+    _kernel("forward", *types, label, team)(grid, THREADS, args)
+    if options.reduction == "none":
+        return losses, (log_sum_exp, weight_sum, None)
+    loss, total, mean = xp.empty((), dtype), xp.empty(1, dtype), options.reduction == "mean"
+    _kernel("reduce", types[1], label)(1, THREADS, (losses, t, w, loss, total, *sizes, mean))
+    return loss, (log_sum_exp, weight_sum, total if mean else None)
+
+
+def _launch_backward(
+    dy: Array,
+    z: Array,
+    t: Array,
+    options: Options,
+    log_sum_exp: Array,
+    weight_sum: Array | None,
+    total: Array | None,
+) -> Array:
+    n, classes = z.shape
+    dz = get_xp(z).empty(z.shape, z.dtype)
+    dy = get_xp(z).ascontiguousarray(dy, dtype=log_sum_exp.dtype).reshape(-1)
+    each = options.reduction == "none"
+    grid = min(math.ceil(dz.size / THREADS), 2**31 - 1)
+    sizes = (n, classes, options.ignore_index)
+    args = (z, t, options.weight, weight_sum, log_sum_exp, dy, each, total, dz, *sizes, options.smoothing)
+    _kernel("backward", *kernels.c_types(z.dtype), LABEL_TYPES[t.dtype.name])(grid, THREADS, args)
+    return dz
+
+
+def sum_type(z: Array) -> Any:
+    """The type of losses and sums: float64 for float64, else float32."""
+    return np.float64 if z.dtype == np.float64 else np.float32
+
+
+def softmax_cross_entropy(
+    logits: Any,
+    targets: Any,
+    *,
+    weight: Any = None,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    reduction: str = "mean",
+) -> Tensor:
+    """Cross-entropy between softmax(logits) and the target classes.
+
+    logits (..., C)   targets (...) of integers   weight (C,), one a class
+    Returns one number, or the losses (...) for reduction "none"; float16 and bfloat16 logits give a float32
+    loss. Raises ShapeError when shapes do not fit, DataError with value and row for a target outside 0..C-1
+    that is not ignore_index: at once on the CPU, else when the loss is read, so that no step has to wait.
+    """
+    z, t = data_of(logits), beside(targets, logits)
+    _check(z, t, label_smoothing, reduction)
+    if t.dtype.name not in LABEL_TYPES:
+        t = t.astype(np.int64)
+    w = None if weight is None else get_xp(z).ascontiguousarray(beside(weight, logits), dtype=sum_type(z))
+    if w is not None and w.shape != z.shape[-1:]:
+        raise ShapeError(f"softmax_cross_entropy expects weight ({z.shape[-1]},) but got {tuple(w.shape)}")
+    options = Options(w, int(ignore_index), float(label_smoothing), reduction)
+    first_bad = None
+    if kernels.usable(z) and z.size:
+        t = get_xp(z).ascontiguousarray(t)
+        first_bad = get_xp(z).full(1, NO_BAD_ROW, np.uint64)
+    else:
+        _refuse(t, _first_bad(t, z.shape[-1], ignore_index), z.shape[-1], ignore_index)
+    loss = SoftmaxCrossEntropy.apply(logits, targets=t, options=options, first_bad=first_bad)
+    if first_bad is not None:
+        loss.add_check(lambda: _refuse(t, int(to_host(first_bad)[0]), z.shape[-1], ignore_index))
+    return loss
+
+
+def _check(z: Array, t: Array, smoothing: float, reduction: str) -> None:
+    if reduction not in REDUCTIONS:
+        raise DataError(f"reduction is one of {', '.join(REDUCTIONS)}, not {reduction!r}")
+    if not 0.0 <= smoothing <= 1.0:
+        raise DataError(f"label_smoothing is between 0 and 1, not {smoothing!r}")
+    if z.ndim < 1 or z.shape[-1] < 1:
+        raise ShapeError(f"softmax_cross_entropy expects logits (..., classes) but got {tuple(z.shape)}")
+    if tuple(t.shape) != tuple(z.shape[:-1]):
+        hint = ": the class axis is the last" if z.ndim > 2 and t.shape == (z.shape[0], *z.shape[2:]) else ""
+        raise ShapeError(
+            f"softmax_cross_entropy expects targets {tuple(z.shape[:-1])} for logits {tuple(z.shape)} "
+            f"but got {tuple(t.shape)}{hint}"
+        )
+    if t.dtype.kind not in "iu":
+        raise DataError(f"softmax_cross_entropy expects integer targets, not {t.dtype}")
+
+
+def _first_bad(t: Array, classes: int, ignore_index: int) -> int:
+    bad = (t != ignore_index) & ((t < 0) | (t >= classes))
+    return int(bad.argmax()) if bad.any() else NO_BAD_ROW
+
+
+def _refuse(t: Array, row: int, classes: int, ignore_index: int) -> None:
+    """Raise DataError for the target in `row` (counted over all axes); nothing for NO_BAD_ROW."""
+    if row == NO_BAD_ROW:
+        return
+    place = tuple(int(i) for i in np.unravel_index(row, t.shape)) if t.ndim != 1 else row
+    value = int(to_host(t.reshape(-1)[row : row + 1])[0])
+    raise DataError(
+        f"target {value} at row {place} is outside 0..{classes - 1} and is not ignore_index={ignore_index}"
+    )

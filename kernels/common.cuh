@@ -1,0 +1,55 @@
+// Pieces that every kernel file shares. Compiles under NVRTC (no standard headers) and under the CPU emulator.
+#pragma once
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+// Arithmetic is done in float (in double for double arrays): half types are only how values are stored.
+__device__ inline float to_acc(float v) { return v; }
+__device__ inline double to_acc(double v) { return v; }
+__device__ inline float to_acc(__half v) { return __half2float(v); }
+__device__ inline float to_acc(__nv_bfloat16 v) { return __bfloat162float(v); }
+
+template <typename T> __device__ inline T from_acc(float v);
+template <> __device__ inline float from_acc<float>(float v) { return v; }
+template <> __device__ inline __half from_acc<__half>(float v) { return __float2half(v); }
+template <> __device__ inline __nv_bfloat16 from_acc<__nv_bfloat16>(float v) { return __float2bfloat16(v); }
+template <typename T> __device__ inline T from_acc(double v) { return v; }
+
+// The smallest finite value: where a running maximum starts (NVRTC has no INFINITY).
+template <typename T> __device__ inline T lowest();
+template <> __device__ inline float lowest<float>() { return -3.402823466e+38f; }
+template <> __device__ inline double lowest<double>() { return -1.7976931348623157e+308; }
+
+// n / d for 0 <= n, 0 < d. A 64-bit division costs several times a 32-bit one, and few arrays need it.
+__device__ inline long long quotient(long long n, int d) {
+  return n <= 0xffffffffLL ? (long long)((unsigned)n / (unsigned)d) : n / d;
+}
+
+// This thread's index in the whole grid, and the number of threads: for loops over any number of elements.
+__device__ inline long long grid_thread() { return (long long)blockIdx.x * blockDim.x + threadIdx.x; }
+__device__ inline long long grid_threads() { return (long long)gridDim.x * blockDim.x; }
+
+struct Sum {
+  template <typename T> __device__ T operator()(T a, T b) const { return a + b; }
+};
+struct Max {
+  template <typename T> __device__ T operator()(T a, T b) const { return a < b ? b : a; }
+};
+
+// Combines `v` over a team of TEAM neighbouring threads and hands the result to each of them, always in the same order.
+// TEAM is a power of two: up to 32 it is a part of a warp, above it is the whole (one-dimensional) block.
+// Every thread of the block must call it.
+template <int TEAM, typename T, typename Combine>
+__device__ T team_reduce(T v, Combine combine) {
+  for (int offset = (TEAM < 32 ? TEAM : 32) / 2; offset > 0; offset /= 2)
+    v = combine(v, __shfl_xor_sync(0xffffffffu, v, offset));
+  if (TEAM > 32) {
+    __shared__ T of_warp[TEAM > 32 ? TEAM / 32 : 1];
+    if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = v;
+    __syncthreads();
+    v = of_warp[0];
+    for (int warp = 1; warp < TEAM / 32; ++warp) v = combine(v, of_warp[warp]);
+    __syncthreads();  // of_warp is free again for the next call
+  }
+  return v;
+}

@@ -1,0 +1,72 @@
+"""Our kernels under the checker in three thread orders: no report, the same bits, the formulas' values."""
+
+from __future__ import annotations
+
+import importlib
+
+import numpy as np
+import pytest
+
+from gpuprop.backend.device import use_device
+from gpuprop.backend.instantiations import C_TYPES
+from gpuprop.backprop import Parameter, tensor
+from gpuprop.ops.conv1d import conv1d
+from gpuprop.ops.softmax_cross_entropy import softmax_cross_entropy
+from gpuprop.testing import unavailable
+
+REASON = unavailable("emulated")
+pytestmark = pytest.mark.skipif(REASON is not None, reason=f"emulated: {REASON}")
+TOLERANCE = {"float64": 1e-13, "float32": 2e-6, "float16": 1e-3, "bfloat16": 8e-3}
+ORDERS = ("forward", "reverse", "random")
+
+
+def dtype_named(name):
+    return np.dtype(pytest.importorskip("ml_dtypes").bfloat16 if name == "bfloat16" else name)
+
+
+def convolution(dtype, groups):
+    """70 x 68 results in a group: two row tiles, two column tiles, two runs of pairs."""
+    rng = np.random.default_rng(0)
+    x = tensor(rng.standard_normal((2, 35, 8)).astype(dtype), requires_grad=True)
+    weight = Parameter(rng.standard_normal((68, 3, 8 // groups)).astype(dtype), order=(1, 2, 0))
+    bias = Parameter(rng.standard_normal(68).astype(dtype))
+    y = conv1d(x, weight, bias, padding="same", dilation=2, groups=groups)
+    y.backward(rng.standard_normal(y.shape).astype(dtype))
+    return y.data, x.grad, weight.grad, bias.grad
+
+
+def loss(dtype, classes, label="int64", **options):
+    rng = np.random.default_rng(0)
+    logits = tensor(rng.standard_normal((9, classes)).astype(dtype), requires_grad=True)
+    targets = rng.integers(0, classes, 9).astype(label)
+    targets[3] = -100
+    value = softmax_cross_entropy(logits, targets, weight=rng.uniform(0.5, 2, classes), **options)
+    value.backward()
+    return value.data, logits.grad
+
+
+CASES = {
+    "conv1d": lambda dtype: convolution(dtype, 1),
+    "conv1d-narrow": lambda dtype: convolution(dtype, 4),
+    "softmax-warp": lambda dtype: loss(dtype, 40, label_smoothing=0.1),
+    "softmax-block": lambda dtype: loss(dtype, 1100, "int32"),
+}
+
+
+@pytest.mark.parametrize("dtype", C_TYPES)
+@pytest.mark.parametrize("case", CASES)
+def test_every_order_gives_the_same_bits_and_no_report(case, dtype):
+    emulator = importlib.import_module("gpuprop.backend.emulator")
+    run = CASES[case]
+    with use_device("cpu"):
+        formula = run(dtype_named(dtype))
+    first = None
+    for order in ORDERS:
+        with use_device("emulated"), emulator.options(mode="check", order=order):
+            results = run(dtype_named(dtype))
+        bits = [array.tobytes() for array in results]
+        first = first or bits
+        assert bits == first, order
+    for got, want in zip(results, formula, strict=True):
+        error = np.abs(got.astype(np.float64) - want.astype(np.float64)).max()
+        assert error <= TOLERANCE[dtype] * max(0.1, float(np.abs(want).max()))

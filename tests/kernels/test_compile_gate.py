@@ -1,0 +1,60 @@
+"""Every kernel compiles, in every type it is launched with, for every architecture: no GPU, no driver."""
+
+from __future__ import annotations
+
+import pytest
+
+from gpuprop.backend import kernels, nvrtc
+from gpuprop.errors import BuildError
+
+pytestmark = pytest.mark.skipif(not nvrtc.available(), reason=nvrtc.MISSING)
+FILES = {file.path.name: file for file in kernels.kernel_files()}
+HOT = ("float", "__half", "__nv_bfloat16")  # double is for checks
+
+
+def compile_file(name, arch):
+    file = FILES[name]
+    names = [expression for group in file.instantiations.values() for expression in group]
+    names = list(dict.fromkeys(names))
+    source = file.path.read_text(encoding="utf-8")
+    return names, nvrtc.compile_cubin(source, arch, names, [f"-I{file.path.parent}"], name)
+
+
+@pytest.mark.parametrize("arch", nvrtc.ARCHITECTURES)
+@pytest.mark.parametrize("name", FILES)
+def test_compiles(name, arch):
+    names, info = compile_file(name, arch)
+    assert info.cubin[:4] == b"\x7fELF"
+    assert [kernel.name for kernel in info.kernels] == names
+    for kernel in info.kernels:
+        assert kernel.arch == arch
+        assert 0 < kernel.registers <= 255
+        assert kernel.shared_bytes <= 48 * 1024
+        if kernel.name.partition("<")[2].startswith(HOT):
+            assert (kernel.stack_bytes, kernel.spill_stores, kernel.spill_loads) == (0, 0, 0), kernel
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_kernel_is_in_the_table(name):
+    """A kernel that no instantiation names would be neither compiled here nor listed."""
+    groups = FILES[name].instantiations.values()
+    assert {expression.partition("<")[0] for group in groups for expression in group} == set(
+        FILES[name].kernels
+    )
+
+
+def test_an_error_names_the_users_file_and_line():
+    with pytest.raises(
+        BuildError, match=r"mine\.cu does not compile for sm_90:\nmine\.cu\(2\): error.*nothing"
+    ):
+        nvrtc.compile_cubin(
+            'extern "C" __global__ void f(int* a) {\n  a[0] = nothing;\n}', "sm_90", filename="mine.cu"
+        )
+
+
+def test_resources_are_read_from_the_log():
+    body = "__shared__ float s[64]; s[threadIdx.x] = a[0]; __syncthreads(); a[1] = s[63 - threadIdx.x];"
+    info = nvrtc.compile_cubin('extern "C" __global__ void f(float* a) {' + body + "}", "sm_80")
+    assert [(kernel.name, kernel.shared_bytes, kernel.stack_bytes) for kernel in info.kernels] == [
+        ("f", 256, 0)
+    ]
