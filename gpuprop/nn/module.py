@@ -83,7 +83,8 @@ class Module:
     def zero_grad(self) -> None:
         """Forget all gradients."""
         for parameter in self.parameters():
-            parameter.grad = None
+            if parameter.requires_grad:
+                parameter.grad = None
 
     def to(self: Self, device: str | Device) -> Self:
         """Move the parameters to a device; returns self. Make the optimizer afterwards."""
@@ -91,7 +92,8 @@ class Module:
         for parameter in self.parameters():
             moved = to_device(parameter.data.transpose(parameter.order), target)
             parameter.data = parameter.as_seen(moved)
-            parameter.leaf.buffer = parameter.leaf.grad = None
+            if parameter.requires_grad:
+                parameter.leaf.buffer = parameter.leaf.grad = None
         return self
 
     def state_dict(self) -> dict[str, np.ndarray[Any, Any]]:

@@ -1,0 +1,146 @@
+"""`gpuprop train`: from the user's files to a run folder."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import typer
+
+from .backend.device import get_device
+from .backend.random import manual_seed
+from .cli_options import ClassifyOptions, Seq2SeqOptions
+from .cli_prepare import Prepared, data_files, described_model, prepare_classification, prepare_seq2seq
+from .cli_support import EXIT_CODES, command, plain, say, use_device
+from .errors import GpupropError
+from .training.run import RunFolder, check_out, describe_files
+from .training.session import Session
+
+app = typer.Typer(no_args_is_help=True)
+
+_COMMON_HELP = f"""
+Files ending in .gz or .xz are read as they are. Nothing is written before all files are read and checked.
+The run folder then holds config.json, the vocabulary, model.safetensors (the best epoch), metrics.jsonl (a
+line an epoch) and curves.png. Ctrl-C ends training and keeps the best model so far.
+
+{EXIT_CODES}
+"""
+CLASSIFY_HELP = f"""Train a text classifier.
+
+Each line of the files is label<TAB>text, in UTF-8, with two or more different labels. The best epoch is the
+one with the highest accuracy on the validation rows (see --best-by).
+{_COMMON_HELP}"""
+CLASSIFY_EXAMPLES = r"""Examples:
+
+  gpuprop train classify --train train.tsv --test test.tsv --out runs/mine
+  gpuprop train classify --model feedforward --train mail.tsv --out runs/spam \
+      --class-weights balanced --early-stop 3
+  gpuprop train classify --train train.tsv --out runs/glove \
+      --embeddings glove.6B.100d.txt --embeddings-mode static
+"""
+SEQ2SEQ_HELP = f"""Train an encoder-decoder with attention: translate, summarize, spell out.
+
+Each line of the files is source<TAB>target, in UTF-8. The best epoch is the one with the lowest loss on the
+validation rows (see --best-by).
+{_COMMON_HELP}"""
+SEQ2SEQ_EXAMPLES = r"""Examples:
+
+  gpuprop train seq2seq --train pairs.tsv --valid dev.tsv --out runs/en-fr \
+      --min-frequency 2 --dropout 0.3
+  gpuprop train seq2seq --train words.tsv --out runs/g2p \
+      --source-tokenizer char --target-tokenizer symbol
+"""
+
+
+@app.callback()
+def train() -> None:
+    """Train a model on your own text files."""
+
+
+@app.command("classify", help=CLASSIFY_HELP, epilog=CLASSIFY_EXAMPLES)
+@command(ClassifyOptions)
+def classify(options: ClassifyOptions) -> None:
+    """Train a text classifier."""
+    begin(options)
+    run_training(options, prepare_classification(options))
+
+
+@app.command("seq2seq", help=SEQ2SEQ_HELP, epilog=SEQ2SEQ_EXAMPLES)
+@command(Seq2SeqOptions)
+def seq2seq(options: Seq2SeqOptions) -> None:
+    """Train an encoder-decoder."""
+    begin(options)
+    run_training(options, prepare_seq2seq(options))
+
+
+def begin(options: ClassifyOptions | Seq2SeqOptions) -> None:
+    """What comes before any file is read: checks, device, seed."""
+    options.check()
+    check_out(options.out, options.overwrite)
+    use_device(options.device)
+    manual_seed(options.seed)
+
+
+def run_training(options: ClassifyOptions | Seq2SeqOptions, prepared: Prepared) -> None:
+    """Train into the run folder, score the best model on --test, and say where everything is."""
+    task = prepared.task
+    config = {
+        **task.config(),
+        "model": described_model(options, task.model),
+        "training": {**plain(options), **asdict(prepared.settings), "device": str(get_device())},
+        "data": describe_files(data_files(options, prepared)),
+    }
+    folder = RunFolder(options.out, config, task.fields)
+    session = Session(
+        task, prepared.train, prepared.valid, prepared.settings, folder, "off" if options.quiet else "auto"
+    )
+    if not options.quiet:
+        _announce(options, prepared)
+    try:
+        session.train()
+    except KeyboardInterrupt:
+        if folder.begun:
+            say(f"the best model so far is in {options.out}")
+        raise
+    finally:
+        _draw(session, f"{options.model}: {options.train.name}")
+    _report(options, prepared, session)
+
+
+def _announce(options: ClassifyOptions | Seq2SeqOptions, prepared: Prepared) -> None:
+    rows = f"{len(prepared.train):,} rows to train on"
+    where = f"of {options.valid}" if options.valid else "held out"
+    say(f"{options.train}: {rows}, {len(prepared.valid):,} {where} to validate")
+    for note in prepared.notes:
+        say(note)
+    say(f"model {options.model}: {prepared.task.model.num_parameters():,} parameters on {get_device()}")
+
+
+def _draw(session: Session, title: str) -> None:
+    try:
+        session.draw(title)
+    except GpupropError as error:  # no matplotlib, or a full disk: the model matters more
+        say(str(error))
+
+
+def _report(options: ClassifyOptions | Seq2SeqOptions, prepared: Prepared, session: Session) -> None:
+    best = session.trainer.best
+    if best is not None and not options.quiet:
+        scores = scores_text({k.removeprefix("valid_"): v for k, v in best.items() if k.startswith("valid_")})
+        say(
+            f"best epoch {best['epoch']}: validation {scores}"
+            + (f" ({prepared.baseline})" if prepared.baseline else "")
+        )
+    if prepared.test is not None:
+        print(f"{options.test}: {scores_text(prepared.task.evaluate(prepared.test))}", flush=True)
+    if not options.quiet:
+        say(f"saved in {options.out}; use it: gpuprop predict {options.out} < lines.txt")
+
+
+def scores_text(scores: dict[str, Any]) -> str:
+    """Scores that are numbers in one line: "accuracy 0.7850, loss 0.4612, n 1006"."""
+    return ", ".join(
+        f"{name.replace('_', ' ')} {value:.4f}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in scores.items()
+        if isinstance(value, (int, float))
+    )

@@ -1,0 +1,51 @@
+"""Training: the loop, metrics, checkpoints, run folders, progress and learning curves."""
+
+from __future__ import annotations
+
+from .checkpoint import load, save
+from .classify import Classification
+from .curves import draw_curves
+from .metrics import (
+    accuracy,
+    classification_report,
+    confusion_matrix,
+    edit_distance,
+    exact_match,
+    macro_f1,
+    majority_baseline,
+    precision_recall_f1,
+    token_error_rate,
+)
+from .monitor import GpuMonitor
+from .progress import Display, PlainDisplay
+from .run import RunFolder, read_metrics
+from .seq2seq import SequenceToSequence
+from .signals import Interrupted
+from .tasks import load_run
+from .trainer import Trainer, TrainingState
+
+__all__ = [
+    "Classification",
+    "Display",
+    "GpuMonitor",
+    "Interrupted",
+    "PlainDisplay",
+    "RunFolder",
+    "SequenceToSequence",
+    "Trainer",
+    "TrainingState",
+    "accuracy",
+    "classification_report",
+    "confusion_matrix",
+    "draw_curves",
+    "edit_distance",
+    "exact_match",
+    "load",
+    "load_run",
+    "macro_f1",
+    "majority_baseline",
+    "precision_recall_f1",
+    "read_metrics",
+    "save",
+    "token_error_rate",
+]

@@ -1,0 +1,226 @@
+"""The run folder: what a training leaves behind, and all that evaluation and prediction need.
+
+config.json         task, model, tokenizers, labels, options, data files with their SHA-256
+vocabulary.json     (source_vocabulary.json and target_vocabulary.json for pairs)
+model.safetensors   the best weights by validation
+metrics.jsonl       one line an epoch
+curves.png          losses and scores over the epochs
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError, DataError
+from ..nn.module import Module
+from ..text.field import TextField
+from ..text.vocabulary import Vocabulary
+from ..version import __version__
+from . import checkpoint
+from .files import append_line, write_error, write_json
+
+FORMAT, VERSION = "gpuprop-run", 1
+CONFIG, MODEL, METRICS, CURVES = "config.json", "model.safetensors", "metrics.jsonl", "curves.png"
+_VOCABULARIES = ("vocabulary.json", "source_vocabulary.json", "target_vocabulary.json")
+OWN_FILES = (CONFIG, MODEL, METRICS, CURVES, *_VOCABULARIES)
+
+
+class RunFolder:
+    """A run being written. Nothing reaches the folder before the first model is saved, and what stood there
+    before stays until then, so that a training that fails early leaves the old run as it was."""
+
+    def __init__(self, path: str | Path, config: Mapping[str, Any], fields: Mapping[str, TextField]) -> None:
+        self.path = Path(path)
+        self.config = {
+            "format": FORMAT,
+            "version": VERSION,
+            "gpuprop": __version__,
+            **config,
+            "fields": {name: _describe(field) for name, field in fields.items()},
+        }
+        self.vocabularies = {vocabulary_name(name): field.vocabulary for name, field in fields.items()}
+        self.begun = False
+        self._made = False
+
+    def prepare(self) -> None:
+        """Make the folder, so that a place that cannot be written to shows before the training and not
+        after."""
+        self._made = not self.path.exists()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path):
+                pass
+        except OSError as error:
+            raise write_error(self.path, error) from error
+
+    def save_model(self, model: Module) -> None:
+        """Keep these weights as the run's model. TrainingError (a full disk) leaves the model saved
+        before."""
+        if self.begun:
+            checkpoint.save(model, self.path / MODEL, {"format": FORMAT})
+        else:
+            self._begin(model)
+            self.begun = True
+
+    def append_metrics(self, record: Mapping[str, Any]) -> None:
+        """Add one epoch to metrics.jsonl."""
+        append_line(self.path / METRICS, json.dumps(dict(record), allow_nan=False))
+
+    def abandon(self) -> None:
+        """Take back an empty folder that `prepare` made, when training failed before a model was saved."""
+        if self._made and not self.begun:
+            with contextlib.suppress(OSError):
+                self.path.rmdir()
+
+    def _begin(self, model: Module) -> None:
+        """Write the files beside their places, and only when all are on the disk put them there."""
+        try:
+            staging = Path(tempfile.mkdtemp(prefix=".new-", dir=self.path))
+        except OSError as error:
+            raise write_error(self.path, error) from error
+        try:
+            write_json(staging / CONFIG, self.config)
+            for name, vocabulary in self.vocabularies.items():
+                vocabulary.save(staging / name)
+            checkpoint.save(model, staging / MODEL, {"format": FORMAT})
+            for name in OWN_FILES:
+                if not (staging / name).exists():
+                    (self.path / name).unlink(missing_ok=True)
+            for file in sorted(staging.iterdir()):
+                os.replace(file, self.path / file.name)
+        except OSError as error:
+            raise write_error(self.path, error) from error
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def check_out(path: str | Path, overwrite: bool) -> None:
+    """Raise DataError unless a run may be written to `path`: it is free, or holds a run and may be
+    overwritten."""
+    path = Path(path)
+    if not path.exists() and not path.is_symlink():
+        return
+    if not path.is_dir():
+        raise DataError("exists and is not a folder; choose another --out", path)
+    if not overwrite:
+        raise DataError(
+            "exists already; choose another --out, or replace the run in it with --overwrite", path
+        )
+    if any(path.iterdir()) and not _is_run(path):
+        raise DataError(
+            "holds files but no run of gpuprop, so --overwrite does not touch it; choose another --out", path
+        )
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """The checked config.json of a run. Raises CheckpointError saying what is wrong and what to do."""
+    path = Path(path)
+    if not path.exists():
+        raise CheckpointError(
+            f"{path}: no such run folder; check the name, or make one: gpuprop train ... --out {path}"
+        )
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: is a file; name the run folder that holds it")
+    file = path / CONFIG
+    if not file.exists():
+        raise CheckpointError(
+            f"{path}: is not a run folder (it has no {CONFIG}); name the --out of a training"
+        )
+    try:
+        config = json.loads(file.read_bytes().decode("utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file}: damaged (no UTF-8 JSON: {error}); train again") from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise CheckpointError(f"{file}: was not written by gpuprop; name the --out of a training")
+    if config.get("version") != VERSION:
+        raise CheckpointError(
+            f"{file}: has version {config.get('version')!r}, this gpuprop ({__version__}) reads {VERSION}; "
+            "use the gpuprop that trained it"
+        )
+    return config
+
+
+def read_field(path: str | Path, config: Mapping[str, Any], name: str) -> TextField:
+    """The tokenizer and vocabulary called `name` of a run."""
+    path = Path(path)
+    described = entry(path, config, "fields", name)
+    vocabulary = Vocabulary.load(path / vocabulary_name(name))
+    if described.get("vocabulary_sha256") != vocabulary.digest():
+        raise CheckpointError(
+            f"{path / vocabulary_name(name)}: is not the vocabulary of this run; copy it again"
+        )
+    try:
+        return TextField.from_config(
+            {k: v for k, v in described.items() if k != "vocabulary_sha256"}, vocabulary
+        )
+    except DataError as error:
+        raise CheckpointError(f"{path / CONFIG}: {error}; train again") from error
+
+
+def entry(path: str | Path, config: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """A dictionary inside a configuration, or CheckpointError naming what is missing."""
+    value: Any = config
+    for name in names:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    if not isinstance(value, dict):
+        raise CheckpointError(
+            f"{Path(path) / CONFIG}: has no {'.'.join(names)}; the file was changed: train again"
+        )
+    return value
+
+
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl; a last line cut off by a crash is left out."""
+    file = Path(path) / METRICS
+    try:
+        lines = file.read_text("utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{file}: cannot be read: {error}") from error
+    records = []
+    for line in lines[:-1]:
+        try:
+            records.append(json.loads(line))
+        except ValueError as error:
+            raise CheckpointError(f"{file}: damaged: {error}") from error
+    return records
+
+
+def describe_files(files: Iterable[tuple[str, str | Path | None, int]]) -> dict[str, Any]:
+    """(role, path, rows) of data as the configuration keeps them, files with their SHA-256. The path is None
+    for rows held out of the training file."""
+    return {
+        role: {"rows": rows} if path is None else {"path": str(path), "rows": rows, "sha256": _sha256(path)}
+        for role, path, rows in files
+    }
+
+
+def vocabulary_name(field: str) -> str:
+    """The file of a field's vocabulary: vocabulary.json for "text", else the field's name in front."""
+    return "vocabulary.json" if field == "text" else f"{field}_vocabulary.json"
+
+
+def _sha256(path: str | Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _describe(field: TextField) -> dict[str, Any]:
+    return {**field.to_config(), "vocabulary_sha256": field.vocabulary.digest()}
+
+
+def _is_run(path: Path) -> bool:
+    try:
+        read_config(path)
+    except CheckpointError:
+        return False
+    return True

@@ -1,0 +1,181 @@
+"""The task "seq2seq": a text for a text, such as a translation, a summary or a pronunciation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..backprop import Tensor, no_grad
+from ..errors import CheckpointError
+from ..models import SEQ2SEQ, Seq2Seq
+from ..nn.losses import SequenceCrossEntropyLoss
+from ..text.batches import Batches, PairBatch, pair_batches
+from ..text.field import TextField
+from ..text.files import read_pairs
+from . import run
+from .classify import load_model
+from .metrics import best_references, exact_match, token_error_rate
+from .rows import check_lengths
+
+EVALUATION_TOKENS = 4096  # in a batch, both sides and padding included
+LENGTH_PENALTY = 1.0  # of beam search (Wu et al. 2016): a beam without one prefers short texts
+VALIDATION_DECODED = 500  # rows that are decoded each epoch; the loss is of all rows
+
+
+@dataclass(frozen=True)
+class PairRows:
+    """Encoded pairs, row i from line i + 1, and the target's tokens as they stand in the file, uncut."""
+
+    sources: list[list[int]]
+    targets: list[list[int]]
+    references: list[list[str]]
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def take(self, index: Iterable[int]) -> PairRows:
+        """Some of the rows."""
+        chosen = list(index)
+        return PairRows(
+            [self.sources[i] for i in chosen],
+            [self.targets[i] for i in chosen],
+            [self.references[i] for i in chosen],
+        )
+
+
+class SequenceToSequence:
+    """An encoder-decoder with its two tokenizers and vocabularies. max_output: the most tokens it may
+    write."""
+
+    task = "seq2seq"
+
+    def __init__(
+        self,
+        model: Seq2Seq,
+        source: TextField,
+        target: TextField,
+        max_output: int,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        self.model, self.source, self.target, self.max_output = model, source, target, max_output
+        self.criterion = SequenceCrossEntropyLoss(label_smoothing=label_smoothing)
+        self.summed = SequenceCrossEntropyLoss(reduction="sum")
+
+    @property
+    def fields(self) -> dict[str, TextField]:
+        return {"source": self.source, "target": self.target}
+
+    def config(self) -> dict[str, Any]:
+        """What a run's configuration says of the task, beside model and fields."""
+        return {"task": self.task, "max_output": self.max_output}
+
+    def encode(
+        self, sources: Sequence[str], targets: Sequence[str], path: str | Path | None = None
+    ) -> PairRows:
+        """Rows for training or scoring; DataError names `path` and the line of an endless text."""
+        source_rows, target_rows = self.source.encode(sources), self.target.encode(targets)
+        check_lengths(source_rows, self.source, path)
+        check_lengths(target_rows, self.target, path)
+        return PairRows(source_rows, target_rows, [self.target.tokenizer.encode(text) for text in targets])
+
+    def read(self, path: str | Path) -> PairRows:
+        """The encoded rows of a file of source<TAB>target lines."""
+        return self.encode(*read_pairs(path), path)
+
+    def batches(self, data: PairRows, batch_size: int, seed: int) -> Batches[PairBatch]:
+        """Shuffled batches for training."""
+        return pair_batches(data.sources, data.targets, batch_size, seed=seed)
+
+    def loss(self, batch: PairBatch) -> Tensor:
+        """The mean loss a target token of a batch."""
+        logits = self.model(batch.source, batch.source_mask, batch.target_in)
+        result: Tensor = self.criterion(logits, batch.target_out)
+        return result
+
+    def count(self, batch: PairBatch) -> float:
+        """How much a batch weighs in an epoch's mean loss: its target tokens."""
+        return batch.tokens
+
+    def mean_loss(self, data: PairRows) -> float:
+        """Cross-entropy a target token, `</s>` included, the right tokens before it given."""
+        losses, tokens = [], 0
+        was_training, _ = self.model.training, self.model.eval()
+        with no_grad():
+            batches = pair_batches(data.sources, data.targets, batch_tokens=EVALUATION_TOKENS, shuffle=False)
+            for batch in batches:
+                logits = self.model(batch.source, batch.source_mask, batch.target_in)
+                losses.append(self.summed(logits, batch.target_out))
+                tokens += batch.tokens
+        self.model.train(was_training)
+        return float(sum(loss.item() for loss in losses)) / tokens
+
+    def decode(self, sources: Sequence[Sequence[int]], beam: int = 1) -> list[list[int]]:
+        """Target ids for source ids, in their order: greedily, or the best of a beam."""
+        decoded: list[list[int]] = [[] for _ in sources]
+        empty: list[list[int]] = [[] for _ in sources]
+        tokens = max(1, EVALUATION_TOKENS // beam)
+        for batch in pair_batches(sources, empty, batch_tokens=tokens, shuffle=False):
+            if beam == 1:
+                found = self.model.greedy(batch.source, batch.source_mask, self.max_output)
+            else:
+                best = self.model.beam(batch.source, batch.source_mask, beam, self.max_output, LENGTH_PENALTY)
+                found = [list(hypotheses[0].tokens) for hypotheses in best]
+            for row, ids in zip(batch.index, found, strict=True):
+                decoded[row] = ids
+        return decoded
+
+    def evaluate(self, data: PairRows, beam: int = 1, group: bool = False) -> dict[str, Any]:
+        """loss, exact_match, token_error_rate, n.
+
+        group: rows of one source are one row with several right answers, of which the closest counts.
+        """
+        loss = self.mean_loss(data)
+        sources, references = data.sources, [[reference] for reference in data.references]
+        if group:
+            grouped: dict[tuple[int, ...], list[list[str]]] = {}
+            for row, reference in zip(data.sources, data.references, strict=True):
+                grouped.setdefault(tuple(row), []).append(reference)
+            sources, references = [list(row) for row in grouped], list(grouped.values())
+        guesses = [self.target.decode_tokens(ids) for ids in self.decode(sources, beam)]
+        wanted = best_references(guesses, references)
+        return {
+            "loss": loss,
+            "exact_match": exact_match(guesses, wanted),
+            "token_error_rate": token_error_rate(guesses, wanted),
+            "n": len(sources),
+        }
+
+    def validate(self, data: PairRows) -> dict[str, float]:
+        """The scores that are recorded each epoch: the loss of all rows, the others of the first few
+        hundred."""
+        scores = self.evaluate(data.take(range(min(len(data), VALIDATION_DECODED))))
+        loss = scores["loss"] if len(data) <= VALIDATION_DECODED else self.mean_loss(data)
+        return {"loss": loss, **{name: scores[name] for name in ("exact_match", "token_error_rate")}}
+
+    def predict(self, texts: Sequence[str], beam: int = 1) -> list[str]:
+        """The target text of each source text."""
+        if not texts:
+            return []
+        return [self.target.decode(ids) for ids in self.decode(self.source.encode(texts), beam)]
+
+    def predict_lines(self, texts: Sequence[str], beam: int = 1) -> list[str]:
+        """One line a text."""
+        return [" ".join(text.split("\n")) for text in self.predict(texts, beam)]
+
+    @classmethod
+    def load(cls, path: str | Path, config: dict[str, Any]) -> SequenceToSequence:
+        """The model of a run folder whose config.json is `config`, on the current device."""
+        source, target = (run.read_field(path, config, name) for name in ("source", "target"))
+        longest = config.get("max_output")
+        if type(longest) is not int or not 1 <= longest <= 1_000_000:
+            raise CheckpointError(
+                f"{Path(path) / run.CONFIG}: max_output is {longest!r}, not a length; train again"
+            )
+        model = load_model(
+            path, config, SEQ2SEQ,
+            source_vocabulary_size=len(source.vocabulary), target_vocabulary_size=len(target.vocabulary),
+        )  # fmt: skip
+        assert isinstance(model, Seq2Seq)
+        return cls(model, source, target, longest)

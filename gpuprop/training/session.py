@@ -1,0 +1,135 @@
+"""One training from settings to a run folder: optimizer, schedule, trainer, saved models, curves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from .. import optim
+from ..backprop import Parameter
+from ..errors import DataError
+from ..nn.module import Module
+from .curves import draw_curves
+from .progress import Display
+from .run import CURVES, RunFolder
+from .tasks import Task
+from .trainer import Trainer
+
+SCHEDULES = ("constant", "step", "linear", "cosine", "inverse-sqrt", "plateau")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train. `early_stop` and `clip_norm` may be None for never; `watch` is what decides the best
+    epoch."""
+
+    epochs: int
+    batch_size: int
+    lr: float
+    optimizer: str = "adam"
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    clip_norm: float | None = None
+    early_stop: int | None = None
+    seed: int = 0
+    watch: tuple[str, ...] = ("valid_loss",)
+
+
+def make_optimizer(name: str, model: Module, lr: float, weight_decay: float) -> optim.Optimizer:
+    """An optimizer by its command-line name, over the parameters that are trained. "sgd" has momentum 0.9."""
+    makers: dict[str, Callable[..., optim.Optimizer]] = {
+        "sgd": lambda p, **options: optim.SGD(p, momentum=0.9, **options),
+        "adam": optim.Adam,
+        "adamw": optim.AdamW,
+        "rmsprop": optim.RMSprop,
+        "adagrad": optim.Adagrad,
+    }
+    if name not in makers:
+        raise DataError(f"unknown optimizer {name!r}; known are {', '.join(makers)}")
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return makers[name](trained, lr=lr, weight_decay=weight_decay)
+
+
+def make_schedule(
+    name: str, optimizer: optim.Optimizer, epoch_steps: int, epochs: int, warmup_steps: int
+) -> optim.Schedule | None:
+    """A learning-rate schedule by its command-line name, over `epochs` epochs of `epoch_steps` steps."""
+    total = epoch_steps * epochs
+    if warmup_steps >= total and name in ("linear", "cosine"):
+        raise DataError(
+            f"a warm-up of {warmup_steps} steps leaves nothing of the {total} steps in all; make it shorter"
+        )
+    if name == "constant":
+        return optim.LinearWarmupLR(optimizer, warmup_steps) if warmup_steps else None
+    if name == "step":
+        return optim.StepLR(optimizer, max(1, -(-epochs // 3) * epoch_steps), 0.1)
+    if name == "linear":
+        return optim.LinearWarmupLR(optimizer, warmup_steps, total)
+    if name == "cosine":
+        return optim.CosineLR(optimizer, total, warmup_steps)
+    if name == "inverse-sqrt":
+        return optim.InverseSquareRootLR(optimizer, warmup_steps or max(1, total // 10))
+    if name == "plateau":
+        return optim.ReduceLROnPlateau(optimizer, patience=1)
+    raise DataError(f"unknown schedule {name!r}; known are {', '.join(SCHEDULES)}")
+
+
+def freeze(parameter: Parameter) -> None:
+    """Leave a parameter as it is in training. Call it before the optimizer is made."""
+    parameter.requires_grad = False
+
+
+class Session:
+    """A task, its data and settings; `train` fills the run folder (None: nothing is written)."""
+
+    def __init__(
+        self,
+        task: Task,
+        train: Any,
+        valid: Any,
+        settings: Settings,
+        folder: RunFolder | None,
+        progress: str | Display,
+    ) -> None:
+        self.task, self.settings, self.folder = task, settings, folder
+        self.batches = task.batches(train, settings.batch_size, settings.seed)
+        optimizer = make_optimizer(settings.optimizer, task.model, settings.lr, settings.weight_decay)
+        epoch_steps = len(self.batches)
+        self.trainer = Trainer(
+            task.model,
+            task.loss,
+            optimizer,
+            schedule=make_schedule(
+                settings.schedule, optimizer, epoch_steps, settings.epochs, settings.warmup_steps
+            ),
+            clip_norm=settings.clip_norm,
+            validate=lambda: task.validate(valid),
+            watch=settings.watch,
+            patience=settings.early_stop,
+            count=task.count,
+            on_best=None if folder is None else lambda record: folder.save_model(task.model),
+            on_epoch=None if folder is None else folder.append_metrics,
+            progress=progress,
+        )
+
+    def train(self) -> Trainer:
+        """Run all epochs; the trainer then has the history and the model its best weights.
+
+        On any error or Ctrl-C the folder keeps the best model saved so far, or is taken back when there is
+        none.
+        """
+        if self.folder is not None:
+            self.folder.prepare()
+        try:
+            self.trainer.fit(self.batches, self.settings.epochs)
+        finally:
+            if self.folder is not None:
+                self.folder.abandon()
+        return self.trainer
+
+    def draw(self, title: str) -> None:
+        """Write curves.png. Raises PlotError where matplotlib is missing."""
+        if self.folder is not None and self.trainer.history:
+            draw_curves({title: self.trainer.history}, self.folder.path / CURVES)
