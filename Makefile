@@ -17,7 +17,7 @@ help:  ## what each target does
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
 demo: $(VENV)/.demo  ## train three small models on real data and show what they learned (4 minutes)
-	$(ONE_THREAD) $(BIN)/gpuprop demo --out $(RUN)/demo --overwrite
+	$(ONE_THREAD) $(BIN)/gpuprop demo --out $(RUN)/demo
 
 test: $(VENV)/.test  ## all tests but the long ones (6 minutes)
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist worksteal -m "not full"

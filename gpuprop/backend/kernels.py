@@ -15,6 +15,7 @@ import importlib
 import operator
 import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,22 @@ _MAX_THREADS = 1024
 def usable(*arrays: Any) -> bool:
     """True when kernels can run on the arrays: they are on a GPU, or "emulated" is the current device."""
     return any(is_cupy(a) for a in arrays) or get_device().type == "emulated"
+
+
+def check(
+    *, mode: str = "check", order: str = "forward", seed: int = 1, time_limit: float = 60.0
+) -> AbstractContextManager[Any]:
+    """Inside this `with` block, kernels on the device "emulated" run so.
+
+    mode: "check" watches every access, "fast" none, "asan" and "ubsan" are the compiler's sanitizers. order:
+    of the threads, "forward", "reverse" or "random" (with `seed`). time_limit: of a launch, in seconds.
+    GPUPROP_EMULATOR=check does the same for a whole process.
+    """
+    emulator = importlib.import_module("gpuprop.backend.emulator")
+    settings: AbstractContextManager[Any] = emulator.options(
+        mode=mode, order=order, seed=seed, time_limit=time_limit
+    )
+    return settings
 
 
 def c_type(dtype: Any) -> str:

@@ -22,6 +22,10 @@ PAGES = [
     ("devices",),
     ("doctor",),
     ("demo",),
+    ("kernels",),
+    ("kernels", "list"),
+    ("kernels", "compile"),
+    ("kernels", "check"),
 ]
 
 

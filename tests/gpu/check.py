@@ -123,14 +123,16 @@ def main() -> int:
         result["examples"][name] = (
             command(arguments, left / 2) if left > 5 else {"returncode": 124, "seconds": 0}
         )
+    result["examples"]["custom_kernel.py"] = command(
+        [sys.executable, str(ROOT / "examples" / "custom_kernel.py"), "--device", "cuda"],
+        end - time.perf_counter(),
+    )
     parts = [result["doctor"], result["tests"], *result["examples"].values()]
     result["ok"] = all(part["returncode"] == 0 for part in parts) and result["tests"].get("passed", 0) > 0
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     tests = result["tests"]
-    print(
-        "tests: " + ", ".join(f"{tests.get(name, 0)} {name}" for name in ("passed", "failed", "skipped"))
-    )
+    print("tests: " + ", ".join(f"{tests.get(name, 0)} {name}" for name in ("passed", "failed", "skipped")))
     for name, example in result["examples"].items():
         print(f"{name}: exit {example['returncode']} after {example['seconds']} s")
     print(f"{'ok' if result['ok'] else 'NOT ok'}; {options.out}")
