@@ -43,7 +43,7 @@ wheel: $(VENV)/.dev  ## build the package and test it outside the checkout
 	$(BIN)/python .ci/check_wheel.py
 
 quality: $(VENV)/.test  ## train the models of the README's quality table (about an hour on 2 cores)
-	$(BIN)/python -m gpuprop.bench.quality --out $(RUN)/quality
+	$(BIN)/python -m gpuprop.bench.quality --out $(RUN)/quality --threads 1
 
 gpu:  ## GPU tests and short trainings with this machine's own Python; writes runs/gpu.json
 	PYTHONPATH=. $(PYTHON) tests/gpu/check.py --out $(RUN)/gpu.json

@@ -21,6 +21,7 @@ from .backend import kernels
 from .backend.arrays import get_xp
 from .backend.device import Device, available_devices, get_device, set_device, use_device
 from .backend.random import manual_seed
+from .backend.threads import num_threads, set_num_threads
 from .backprop import Context, Op, Parameter, Tensor, is_grad_enabled, no_grad, tensor
 from .errors import (
     BuildError,
@@ -68,10 +69,12 @@ __all__ = [
     "models",
     "nn",
     "no_grad",
+    "num_threads",
     "ops",
     "optim",
     "save",
     "set_device",
+    "set_num_threads",
     "stack",
     "tensor",
     "testing",

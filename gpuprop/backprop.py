@@ -21,6 +21,7 @@ import numpy as np
 
 from .backend.arrays import Array, asarray, device_of, get_xp, to_device, to_host
 from .backend.device import Device, get_device, resolve
+from .backend.floats import flushed
 from .tensor_methods import TensorMethods
 
 _creation = itertools.count(1)
@@ -48,30 +49,62 @@ class Context:
     needs_grad[i] tells whether input i wants a gradient, so that backward can skip work.
     """
 
-    __slots__ = ("needs_grad", "saved")
+    __slots__ = ("edges", "needs_grad", "saved")
 
-    def __init__(self, needs_grad: tuple[bool, ...]) -> None:
+    def __init__(self, needs_grad: tuple[bool, ...], edges: tuple[Edge | None, ...] = ()) -> None:
         self.needs_grad = needs_grad
+        self.edges = edges
         self.saved: tuple[Any, ...] = ()
 
     def save(self, *values: Any) -> None:
         self.saved = values
 
+    def leaf(self, i: int) -> Leaf | None:
+        """The leaf behind input i when this operation's gradient is the first to be written into its buffer
+        (the optimizer's block of gradients); else None."""
+        leaf = self.edges[i][0] if self.edges and self.edges[i] is not None else None  # type: ignore[index]
+        if not isinstance(leaf, Leaf) or leaf.buffer is None or leaf.grad is not None:
+            return None
+        return leaf if sum(e is not None and e[0] is leaf for e in self.edges) == 1 else None
+
+    def destination(self, i: int) -> Array | None:
+        """Memory for the gradient of input i, of its shape, to be overwritten and returned by backward; None
+        when backward has to make its own. Saves a copy of each parameter's gradient."""
+        leaf = self.leaf(i)
+        if leaf is None:
+            return None
+        leaf.rows = None
+        return leaf.buffer
+
 
 class Leaf:
     """The end of the tape: where a gradient is kept. `buffer`, when set, is memory for it (a view of the
-    optimizer's flat arena); the first gradient overwrites it, further ones are added."""
+    optimizer's flat arena); the first gradient overwrites it, further ones are added.
 
-    __slots__ = ("buffer", "dtype", "grad", "shape")
+    rows: of a buffer that an embedding wrote, the rows that are not zero, so that the next one clears only
+    those; None when unknown. seen: the user got hold of the buffer and may write to it at any time.
+    """
+
+    __slots__ = ("buffer", "dtype", "grad", "rows", "seen", "shape")
     index: ClassVar[int] = 0
 
     def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
         self.shape, self.dtype = shape, dtype
         self.grad: Array | None = None
         self.buffer: Array | None = None
+        self.rows: Array | None = None
+        self.seen = False
+
+    def set_buffer(self, buffer: Array | None) -> None:
+        """Other memory for the gradient; the gradient itself is forgotten."""
+        self.buffer, self.grad, self.rows, self.seen = buffer, None, None, False
 
     def accumulate(self, grad: Array) -> None:
+        if grad is self.buffer:  # written through `Context.destination`
+            self.grad = grad
+            return
         if self.buffer is not None:
+            self.rows = None
             if self.grad is None:
                 self.buffer[...] = grad
                 self.grad = self.buffer
@@ -174,16 +207,20 @@ class Tensor(TensorMethods):
         if wanted and self.edge is None:
             if self.data.dtype.kind != "f" and str(self.data.dtype) != "bfloat16":
                 raise TypeError(f"only floating-point tensors have gradients, not {self.data.dtype}")
-            self._leaf = Leaf(self.shape, self.data.dtype)
+            if self._leaf is None:
+                self._leaf = Leaf(self.shape, self.data.dtype)
             self.edge = (self._leaf, 0)
-        elif not wanted:
-            if self.edge is not None and self._leaf is None:
+        elif not wanted and self.edge is not None:
+            if self._leaf is None:
                 raise RuntimeError("a computed tensor cannot stop requiring its gradient: use detach()")
-            self._leaf = self.edge = None
+            self._leaf.grad = self.edge = None  # the leaf stays, and with it the optimizer's memory for it
 
     @property
     def grad(self) -> Array | None:
-        return None if self._leaf is None else self._leaf.grad
+        if self._leaf is None or self._leaf.grad is None:
+            return None
+        self._leaf.seen = True
+        return self._leaf.grad
 
     @grad.setter
     def grad(self, value: Array | None) -> None:
@@ -242,8 +279,9 @@ class Tensor(TensorMethods):
             root.accumulate(grad)
             return
         root.accumulate(output, grad)
-        for node in _newest_first(root):
-            node.run_backward()
+        with flushed():
+            for node in _newest_first(root):
+                node.run_backward()
 
     def __len__(self) -> int:
         return int(self.data.shape[0])
@@ -326,16 +364,15 @@ class Op:
     @classmethod
     def apply(cls, *inputs: Any, **static: Any) -> Any:
         """Run forward on the inputs (tensors, arrays, numbers or None) and record a node for backward."""
-        tensors = [x if isinstance(x, Tensor) else None for x in inputs]
-        edges = tuple(None if t is None else t.edge for t in tensors)
-        record = _recording.get() and any(e is not None for e in edges)
-        ctx = Context(tuple(e is not None for e in edges) if record else (False,) * len(edges))
-        arrays = [x if t is None else t.data for x, t in zip(inputs, tensors, strict=True)]
+        edges = tuple([x.edge if isinstance(x, Tensor) else None for x in inputs])
+        arrays = [x.data if isinstance(x, Tensor) else x for x in inputs]
+        needs_grad = tuple([e is not None for e in edges])
+        record = True in needs_grad and _recording.get()
+        ctx = Context(needs_grad if record else (False,) * len(edges), edges)
         result = cls.forward(ctx, *arrays, **static)
-        many = isinstance(result, tuple)
-        node = Node(cls, ctx, edges, len(result) if many else 1) if record else None
-        if not many:
-            return Tensor(result, None if node is None else (node, 0))
+        if not isinstance(result, tuple):
+            return Tensor(result, (Node(cls, ctx, edges, 1), 0) if record else None)
+        node = Node(cls, ctx, edges, len(result)) if record else None
         return tuple(Tensor(y, None if node is None else (node, i)) for i, y in enumerate(result))
 
 

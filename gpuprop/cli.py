@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from . import cli_data, cli_train
+from .cli_bench import BENCH_HELP, bench
 from .cli_demo import DEMO_HELP, demo
 from .cli_devices import devices, doctor
 from .cli_evaluate import EVALUATE_EXAMPLES, EVALUATE_HELP, evaluate
@@ -67,6 +68,7 @@ app.add_typer(cli_data.app, name="data")
 app.command("devices")(devices)
 app.command("doctor")(doctor)
 app.add_typer(kernels_app, name="kernels")
+app.command("bench", help=BENCH_HELP)(bench)
 use_manual_pages(app)
 
 
@@ -82,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
         silence_stdout()
         return BROKEN_PIPE
     except OSError as error:
-        return _fail(str(write_error(error.filename or "output", error)), 1)
+        return _fail(str(write_error(error.filename or "standard output", error)), 1)
     except MemoryError as error:
         reason = f" ({error})" if str(error) else ""
         return _fail(

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .cli_support import say
+from .cli_support import say, table_console
 from .errors import DataError
 from .text import datasets
 
@@ -44,7 +43,7 @@ def list_command(
     for d in sets:
         rows = " / ".join(f"{count:,}" for count in d.rows.values())
         table.add_row(d.name, d.task, rows, Text(d.licence))
-    Console(highlight=False).print(table)
+    table_console().print(table)
 
 
 @app.command("get")

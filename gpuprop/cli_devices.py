@@ -7,12 +7,14 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from gpuprop.backend.diagnose import CUDA, EMULATED, Step, diagnose, usable
 from gpuprop.backend.inventory import devices_report
+
+from .cli_support import table_console
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 _MARKS = {True: ("ok", "green"), False: ("FAIL", "bold red"), None: ("-", "dim")}
@@ -24,7 +26,7 @@ def devices(as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps(report, indent=2))
     else:
-        Console().print(render_devices(report))
+        table_console().print(render_devices(report))
 
 
 def doctor(as_json: AsJson = False) -> None:
@@ -37,7 +39,7 @@ def doctor(as_json: AsJson = False) -> None:
         answer = {"cuda": usable(steps), "emulated": usable(steps, EMULATED)}
         typer.echo(json.dumps(answer | {"steps": [asdict(step) for step in steps]}, indent=2))
     else:
-        Console().print(render_steps(steps))
+        table_console().print(render_steps(steps))
     raise typer.Exit(0 if usable(steps) else 1)
 
 

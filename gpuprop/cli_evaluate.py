@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .cli_support import EXIT_CODES, command, say, use_device
+from .cli_support import EXIT_CODES, command, say, table_console, use_device
 from .errors import DataError
 from .training.classify import Classification
 from .training.tasks import Task, load_run
@@ -76,7 +75,7 @@ def evaluate(options: EvaluateOptions) -> None:
     if options.json:
         print(json.dumps(scores, allow_nan=False), flush=True)
         return
-    console = Console(highlight=False)
+    console = table_console()
     for part in tables(scores):
         console.print(part)
 

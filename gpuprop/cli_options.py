@@ -15,6 +15,7 @@ from .training.session import Settings
 DATA, TEXT, MODEL, TRAINING, RUN = "Data", "Text", "Model", "Training", "Run"
 
 TokenizerName = Literal["word", "whitespace", "char", "symbol", "bpe"]
+TokenizerChoice = Literal["auto", "word", "whitespace", "char", "symbol", "bpe"]
 OptimizerName = Literal["sgd", "adam", "adamw", "rmsprop", "adagrad"]
 ScheduleName = Literal["constant", "step", "linear", "cosine", "inverse-sqrt", "plateau"]
 
@@ -49,7 +50,15 @@ class CommonOptions:
     out: Annotated[Path, option("--out", "The run folder to make.", DATA, "FOLDER")]
     overwrite: Annotated[bool, option("--overwrite", "Replace the run that --out holds.", DATA)] = False
 
-    tokenizer: Annotated[TokenizerName, option("--tokenizer", "How texts become tokens.", TEXT)] = "word"
+    tokenizer: Annotated[
+        TokenizerChoice,
+        option(
+            "--tokenizer",
+            "How texts become tokens; auto, for each side: char where no text has a space, symbol where at "
+            "most 100 different ones stand between spaces (phonemes), else word.",
+            TEXT,
+        ),
+    ] = "auto"
     max_length: Annotated[
         int | None,
         option("--max-length", "Cut texts after so many tokens. Without it nothing is cut.", TEXT, "N", 1),
@@ -163,6 +172,7 @@ class CommonOptions:
 class ClassifyOptions(CommonOptions):
     """gpuprop train classify"""
 
+    tokenizer: Annotated[TokenizerName, option("--tokenizer", "How texts become tokens.", TEXT)] = "word"
     model: Annotated[
         Literal["feedforward", "cnn"],
         option("--model", "Averaged word vectors, or Kim's convolutions.", MODEL),

@@ -19,13 +19,14 @@ from .text.field import TextField
 from .text.files import read_labelled, read_pairs
 from .text.labels import check_classes, hold_out
 from .text.tokenize import Tokenizer, create_tokenizer
-from .text.vocabulary import Vocabulary
+from .text.vocabulary import SPECIALS, Vocabulary
 from .training.classify import Classification
 from .training.metrics import majority_baseline
 from .training.seq2seq import SequenceToSequence
 from .training.session import Settings, freeze
 from .training.tasks import Task
 
+SMALL_ALPHABET = 100  # phoneme sets have about 40 symbols, with stress marks about 80
 HELD_OUT = 0.1  # of the training rows, where no --valid is given
 
 
@@ -75,6 +76,7 @@ def prepare_seq2seq(options: Seq2SeqOptions) -> Prepared:
     kept, held = split_rows(len(sources), options, sources)
     source = build_field([sources[i] for i in kept], options.source_tokenizer or options.tokenizer, options)
     target = build_field([targets[i] for i in kept], options.target_tokenizer or options.tokenizer, options)
+    names = f"{source.tokenizer.name} and {target.tokenizer.name}"
     vectors = read_vectors(options, source.vocabulary)
     model = Seq2Seq(
         len(source.vocabulary),
@@ -94,7 +96,8 @@ def prepare_seq2seq(options: Seq2SeqOptions) -> Prepared:
     test = None if options.test is None else task.read(options.test)
     # half as long again as anything seen: enough for a good model, and a bound for one that never ends
     task.max_output = max(map(len, train.targets)) * 3 // 2 + 5
-    notes = [f"vocabularies of {len(source.vocabulary):,} and {len(target.vocabulary):,} entries"]
+    sizes = f"{len(source.vocabulary):,} and {len(target.vocabulary):,}"
+    notes = [f"vocabularies of {sizes} entries (tokenizers {names})"]
     if vectors is not None:
         weight = model.encoder.embedding.weight
         weight.data[...] = to_device(vectors.weight, weight.device)
@@ -123,15 +126,34 @@ def split_rows(
 
 
 def build_field(texts: Sequence[str], tokenizer: str, options: CommonOptions, ngrams: int = 1) -> TextField:
-    """Tokenizer and vocabulary from the training texts."""
-    return TextField.build(
+    """Tokenizer and vocabulary from the training texts. Raises DataError where no token is left."""
+    field = TextField.build(
         texts,
-        make_tokenizer(tokenizer, texts, options),
+        make_tokenizer(suited_tokenizer(texts) if tokenizer == "auto" else tokenizer, texts, options),
         options.min_frequency,
         options.max_vocabulary,
         ngrams,
         options.max_length,
     )
+    if len(field.vocabulary) == len(SPECIALS):
+        raise DataError(
+            f"no token of its texts is left: lower --min-frequency (now {options.min_frequency}) or choose "
+            f"another --tokenizer (now {field.tokenizer.name})",
+            options.train,
+        )
+    return field
+
+
+def suited_tokenizer(texts: Sequence[str]) -> str:
+    """What "auto" means: char for single words, symbol for a small alphabet between spaces, else word."""
+    if not any(" " in text.strip() for text in texts):
+        return "char"
+    symbols: set[str] = set()
+    for text in texts:
+        symbols.update(text.split())
+        if len(symbols) > SMALL_ALPHABET:
+            return "word"
+    return "symbol"
 
 
 def make_tokenizer(name: str, texts: Sequence[str], options: CommonOptions) -> Tokenizer:

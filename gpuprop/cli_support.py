@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 import typer
+from rich.console import Console
 
 from .backend.device import set_device
 from .errors import DataError
@@ -24,6 +25,7 @@ EXIT_CODES = """Exit codes:
   1    failure: a full disk, a diverged training, a line that was not readable
   2    wrong usage, data, device or run folder
   130  stopped by Ctrl-C (143: by SIGTERM)"""
+UNWRAPPED = 1000  # columns
 BROKEN_PIPE = 141  # what a shell reports for a program that SIGPIPE ended
 
 
@@ -65,6 +67,11 @@ def command(options: type[Options]) -> Callable[[Callable[[Options], None]], Cal
 def say(text: str) -> None:
     """A message for the user, on standard error: standard output is for results."""
     print(text, file=sys.stderr, flush=True)
+
+
+def table_console() -> Console:
+    """Standard output for tables: as wide as the terminal; in a file or a pipe no row is wrapped."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else UNWRAPPED)
 
 
 def silence_stdout() -> None:

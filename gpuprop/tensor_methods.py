@@ -7,7 +7,7 @@ see every method with its signature.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from .backprop import Tensor
@@ -16,8 +16,15 @@ Axis = int | tuple[int, ...] | None
 table: dict[str, Callable[..., Any]] = {}
 
 
+def _data(x: Any) -> Any:
+    return cast(Any, x).data if isinstance(x, TensorMethods) else x
+
+
 class TensorMethods:
-    """Arithmetic, reductions and shapes of a tensor, with NumPy's names and broadcasting."""
+    """Arithmetic, reductions and shapes of a tensor, with NumPy's names and broadcasting.
+
+    <, <=, > and >= compare elements and give arrays of bools; == asks whether both are the same object.
+    """
 
     __slots__ = ()
 
@@ -57,6 +64,18 @@ class TensorMethods:
     def __pow__(self, exponent: float) -> Tensor:
         return table["power"](self, exponent)
 
+    def __lt__(self, other: Any) -> Any:
+        return _data(self) < _data(other)
+
+    def __le__(self, other: Any) -> Any:
+        return _data(self) <= _data(other)
+
+    def __gt__(self, other: Any) -> Any:
+        return _data(self) > _data(other)
+
+    def __ge__(self, other: Any) -> Any:
+        return _data(self) >= _data(other)
+
     def __getitem__(self, index: Any) -> Tensor:
         return table["getitem"](self, index)
 
@@ -93,6 +112,13 @@ class TensorMethods:
 
     def max(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
         return table["max"](self, axis=axis, keepdims=keepdims)
+
+    def min(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
+        return -table["max"](-self, axis=axis, keepdims=keepdims)
+
+    def argmax(self, axis: int | None = None) -> Any:
+        """The index of the largest element, as an array of integers; the first among equals."""
+        return _data(self).argmax(axis=axis)
 
     def softmax(self, axis: int = -1) -> Tensor:
         return table["softmax"](self, axis=axis)

@@ -24,7 +24,7 @@ class GradcheckError(AssertionError):
 
 def gradcheck(
     fn: Callable[..., Any],
-    inputs: Sequence[Any],
+    inputs: Sequence[Any] | np.ndarray[Any, Any] | Tensor,
     *,
     eps: float = 1e-6,
     rtol: float = 1e-6,
@@ -33,12 +33,14 @@ def gradcheck(
     """Compare the gradients of `fn` with central differences in float64.
 
     fn(*inputs) returns a tensor (or several, in a tuple). inputs: tensors or parameters (used as they are,
-    in float64), or float arrays (made into float64 tensors). A random linear functional of the outputs is
-    differentiated, so one check covers them all.
+    in float64), or float arrays (made into float64 tensors); one alone needs no list. A random linear
+    functional of the outputs is differentiated, so one check covers them all.
 
     Returns the worst error, max |analytic - numeric| / max(1, max |numeric|) over each input; raises
     GradcheckError when it exceeds rtol, with the input, the place and both values.
     """
+    if isinstance(inputs, (np.ndarray, Tensor)):
+        inputs = [inputs]
     leaves = [_as_leaf(x) for x in inputs]
     rng = np.random.default_rng(seed)
     weights: list[Any] = []

@@ -4,6 +4,7 @@ from hypothesis import settings
 
 from gpuprop.testing import device  # noqa: F401
 
-# Timing a single example says nothing on a shared machine; the same examples every time keep failures repeatable.
+# Timing a single example says nothing on a busy machine; the same examples every time keep failures
+# repeatable.
 settings.register_profile("gpuprop", deadline=None, derandomize=True)
 settings.load_profile("gpuprop")

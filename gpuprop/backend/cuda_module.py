@@ -61,18 +61,25 @@ class CudaModule:
         return function
 
 
-def includes_digest(source: str, options: Sequence[str]) -> str:
-    """A hash (16 hexadecimal digits) of every file of the -I folders that `source` includes, however deep."""
+def included_texts(source: str, options: Sequence[str]) -> dict[str, str]:
+    """Every file of the -I folders that `source` includes, however deep: text by name."""
     folders = [Path(option[2:]) for option in options if option.startswith("-I")]
-    digest, seen, texts = hashlib.sha256(), set[Path](), [source]
-    while texts:
-        for name in _INCLUDE.findall(texts.pop()):
+    texts: dict[str, str] = {}
+    waiting = [source]
+    while waiting:
+        for name in _INCLUDE.findall(waiting.pop()):
             path = next((folder / name for folder in folders if (folder / name).is_file()), None)
-            if path is not None and path not in seen:
-                seen.add(path)
-                text = path.read_text(encoding="utf-8")
-                digest.update(f"{name}\0{text}\0".encode())
-                texts.append(text)
+            if path is not None and name not in texts:
+                texts[name] = path.read_text(encoding="utf-8")
+                waiting.append(texts[name])
+    return texts
+
+
+def includes_digest(source: str, options: Sequence[str]) -> str:
+    """A hash (16 hexadecimal digits) of the files that `source` includes."""
+    digest = hashlib.sha256()
+    for name, text in included_texts(source, options).items():
+        digest.update(f"{name}\0{text}\0".encode())
     return digest.hexdigest()[:16]
 
 

@@ -1,13 +1,70 @@
-"""The one door for every matrix product, so that its precision and library are chosen in one place."""
+"""The one door for every matrix product, so that its precision, its library and its threads are chosen in one
+place.
+
+On a CPU, OpenBLAS shares a product over its own threads, which wait for each other by spinning: on a quiet
+machine that is fast, but where cores are shared a step takes fifty times as long. Large products are
+therefore cut into one piece a thread here, and each piece is computed by one thread of the library.
+"""
 
 from __future__ import annotations
 
-from .arrays import Array
+from typing import Any
+
+import numpy as np
+
+from .arrays import Array, get_xp
+from .threads import at_once, blas_on_one_thread, can_hold_blas, pieces
+
+LIBRARY_SPLITS = 1 << 18  # multiplications up to which OpenBLAS uses one thread anyway
+LEAST = 1 << 22  # multiplications a piece below which handing it to another thread does not pay
 
 
-def matmul(a: Array, b: Array) -> Array:
-    """a @ b for stacks of matrices: (..., M, K) @ (..., K, N) -> (..., M, N)."""
-    return a @ b
+def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
+    """a @ b for stacks of matrices: (..., M, K) @ (..., K, N) -> (..., M, N), into `out` if given."""
+    if not isinstance(a, np.ndarray) or a.ndim < 2 or b.ndim < 2 or a.size * b.shape[-1] <= LIBRARY_SPLITS:
+        return a @ b if out is None else get_xp(a).matmul(a, b, out=out)
+    if a.shape[-1] == 1:  # an outer product: OpenBLAS takes three times as long as the multiplications
+        return np.multiply(a, b, out=out)
+    if not can_hold_blas():
+        return np.matmul(a, b, out=out)
+    if a.ndim > 2 or b.ndim > 2:
+        return _stacks(a, b, out)
+    (rows, inner), columns = a.shape, b.shape[1]
+    by_rows = rows >= columns
+    cut = pieces(rows if by_rows else columns, rows * inner * columns, LEAST)
+    if len(cut) == 1:
+        with blas_on_one_thread():
+            return np.matmul(a, b, out=out)
+    y = np.empty((rows, columns), np.result_type(a, b)) if out is None else out
+
+    def work(start: int, stop: int) -> None:
+        part = slice(start, stop)
+        if by_rows:
+            np.matmul(a[part], b, out=y[part])
+        else:
+            np.matmul(a, b[:, part], out=y[:, part])
+
+    at_once(work, cut, products=True)
+    return y
+
+
+def _stacks(a: Array, b: Array, out: Any) -> Array:
+    """Stacks of matrices: cut along the first axis where both have it."""
+    alike = a.ndim == b.ndim and a.shape[0] == b.shape[0]
+    cut = pieces(a.shape[0], a.size * b.shape[-1], LEAST) if alike else []
+    if len(cut) < 2:
+        with blas_on_one_thread():
+            return np.matmul(a, b, out=out)
+    if out is None:
+        lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        out = np.empty((*lead, a.shape[-2], b.shape[-1]), np.result_type(a, b))
+    y = out
+
+    def work(start: int, stop: int) -> None:
+        np.matmul(a[start:stop], b[start:stop], out=y[start:stop])
+
+    at_once(work, cut, products=True)
+    return y
 
 
 def rows(x: Array) -> Array:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import importlib
 import operator
+import re
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from gpuprop.backend.arrays import Array, is_cupy
-from gpuprop.backend.cuda_module import CudaModule
+from gpuprop.backend.cuda_module import CudaModule, included_texts
 from gpuprop.backend.device import Device, get_device
 from gpuprop.backend.instantiations import C_TYPES, INSTANTIATIONS
 from gpuprop.backend.signatures import KernelSource, Parameter, fit_arguments, parse_kernels
@@ -32,6 +33,8 @@ from gpuprop.errors import KernelError
 _MAX_GRID = (2**31 - 1, 65535, 65535)
 _MAX_BLOCK = (1024, 1024, 64)
 _MAX_THREADS = 1024
+_INVALID = "CUDA_ERROR_INVALID_VALUE: invalid argument"
+_MACRO = re.compile(r"^[ \t]*#[ \t]*define\b(?:[^\n]*\\\n)*[^\n]*__global__", re.M)
 
 
 def usable(*arrays: Any) -> bool:
@@ -145,9 +148,9 @@ class Module:
         self.source, self.filename = source, filename
         self._declared = parse_kernels(source)
         self.names = list(names) or [k.name for k in self._declared.values() if not k.template]
-        self._check_names()
         includes = [path for path in (where, folder()) if path is not None]
         self.options = [*options, *dict.fromkeys(f"-I{path}" for path in includes)]
+        self._check_names()
         self._kernels = {name: Kernel(self, name, self._declared.get(_base(name))) for name in self.names}
         self._built: dict[Device, Any] = {}
         self._lock = threading.Lock()
@@ -186,7 +189,7 @@ class Module:
             )
         for name in self.names:
             kernel = self._declared.get(_base(name))
-            if self._declared and kernel is None:
+            if self._declared and kernel is None and not self._may_be_elsewhere(_base(name)):
                 raise KernelError(
                     f"{self.filename} has no kernel {name!r}: it has {_listing(list(self._declared))}"
                 )
@@ -195,6 +198,14 @@ class Module:
                 raise KernelError(
                     f"{self.filename}: {name!r} is a template: give its arguments, {name}<{wanted}>"
                 )
+
+    def _may_be_elsewhere(self, kernel: str) -> bool:
+        """Whether a macro may define the kernel, or a file that is included: then the compiler has to say."""
+        word = re.compile(rf"\b{re.escape(kernel)}\b")
+        included = included_texts(self.source, self.options).values()
+        return _MACRO.search(self.source) is not None or any(
+            "__global__" in text and word.search(text) for text in included
+        )
 
 
 class Kernel:
@@ -218,9 +229,10 @@ class Kernel:
             _dimensions(self.name, "grid", grid, _MAX_GRID),
             _dimensions(self.name, "block", block, _MAX_BLOCK),
         )
-        if block[0] * block[1] * block[2] > _MAX_THREADS:
+        threads = block[0] * block[1] * block[2]
+        if threads > _MAX_THREADS:
             raise KernelError(
-                f"{self.name}: block {block} is {block[0] * block[1] * block[2]} threads: over {_MAX_THREADS}"
+                f"{self.name}: {_INVALID}: block {block} is {threads} threads: over {_MAX_THREADS}"
             )
         shared_mem = operator.index(shared_mem)
         if shared_mem < 0:
@@ -268,12 +280,12 @@ def _dimensions(kernel: str, what: str, given: Any, limits: tuple[int, int, int]
         raise KernelError(f"{kernel}: {what} is one to three whole numbers, got {given!r}") from None
     for size, limit in zip((x, y, z), limits, strict=True):
         if not 1 <= size <= limit:
-            raise KernelError(f"{kernel}: {what} {given!r} is outside 1..{limits} (x, y, z)")
+            raise KernelError(f"{kernel}: {_INVALID}: {what} {given!r} is outside 1..{limits} (x, y, z)")
     return x, y, z
 
 
 def _base(expression: str) -> str:
-    return expression.partition("<")[0].strip()
+    return expression.partition("<")[0].rpartition("::")[2].strip()
 
 
 def _listing(names: list[str]) -> str:

@@ -27,12 +27,12 @@ _C_TO_NUMPY = {
        for prefix in ("", "cuda::std::", "std::") for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
 }  # fmt: skip
 _QUALIFIERS = re.compile(r"\b(?:const|volatile|__restrict__|__restrict|__grid_constant__|typename|struct)\b")
+# Words before the name may be macros; a name is not followed by another word after its parentheses.
 _KERNEL = re.compile(
-    r"__global__\s+(?:(?:void|static|inline|__launch_bounds__\s*\((?:[^()]|\([^()]*\))*\))\s+)*(\w+)\s*\("
+    r"__global__\s+(?:\w+(?:\s*\((?:[^()]|\([^()]*\))*\))?\s+)*?"
+    r"(?!__\w+__)(\w+)\s*\((?!(?:[^()]|\([^()]*\))*\)\s*\w)"
 )
-_TEMPLATE = re.compile(
-    r"template\s*<((?:[^<>;{}]|<[^<>]*>)*)>\s*(?:static\s+|inline\s+|void\s+|extern\s+\"C\"\s+)*$"
-)
+_TEMPLATE = re.compile(r"template\s*<((?:[^<>;{}]|<[^<>]*>)*)>[^;{}<>]*$")
 _ALIAS = re.compile(r"\busing\s+(\w+)\s*=\s*([^;]+);|\btypedef\s+([^;(){}]+?)\s+(\w+)\s*;")
 
 

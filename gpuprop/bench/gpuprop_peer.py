@@ -26,28 +26,26 @@ Batch = dict[str, Any]
 class MLP(nn.Module):
     def __init__(self, s: Mapping[str, Any]) -> None:
         dims = s["dims"]
-        self.layers = [nn.Linear(i, o) for i, o in pairwise(dims)]
+        self.layers = [nn.Linear(i, o, activation="relu") for i, o in pairwise(dims[:-1])]
+        self.layers.append(nn.Linear(dims[-2], dims[-1]))
         self.criterion = nn.CrossEntropyLoss()
 
     def forward(self, x: Any, y: Any) -> gp.Tensor:
-        for layer in self.layers[:-1]:
-            x = layer(x).relu()
-        return self.criterion(self.layers[-1](x), y)
+        for layer in self.layers:
+            x = layer(x)
+        return self.criterion(x, y)
 
 
 class CNN(nn.Module):
     def __init__(self, s: Mapping[str, Any]) -> None:
         self.emb = nn.Embedding(s["vocab"], s["emb"], padding_idx=PAD)
-        self.convs = [nn.Conv1d(s["emb"], s["filters"], width) for width in s["widths"]]
-        self.pool = nn.MaxOverTime()
+        self.features = nn.ConvMaxOverTime(s["emb"], s["filters"], s["widths"])
         self.drop = nn.Dropout(s["dropout"])
         self.fc = nn.Linear(s["filters"] * len(s["widths"]), s["classes"])
         self.criterion = nn.CrossEntropyLoss()
 
     def forward(self, x: Any, y: Any) -> gp.Tensor:
-        e = self.emb(x)
-        h = gp.concatenate([self.pool(conv(e).relu()) for conv in self.convs], axis=1)
-        return self.criterion(self.fc(self.drop(h)), y)
+        return self.criterion(self.fc(self.drop(self.features(self.emb(x)))), y)
 
 
 class GRUSeq2Seq(nn.Module):
@@ -67,7 +65,7 @@ class GRUSeq2Seq(nn.Module):
             self.dec = nn.GRU(d, d)
         self.comb = nn.Linear(3 * d, d)
         self.out = nn.Linear(d, s["tgt_vocab"])
-        self.criterion = nn.CrossEntropyLoss(ignore_index=PAD)
+        self.criterion = nn.CrossEntropyLoss()
 
     def forward(self, src: Any, tgt_in: Any, tgt_out: Any) -> gp.Tensor:
         mask = src != PAD
@@ -86,8 +84,9 @@ class GRUSeq2Seq(nn.Module):
         else:
             hs, _ = self.dec(y, h0=h)
             cs, _ = self.attend(hs, self.key(memory), memory, mask)
-        o = self.comb(gp.concatenate([hs, cs], axis=2)).tanh()
-        return self.criterion(self.out(o), tgt_out)
+        real = tgt_out != PAD
+        o = self.comb(gp.ops.pack(gp.concatenate([hs, cs], axis=2), real)).tanh()
+        return self.criterion(self.out(o), tgt_out[real])
 
 
 class Block(nn.Module):
@@ -96,16 +95,18 @@ class Block(nn.Module):
     def __init__(self, d: int, heads: int, ff: int, dropout: float, decoder: bool) -> None:
         self.self_attn = nn.MultiHeadAttention(d, heads, dropout)
         self.multihead_attn = nn.MultiHeadAttention(d, heads, dropout) if decoder else None
-        self.linear1, self.linear2 = nn.Linear(d, ff), nn.Linear(ff, d)
+        self.linear1, self.linear2 = nn.Linear(d, ff, activation="relu"), nn.Linear(ff, d)
         self.norms = [nn.LayerNorm(d) for _ in range(3 if decoder else 2)]
         self.drops = [nn.Dropout(dropout) for _ in range(4 if decoder else 3)]
 
-    def forward(self, x: Any, mask: Any, memory: Any = None) -> gp.Tensor:
+    def forward(self, x: Any, mask: Any, memory: Any = None, memory_mask: Any = None) -> gp.Tensor:
         causal = self.multihead_attn is not None
-        x = self.norms[0](x + self.drops[0](self.self_attn(x, x, x, None if causal else mask, causal=causal)))
+        attended = self.self_attn(x, x, x, mask, causal=causal, query_mask=mask)
+        x = self.norms[0](x + self.drops[0](attended))
         if self.multihead_attn is not None:
-            x = self.norms[1](x + self.drops[1](self.multihead_attn(x, memory, memory, mask)))
-        inner = self.drops[-2](self.linear1(x).relu())
+            attended = self.multihead_attn(x, memory, memory, memory_mask, query_mask=mask)
+            x = self.norms[1](x + self.drops[1](attended))
+        inner = self.drops[-2](self.linear1(x))
         return self.norms[-1](x + self.drops[-1](self.linear2(inner)))
 
 
@@ -122,18 +123,18 @@ class Transformer(nn.Module):
         self.decoder = [Block(*sizes, decoder=True) for _ in range(s["layers"])]
         self.encoder_norm, self.decoder_norm = nn.LayerNorm(d), nn.LayerNorm(d)
         self.out = nn.Linear(d, s["tgt_vocab"])
-        self.criterion = nn.CrossEntropyLoss(ignore_index=PAD, label_smoothing=s["smoothing"])
+        self.criterion = nn.CrossEntropyLoss(label_smoothing=s["smoothing"])
 
     def forward(self, src: Any, tgt_in: Any, tgt_out: Any) -> gp.Tensor:
-        mask = src != PAD
-        x = self.drops[0](self.src_emb(src) * self.scale + self.position)
+        mask, real = src != PAD, tgt_in != PAD  # only rows of real tokens go through the layers
+        x = self.drops[0](self.src_emb(src[mask]) * self.scale + self.position[np.nonzero(mask)[1]])
         for block in self.encoder:
             x = block(x, mask)
         memory = self.encoder_norm(x)
-        y = self.drops[1](self.tgt_emb(tgt_in) * self.scale + self.position)
+        y = self.drops[1](self.tgt_emb(tgt_in[real]) * self.scale + self.position[np.nonzero(real)[1]])
         for block in self.decoder:
-            y = block(y, mask, memory)
-        return self.criterion(self.out(self.decoder_norm(y)), tgt_out)
+            y = block(y, real, memory, mask)
+        return self.criterion(self.out(self.decoder_norm(y)), tgt_out[real])
 
 
 def sinusoids(length: int, d: int) -> np.ndarray[Any, Any]:
@@ -149,7 +150,7 @@ def our_name(name: str, s: Mapping[str, Any]) -> str:
     if s["kind"] == "mlp":
         return name.replace("fc", "layers.")
     for i, width in enumerate(s.get("widths", ())):
-        name = name.replace(f"conv{width}.", f"convs.{i}.")
+        name = name.replace(f"conv{width}.", f"features.convolutions.{i}.")
     if s["kind"] == "gru" and s["attention"] == "bahdanau":
         if name.startswith("dec."):
             name += "_l0"
@@ -172,6 +173,7 @@ def build(
     s: Mapping[str, Any], params: Mapping[str, Any], variant: str, threads: int
 ) -> tuple[Callable[[Batch], Batch], Callable[[Batch], float]]:
     gp.manual_seed(0)
+    gp.set_num_threads(threads)
     model = {"mlp": MLP, "cnn": CNN, "gru": GRUSeq2Seq, "tfm": Transformer}[s["kind"]](s)
     load(model, params, s)
     optimizer = gp.optim.Adam(model.parameters(), lr=s["lr"])

@@ -1,16 +1,15 @@
 """Trains the models of the README's quality table, through the command line as a user would.
 
-    python -m gpuprop.bench.quality --out runs/quality [--only trec6,mr] [--seeds 1,2,3]
+    python -m gpuprop.bench.quality --out runs/quality [--only trec,mr] [--threads 1] [--readme README.md]
 
-For each recipe `gpuprop data get`, then for each seed `gpuprop train` and `gpuprop evaluate`. The development
-rows choose the epoch; nothing is chosen on the test rows. Results go to results.json, finished runs are not
-trained again, and the table is printed.
+For each recipe of `gpuprop.training.recipes` and each of its seeds: `gpuprop train`, then `gpuprop evaluate`.
+The development rows choose the epoch; nothing is chosen on the test rows. Results go to results.json; a seed
+that is in it is not trained again. --readme writes the table into a file.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import platform
@@ -19,105 +18,69 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import gpuprop
+from gpuprop.text import datasets
+from gpuprop.training.recipes import RECIPES, Recipe, first_words
 
-G2P_WORDS, G2P_TEST_WORDS = 20_000, 2_000
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """One row: a data set, how it is trained, and what it is measured against."""
-
-    name: str
-    dataset: str
-    model: str
-    options: str  # of `gpuprop train`, as one types them
-    must: float
-    goal: float
-    reference: str
-    data_options: tuple[str, ...] = ()
-    task: str = "classify"
-    lower_is_better: bool = False
+HEAD = """| data | model | test score, mean (each seed) | must | goal | others | seconds a training |
+| --- | --- | --- | --- | --- | --- | --- |"""
 
 
-RECIPES: tuple[Recipe, ...] = ()
-
-
-def cli(*arguments: object, text: str | None = None) -> str:
+def cli(*arguments: object) -> str:
     """Run one `gpuprop` command; its standard output. Its messages go to our standard error."""
     command = [sys.executable, "-m", "gpuprop", *(str(a) for a in arguments)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, input=text, text=True)
-    return done.stdout
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def by_hash(words: Iterable[str], number: int) -> set[str]:
-    """`number` of the words, those with the smallest MD5: the same on every machine."""
-    ordered = sorted(set(words), key=lambda word: hashlib.md5(word.encode()).digest())
-    return set(ordered[:number])
+def options_of(recipe: Recipe) -> list[str]:
+    """The recipe's options as one types them."""
+    return [
+        part for name, value in recipe.options.items() for part in (f"--{name.replace('_', '-')}", str(value))
+    ]
 
 
-def keep_words(path: Path, number: int) -> None:
-    """Cut a file of word<TAB>phonemes to all pronunciations of `number` of its words."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    kept = by_hash((line.split("\t")[0] for line in lines), number)
-    path.write_text("".join(f"{line}\n" for line in lines if line.split("\t")[0] in kept), encoding="utf-8")
-
-
-def get_data(recipe: Recipe, folder: Path) -> None:
-    """The data set's files, cut to size for pronunciation."""
-    if folder.exists():
+def write_data(recipe: Recipe, folder: Path) -> None:
+    """train.tsv, dev.tsv and test.tsv; where a recipe takes fewer words, only those."""
+    if not recipe.words:
+        cli("data", "get", recipe.dataset, "--out", folder, "--overwrite")
         return
-    partial = folder.with_name(folder.name + ".part")
-    cli("data", "get", recipe.dataset, "--out", partial, *recipe.data_options)
-    if recipe.task == "seq2seq":
-        keep_words(partial / "train.tsv", G2P_WORDS)
-        keep_words(partial / "test.tsv", G2P_TEST_WORDS)
-    partial.rename(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, words in recipe.words.items():
+        pairs = first_words(datasets.load(recipe.dataset, split), words)
+        lines = (f"{s}\t{t}\n" for s, t in zip(pairs.sources, pairs.targets, strict=True))
+        (folder / f"{split}.tsv").write_text("".join(lines), encoding="utf-8")
 
 
-def word_error_rate(run: Path, test: Path) -> float:
-    """Percent of words whose decoded pronunciation is none of the reference ones."""
-    references: dict[str, set[str]] = {}
-    for line in test.read_text(encoding="utf-8").splitlines():
-        word, phonemes = line.split("\t")
-        references.setdefault(word, set()).add(phonemes)
-    words = list(references)
-    decoded = cli("predict", run, "--beam", "5", text="".join(f"{w}\n" for w in words)).splitlines()
-    wrong = sum(guess not in references[word] for word, guess in zip(words, decoded, strict=True))
-    return 100.0 * wrong / len(words)
-
-
-def train(recipe: Recipe, seed: int, out: Path) -> dict[str, Any]:
-    """Train and score one seed: {"seed", "score" in percent, "seconds" of training}."""
-    data, run = out / "data" / recipe.name, out / "runs" / f"{recipe.name}-{seed}"
-    get_data(recipe, data)
+def train(name: str, seed: int, out: Path) -> dict[str, Any]:
+    """Train and score one seed: {"seed", "score" (a fraction), "seconds" of training, "report"}."""
+    recipe = RECIPES[name]
+    data, run = out / "data" / name, out / "runs" / f"{name}-{seed}"
+    write_data(recipe, data)
     files = ["--train", data / "train.tsv", "--valid", data / "dev.tsv", "--out", run, "--overwrite"]
     start = time.perf_counter()
-    cli("train", recipe.task, *files, *shlex.split(recipe.options), "--seed", seed, "--device", "cpu")
+    cli("train", recipe.task, *files, *options_of(recipe), "--seed", seed, "--device", "cpu")
     seconds = time.perf_counter() - start
-    if recipe.task == "seq2seq":
-        score = word_error_rate(run, data / "test.tsv")
-    else:
-        score = 100.0 * json.loads(cli("evaluate", run, data / "test.tsv", "--json"))["accuracy"]
-    return {"seed": seed, "score": round(score, 2), "seconds": round(seconds, 1)}
+    how = ["--beam", recipe.beam, "--multi-reference"] if recipe.task == "seq2seq" else []
+    report = json.loads(cli("evaluate", run, data / "test.tsv", "--json", "--device", "cpu", *how))
+    score = 1.0 - report["exact_match"] if recipe.metric == "word_error" else report["accuracy"]
+    return {"seed": seed, "score": score, "seconds": round(seconds, 1), "report": report}
 
 
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
-    model = ""
+    model = platform.processor()
     if os.path.exists("/proc/cpuinfo"):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
+        model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
     return {
-        "cpu": model or platform.processor(),
+        "cpu": model,
         "cores": os.cpu_count(),
+        "threads": os.environ.get("OPENBLAS_NUM_THREADS", "default"),
         "python": platform.python_version(),
         "numpy": np.__version__,
         "gpuprop": gpuprop.__version__,
@@ -125,21 +88,45 @@ def machine() -> dict[str, Any]:
     }
 
 
+def row(name: str, runs: list[dict[str, Any]]) -> str:
+    """One line of the table; a recipe without a result says so."""
+    recipe = RECIPES[name]
+    error = recipe.metric == "word_error"
+    sign, unit = ("≤ ", " % word error") if error else ("", " %")
+    score, seconds = "not measured", ""
+    if runs:
+        scores = [100 * run["score"] for run in runs]
+        each = f" ({', '.join(f'{s:.1f}' for s in scores)})" if len(scores) > 1 else ""
+        score = f"**{statistics.mean(scores):.1f}{unit}**{each}"
+        seconds = f"{statistics.mean(run['seconds'] for run in runs):.0f}"
+    targets = f"{sign}{100 * recipe.must:.1f} | {sign}{100 * recipe.goal:.1f}"
+    return f"| {name} | {recipe.options['model']} | {score} | {targets} | {recipe.published} | {seconds} |"
+
+
 def table(results: dict[str, Any]) -> str:
-    """The results as a Markdown table; a recipe without a result says so."""
-    head = "| task | model | score (mean of seeds) | must | goal | published or reference | seconds a run |"
-    lines = [head, "| --- | --- | --- | --- | --- | --- | --- |"]
-    for r in RECIPES:
-        runs = results["runs"].get(r.name, [])
-        scores = [run["score"] for run in runs]
-        seconds = f"{statistics.mean(run['seconds'] for run in runs):.0f}" if runs else ""
-        unit = "% word error" if r.lower_is_better else "%"
-        spread = f" ({', '.join(f'{s:.1f}' for s in scores)})" if len(scores) > 1 else ""
-        score = f"**{statistics.mean(scores):.1f} {unit}**{spread}" if scores else "not measured"
-        sign = "≤ " if r.lower_is_better else ""
-        targets = f"{sign}{r.must:g} | {sign}{r.goal:g}"
-        lines.append(f"| {r.name} | {r.model} | {score} | {targets} | {r.reference} | {seconds} |")
-    return "\n".join(lines)
+    """The results as Markdown, with the machine and the commands."""
+    where = results["machine"]
+    lines = [HEAD, *(row(name, results["runs"].get(name, [])) for name in RECIPES), ""]
+    lines += [
+        f"Measured on {where['date']} with `make quality`: {where['cores']} cores ({where['cpu']}), "
+        f"OPENBLAS_NUM_THREADS={where['threads']}, Python {where['python']}, NumPy {where['numpy']}, gpuprop "
+        f"{where['gpuprop']}; seeds 1, 2, 3 (pronunciation: 1). The development rows choose the epoch. The "
+        "commands, each with `--train`, `--valid`, `--out` and `--seed`:",
+        "",
+        "```",
+    ]
+    for name, recipe in RECIPES.items():
+        lines.append(f"gpuprop train {recipe.task} {shlex.join(options_of(recipe))}   # {name}")
+    return "\n".join([*lines, "```"])
+
+
+def put_into(path: Path, marker: str, text: str) -> None:
+    """Replace what stands between `<!-- marker: begin -->` and `<!-- marker: end -->`."""
+    begin, end = f"<!-- {marker}: begin -->", f"<!-- {marker}: end -->"
+    page = path.read_text(encoding="utf-8")
+    before, rest = page.split(begin)
+    _, after = rest.split(end)
+    path.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
 
 
 def main() -> None:
@@ -147,27 +134,28 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("runs/quality"))
-    parser.add_argument("--only", help="recipes to run, separated by commas")
-    parser.add_argument(
-        "--seeds", default="1,2,3", help="seeds of the classifiers (pronunciation: the first)"
-    )
+    parser.add_argument("--only", help="recipes to run, separated by commas (default: all)")
+    parser.add_argument("--threads", help="threads of each product (default: as NumPy's library decides)")
+    parser.add_argument("--readme", type=Path, help="file whose quality table to renew")
     options = parser.parse_args()
+    if options.threads:
+        os.environ["OPENBLAS_NUM_THREADS"] = options.threads
     path = options.out / "results.json"
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "data").mkdir(exist_ok=True)
     results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"runs": {}}
     results["machine"] = machine()
-    wanted = options.only.split(",") if options.only else [r.name for r in RECIPES]
-    seeds = [int(s) for s in options.seeds.split(",")]
-    for recipe in (r for r in RECIPES if r.name in wanted):
-        runs = results["runs"].setdefault(recipe.name, [])
-        for seed in seeds[:1] if recipe.task == "seq2seq" else seeds:
+    wanted = list(RECIPES) if options.only is None else [n for n in options.only.split(",") if n]
+    for name in wanted:
+        runs = results["runs"].setdefault(name, [])
+        for seed in RECIPES[name].seeds:
             if any(run["seed"] == seed for run in runs):
                 continue
-            runs.append(train(recipe, seed, options.out))
+            runs.append(train(name, seed, options.out))
             path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-            print(f"{recipe.name} seed {seed}: {runs[-1]}", flush=True)
+            print(f"{name}, seed {seed}: {runs[-1]['score']:.4f} in {runs[-1]['seconds']} s", flush=True)
     print(table(results))
+    if options.readme:
+        put_into(options.readme, "quality", table(results))
 
 
 if __name__ == "__main__":

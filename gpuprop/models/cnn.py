@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .. import ops
-from ..backend.arrays import Array, get_xp
+from ..backend.arrays import get_xp
 from ..backprop import Tensor
 from ..errors import DataError
-from ..nn.conv import Conv1d
+from ..nn.conv import Conv1d, conv_max_over_time
 from ..nn.dropout import Dropout
 from ..nn.linear import Linear
-from ..nn.module import ModuleList
-from ..nn.pooling import MaxOverTime
 from .classifier import EmbeddingClassifier, uniform_embedding
 from .configured import MOST_ROWS, MOST_UNITS, check_table, positive_or_none, probability, whole, wholes
 
@@ -68,10 +65,9 @@ class TextCNN(EmbeddingClassifier):
         }
         self.embedding = uniform_embedding(vocabulary_size, embedding_dim, self.padding_idx, 0.25)
         self.embedding_dropout = Dropout(self._config["embedding_dropout"])
-        self.convolutions = ModuleList(
-            [Conv1d(embedding_dim, filters, width, padding=(width - 1, width - 1)) for width in self.widths]
-        )
-        self.pool = MaxOverTime()
+        self.convolutions = [
+            Conv1d(embedding_dim, filters, width, padding=(width - 1, width - 1)) for width in self.widths
+        ]
         self.dropout = Dropout(self._config["dropout"])
         self.output = Linear(filters * len(self.widths), num_classes)
 
@@ -82,19 +78,7 @@ class TextCNN(EmbeddingClassifier):
             self._limit_norm(self.max_norm)
         x, mask = self.embed(ids, mask)
         x = self.embedding_dropout(x) * mask[..., None]  # zero vectors there, whatever the padding row holds
-        features = [
-            self.pool(convolution(x), self._windows(mask, width))
-            for convolution, width in zip(self.convolutions, self.widths, strict=True)
-        ]
-        # relu and the maximum commute, and it is cheaper behind it
-        return self.output(self.dropout(ops.concatenate(features, axis=1).relu()))
-
-    @staticmethod
-    def _windows(mask: Array, width: int) -> Array:
-        """Which windows of `width` hold a real word: the first length + width - 1 of each row."""
-        xp = get_xp(mask)
-        lengths = xp.maximum(mask.sum(axis=1, keepdims=True), 1)
-        return xp.arange(mask.shape[1] + width - 1) < lengths + (width - 1)
+        return self.output(self.dropout(conv_max_over_time(x, self.convolutions, mask)))
 
     def _limit_norm(self, limit: float) -> None:
         """Scale rows of the last weight down to `limit` before they are used (Kim 2014, section 2.1)."""

@@ -3,7 +3,7 @@
 from . import init
 from .activation import GELU, LogSoftmax, ReLU, Sigmoid, Softmax, Tanh
 from .attention import AdditiveAttention, DotProductAttention, MultiHeadAttention
-from .conv import Conv1d
+from .conv import Conv1d, ConvMaxOverTime, conv_max_over_time
 from .dropout import Dropout
 from .embedding import Embedding
 from .layer_norm import LayerNorm
@@ -21,6 +21,7 @@ __all__ = [
     "AvgPool1d",
     "BCEWithLogitsLoss",
     "Conv1d",
+    "ConvMaxOverTime",
     "CrossEntropyLoss",
     "DotProductAttention",
     "Dropout",
@@ -41,5 +42,6 @@ __all__ = [
     "Sigmoid",
     "Softmax",
     "Tanh",
+    "conv_max_over_time",
     "init",
 ]

@@ -9,6 +9,7 @@ from ..backprop import Tensor
 from ..errors import ShapeError
 from ..ops.attention import additive_attention_weights, attention
 from ..ops.linear import linear, matmul
+from ..ops.packing import join_heads, split_heads
 from . import init
 from .checks import positive, probability, require_text
 from .linear import Linear
@@ -85,6 +86,9 @@ class MultiHeadAttention(Module):
     query (B, T, E), key and value (B, S, E); key_mask (B, S) or (B, T, S), True = real key; causal: query t
     sees the keys 0..t only -> (B, T, E). dropout: of the weights, in training. Parameters as in PyTorch:
     in_proj_weight (3E, E) for q, k, v, in_proj_bias (3E,), out_proj.
+
+    Packed rows (`ops.pack`) save the work on padding: query (N, E) with query_mask (B, T) -> (N, E), and key
+    and value (M, E) with key_mask (B, S); N and M are the numbers of real tokens.
     """
 
     def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0) -> None:
@@ -101,30 +105,60 @@ class MultiHeadAttention(Module):
         self.out_proj.bias = init.constant((embed_dim,))
         self._stream = new_stream()
 
-    def forward(self, query: Any, key: Any, value: Any, key_mask: Any = None, causal: bool = False) -> Tensor:
-        for name, x in (("query", query), ("key", key), ("value", value)):
-            require_text(f"MultiHeadAttention ({name})", x, self.embed_dim)
-        _require_pair("MultiHeadAttention", query, key, self.embed_dim)
-        _require_values("MultiHeadAttention", key, value)
-        q, k, v = (self._heads(x) for x in self._projections(query, key, value))
+    def forward(
+        self,
+        query: Any,
+        key: Any,
+        value: Any,
+        key_mask: Any = None,
+        causal: bool = False,
+        *,
+        query_mask: Any = None,
+    ) -> Tensor:
+        self._check(query, key, value, key_mask, query_mask)
+        rows, keys = (
+            mask if len(x.shape) == 2 else None for x, mask in ((query, query_mask), (key, key_mask))
+        )
+        q, k, v = self._projections(query, key, value, rows, keys)
         dropout = self.dropout if self.training else 0.0
         context, _ = attention(q, k, v, key_mask, causal=causal, dropout=dropout, stream=self._stream)
-        joined = context.transpose(0, 2, 1, 3).reshape(*query.shape[:2], self.embed_dim)
-        return self.out_proj(joined)
+        return self.out_proj(join_heads(context, rows))
 
-    def _projections(self, query: Any, key: Any, value: Any) -> list[Tensor]:
-        """q, k, v; one product for those of them that share their input."""
+    def _check(self, query: Any, key: Any, value: Any, key_mask: Any, query_mask: Any) -> None:
+        for name, x, mask in (
+            ("query", query, query_mask),
+            ("key", key, key_mask),
+            ("value", value, key_mask),
+        ):
+            if len(x.shape) != 2 or mask is None:
+                require_text(f"MultiHeadAttention ({name})", x, self.embed_dim)
+            elif x.shape[1] != self.embed_dim or int(mask.sum()) != x.shape[0]:
+                raise ShapeError(
+                    f"MultiHeadAttention ({name}) expects rows ({int(mask.sum())}, {self.embed_dim}), one a "
+                    f"real token of its mask, but got {tuple(x.shape)}"
+                )
+        if len(key.shape) == 2 or len(query.shape) == 2:
+            if len(key.shape) != len(value.shape) or key.shape[0] != value.shape[0]:
+                raise ShapeError(f"MultiHeadAttention got keys {key.shape} but values {value.shape}")
+            return
+        _require_pair("MultiHeadAttention", query, key, self.embed_dim)
+        _require_values("MultiHeadAttention", key, value)
+
+    def _projections(self, query: Any, key: Any, value: Any, rows: Any, keys: Any) -> tuple[Tensor, ...]:
+        """q, k, v (B, heads, L, E / heads); one product for those of them that share their input."""
         size, weight, bias = self.embed_dim, self.in_proj_weight, self.in_proj_bias
         if query is key and key is value:
-            whole = linear(query, weight, bias)
-            return [whole[..., i * size : (i + 1) * size] for i in range(3)]
-        parts = [slice(i * size, (i + 1) * size) for i in range(3)]
-        return [linear(x, weight[p], bias[p]) for x, p in zip((query, key, value), parts, strict=True)]
-
-    def _heads(self, x: Tensor) -> Tensor:
-        """(B, L, E) -> (B, heads, L, E / heads)."""
-        batch, length, size = x.shape
-        return x.reshape(batch, length, self.num_heads, size // self.num_heads).transpose(0, 2, 1, 3)
+            return split_heads(linear(query, weight, bias), self.num_heads, 3, rows)
+        q = split_heads(linear(query, weight[:size], bias[:size]), self.num_heads, 1, rows)
+        if key is value:
+            both = linear(key, weight[size:], bias[size:])
+            return q + split_heads(both, self.num_heads, 2, keys)
+        parts = (slice(size, 2 * size), slice(2 * size, 3 * size))
+        k, v = (
+            split_heads(linear(x, weight[p], bias[p]), self.num_heads, 1, keys)
+            for x, p in zip((key, value), parts, strict=True)
+        )
+        return q + k + v
 
     def extra_repr(self) -> str:
         return f"{self.embed_dim}, {self.num_heads}" + (f", dropout={self.dropout:g}" if self.dropout else "")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from ..backprop import Tensor
 from ..errors import ShapeError
 from ..ops.conv1d import conv1d
+from ..ops.conv1d_relu_max import conv1d_relu_max
 from . import init
 from .checks import positive, require_text
 from .module import Module
@@ -46,7 +48,8 @@ class Conv1d(Module):
         fan_in = math.prod(shape[1:])
         self.bias = init.fan_in_uniform((self.out_channels,), fan_in=fan_in) if bias else None
 
-    def forward(self, x: Any) -> Tensor:
+    def check(self, x: Any) -> None:
+        """Raise ShapeError unless x (B, L, in_channels) has room for the window."""
         require_text("Conv1d", x, self.in_channels)
         room = int(x.shape[1]) + self._padded()
         window = (self.kernel_size - 1) * self.dilation + 1
@@ -56,6 +59,9 @@ class Conv1d(Module):
                 f"padding {self.padding!r}) but got {tuple(x.shape)}: "
                 f"pad the batch further, or use padding='same'"
             )
+
+    def forward(self, x: Any) -> Tensor:
+        self.check(x)
         return conv1d(
             x, self.weight, self.bias,
             stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups,
@@ -73,6 +79,40 @@ class Conv1d(Module):
             if getattr(self, name) != default:
                 parts.append(f"{name}={getattr(self, name)!r}")
         return ", ".join(parts + ([] if self.bias is not None else ["bias=False"]))
+
+
+class ConvMaxOverTime(Module):
+    """Features of a text: the maximum over time of relu(convolution), for windows of one or several widths
+    (Kim 2014, section 2).   (B, L, in_channels) -> (B, len(kernel_sizes) · out_channels)
+
+    The same as `Conv1d`, `relu`, `MaxOverTime` and a concatenation, as one operation that leaves out padding
+    and computes gradients for the winning windows only. mask (B, L), True = real token: windows that hold no
+    real token never win. padding: as for Conv1d, or "full", kernel_size - 1 on both sides.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_sizes: int | Sequence[int], padding: Padding = 0
+    ) -> None:
+        sizes = [kernel_sizes] if isinstance(kernel_sizes, int) else list(kernel_sizes)
+        if not sizes:
+            raise ValueError("ConvMaxOverTime: kernel_sizes must name at least one width")
+        self.convolutions = [
+            Conv1d(in_channels, out_channels, k, padding=(k - 1, k - 1) if padding == "full" else padding)
+            for k in sizes
+        ]
+
+    def forward(self, x: Any, mask: Any = None) -> Tensor:
+        return conv_max_over_time(x, self.convolutions, mask)
+
+
+def conv_max_over_time(x: Any, convolutions: Sequence[Conv1d], mask: Any = None) -> Tensor:
+    """What `ConvMaxOverTime` does, for layers that a model holds itself (stride, dilation and groups 1)."""
+    for layer in convolutions:
+        layer.check(x)
+        if (layer.stride, layer.dilation, layer.groups) != (1, 1, 1):
+            raise ValueError(f"the maximum over time of {layer!r} needs stride, dilation and groups of 1")
+    pairs = [(layer.weight, layer.bias) for layer in convolutions]
+    return conv1d_relu_max(x, pairs, mask, paddings=[layer.padding for layer in convolutions])
 
 
 def _checked_padding(padding: Any, stride: int) -> Padding:

@@ -83,8 +83,7 @@ class Module:
     def zero_grad(self) -> None:
         """Forget all gradients."""
         for parameter in self.parameters():
-            if parameter.requires_grad:
-                parameter.grad = None
+            parameter.grad = None
 
     def to(self: Self, device: str | Device) -> Self:
         """Move the parameters to a device; returns self. Make the optimizer afterwards."""
@@ -92,8 +91,7 @@ class Module:
         for parameter in self.parameters():
             moved = to_device(parameter.data.transpose(parameter.order), target)
             parameter.data = parameter.as_seen(moved)
-            if parameter.requires_grad:
-                parameter.leaf.buffer = parameter.leaf.grad = None
+            parameter.leaf.set_buffer(None)
         return self
 
     def state_dict(self) -> dict[str, np.ndarray[Any, Any]]:
@@ -109,8 +107,8 @@ class Module:
         own = dict(self.named_parameters())
         missing = [name for name in own if name not in state]
         unexpected = [name for name in state if name not in own]
-        problems = [f"missing: {', '.join(missing)}"] if strict and missing else []
-        problems += [f"unexpected: {', '.join(unexpected)}"] if strict and unexpected else []
+        problems = [f"missing: {_few(missing)}"] if strict and missing else []
+        problems += [f"unexpected: {_few(unexpected)}"] if strict and unexpected else []
         problems += [
             f"{name} has shape {tuple(state[name].shape)}, the model expects {p.shape}"
             for name, p in own.items()
@@ -129,6 +127,11 @@ class Module:
 
     def __repr__(self) -> str:
         return _describe(self, "", set())[0]
+
+
+def _few(names: list[str]) -> str:
+    """The first names of a list that may be long."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _describe(module: Module, indent: str, seen: set[int]) -> tuple[str, int]:

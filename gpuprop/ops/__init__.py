@@ -7,6 +7,7 @@ from ..tensor_methods import table as _methods
 from .attention import additive_attention_weights, attention, attention_weights
 from .binary_cross_entropy import binary_cross_entropy
 from .conv1d import conv1d
+from .conv1d_relu_max import conv1d_relu_max
 from .dropout import dropout
 from .elementwise import (
     absolute,
@@ -28,6 +29,7 @@ from .gru import gru
 from .layer_norm import layer_norm
 from .linear import linear, matmul
 from .lstm import lstm
+from .packing import join_heads, pack, split_heads, unpack
 from .pooling import avg_pool1d, max_over_time, max_pool1d, mean_over_time
 from .reductions import max, mean, sum
 from .shapes import concatenate, getitem, reshape, stack, swapaxes, transpose
@@ -44,6 +46,7 @@ __all__ = [
     "binary_cross_entropy",
     "concatenate",
     "conv1d",
+    "conv1d_relu_max",
     "divide",
     "dropout",
     "embedding",
@@ -51,6 +54,7 @@ __all__ = [
     "gelu",
     "getitem",
     "gru",
+    "join_heads",
     "layer_norm",
     "linear",
     "log",
@@ -63,12 +67,14 @@ __all__ = [
     "mean",
     "mean_over_time",
     "multiply",
+    "pack",
     "power",
     "relu",
     "reshape",
     "sigmoid",
     "softmax",
     "softmax_cross_entropy",
+    "split_heads",
     "sqrt",
     "stack",
     "subtract",
@@ -76,6 +82,7 @@ __all__ = [
     "swapaxes",
     "tanh",
     "transpose",
+    "unpack",
 ]
 
 _methods.update(

@@ -12,6 +12,7 @@ from ..backend.gemm import matmul as product
 from ..backprop import Context, Op, Tensor
 from ..errors import ShapeError
 from .dropout import dropout as drop
+from .layer_norm import row_dots
 from .linear import matmul
 from .masks import real_tokens
 from .operands import data_of
@@ -29,8 +30,7 @@ class DotProductWeights(Op):
 
     @staticmethod
     def forward(ctx: Context, query: Array, key: Array, *, mask: Array | None, scale: float) -> Array:
-        weights = product(query, key.swapaxes(-1, -2))
-        weights *= scale
+        weights = product(query * scale, key.swapaxes(-1, -2))
         softmax_over_keys(weights, mask)
         ctx.save(query, key, weights, scale)
         return weights
@@ -40,10 +40,9 @@ class DotProductWeights(Op):
         query, key, weights, scale = ctx.saved
         need_query, need_key = ctx.needs_grad
         denergy = softmax_gradient(weights, dweights)
-        denergy *= scale
         return (
-            product(denergy, key) if need_query else None,
-            product(denergy.swapaxes(-1, -2), query) if need_key else None,
+            product(denergy, key) * scale if need_query else None,
+            product(denergy.swapaxes(-1, -2), query * scale) if need_key else None,
         )
 
 
@@ -118,8 +117,8 @@ def softmax_over_keys(energy: Array, mask: Array | None) -> None:
 
 def softmax_gradient(weights: Array, dweights: Array) -> Array:
     """A (dA - Σ A dA), in a new array."""
-    denergy = weights * dweights
-    denergy -= weights * denergy.sum(axis=-1, keepdims=True)
+    denergy = dweights - row_dots(weights, dweights)
+    denergy *= weights
     return denergy
 
 

@@ -8,7 +8,9 @@ import numpy as np
 
 from ..backend import kernels, random
 from ..backend.arrays import Array, get_xp
+from ..backend.threads import host_size, over_rows
 from ..backprop import Context, Op, Tensor
+from .blockwise import BLOCK, blockwise
 
 THREADS = 256
 
@@ -26,17 +28,28 @@ class Dropout(Op):
         if kernels.usable(x):
             ctx.save(None, place)
             return _launch(x, place)
-        bits = random.bits16(x.size, *place[1:])
-        mask = (bits < random.keep_threshold(p)).reshape(x.shape)
-        ctx.save(mask, place)
-        return mask * (x * (1.0 / (1.0 - p)))
+        xp = get_xp(x)
+        mask, y = xp.empty(x.size, bool), xp.empty(x.shape, x.dtype)
+        flat, into, limit = x.reshape(-1), y.reshape(-1), random.keep_threshold(p)
+
+        def work(start: int, stop: int) -> None:
+            for i in range(start, stop, BLOCK):
+                part = slice(i, min(i + BLOCK, stop))
+                bits = random.bits16(part.stop - i, first + i, *place[2:])
+                xp.less(xp.asarray(bits), limit, out=mask[part])
+                into[part] = (flat[part] * (1.0 / (1.0 - p))) * mask[part]
+
+        over_rows(work, x.size, 2 * host_size(x))
+        ctx.save(mask.reshape(x.shape), place)
+        return y
 
     @staticmethod
     def backward(ctx: Context, dy: Array) -> Array:
         mask, place = ctx.saved
         if mask is None:
             return _launch(dy, place)
-        return mask * (dy * (1.0 / (1.0 - place[0])))
+        scale = 1.0 / (1.0 - place[0])
+        return blockwise(lambda d, m: (d * scale) * m, dy, mask)
 
 
 def _launch(x: Array, place: tuple[Any, ...]) -> Array:

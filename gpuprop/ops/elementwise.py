@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import operator
 from typing import Any
 
 from ..backend.arrays import Array, get_xp
 from ..backprop import Context, Op, Tensor
+from .blockwise import blockwise
 from .operands import is_array
 
 
@@ -29,7 +31,7 @@ class Add(Op):
     @staticmethod
     def forward(ctx: Context, a: Array, b: Array) -> Array:
         ctx.save(_shape(a), _shape(b))
-        return a + b
+        return blockwise(operator.add, a, b)
 
     @staticmethod
     def backward(ctx: Context, dy: Array) -> tuple[Array | None, ...]:
@@ -59,15 +61,15 @@ class Multiply(Op):
     @staticmethod
     def forward(ctx: Context, a: Array, b: Array) -> Array:
         ctx.save(a, b)
-        return a * b
+        return blockwise(operator.mul, a, b)
 
     @staticmethod
     def backward(ctx: Context, dy: Array) -> tuple[Array | None, ...]:
         a, b = ctx.saved
         need_a, need_b = ctx.needs_grad
         return (
-            unbroadcast(dy * b, _shape(a)) if need_a else None,
-            unbroadcast(dy * a, _shape(b)) if need_b else None,
+            unbroadcast(blockwise(operator.mul, dy, b), _shape(a)) if need_a else None,
+            unbroadcast(blockwise(operator.mul, dy, a), _shape(b)) if need_b else None,
         )
 
 
@@ -110,14 +112,14 @@ class Exp(Op):
 
     @staticmethod
     def forward(ctx: Context, x: Array) -> Array:
-        y = get_xp(x).exp(x)
+        y = blockwise(get_xp(x).exp, x)
         ctx.save(y)
         return y
 
     @staticmethod
     def backward(ctx: Context, dy: Array) -> Array:
         (y,) = ctx.saved
-        return dy * y
+        return blockwise(operator.mul, dy, y)
 
 
 class Log(Op):
@@ -168,14 +170,14 @@ class Tanh(Op):
 
     @staticmethod
     def forward(ctx: Context, x: Array) -> Array:
-        y = get_xp(x).tanh(x)
+        y = blockwise(get_xp(x).tanh, x)
         ctx.save(y)
         return y
 
     @staticmethod
     def backward(ctx: Context, dy: Array) -> Array:
         (y,) = ctx.saved
-        return dy * (1.0 - y * y)
+        return blockwise(lambda d, y: d * (1.0 - y * y), dy, y)
 
 
 def sigmoid_of(x: Array) -> Array:
@@ -188,14 +190,14 @@ class Sigmoid(Op):
 
     @staticmethod
     def forward(ctx: Context, x: Array) -> Array:
-        y = sigmoid_of(x)
+        y = blockwise(sigmoid_of, x)
         ctx.save(y)
         return y
 
     @staticmethod
     def backward(ctx: Context, dy: Array) -> Array:
         (y,) = ctx.saved
-        return dy * (y * (1.0 - y))
+        return blockwise(lambda d, y: d * (y * (1.0 - y)), dy, y)
 
 
 class ReLU(Op):
@@ -203,14 +205,14 @@ class ReLU(Op):
 
     @staticmethod
     def forward(ctx: Context, x: Array) -> Array:
-        y = get_xp(x).maximum(x, 0)
+        y = blockwise(lambda x: get_xp(x).maximum(x, 0), x)
         ctx.save(y)
         return y
 
     @staticmethod
     def backward(ctx: Context, dy: Array) -> Array:
         (y,) = ctx.saved
-        return dy * (y > 0)
+        return blockwise(lambda d, y: d * (y > 0), dy, y)
 
 
 class GELU(Op):
@@ -220,16 +222,22 @@ class GELU(Op):
     CUBIC = 0.044715
 
     @staticmethod
+    def tanh(x: Array) -> Array:
+        return get_xp(x).tanh(GELU.SLOPE * (x + GELU.CUBIC * (x * x * x)))
+
+    @staticmethod
     def forward(ctx: Context, x: Array) -> Array:
-        t = get_xp(x).tanh(GELU.SLOPE * (x + GELU.CUBIC * (x * x * x)))
+        t = blockwise(GELU.tanh, x)
         ctx.save(x, t)
-        return 0.5 * x * (1.0 + t)
+        return blockwise(lambda x, t: 0.5 * x * (1.0 + t), x, t)
 
     @staticmethod
     def backward(ctx: Context, dy: Array) -> Array:
-        x, t = ctx.saved
-        slope = GELU.SLOPE * (1.0 + 3.0 * GELU.CUBIC * (x * x))
-        return dy * (0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * slope)
+        def gradient(d: Array, x: Array, t: Array) -> Array:
+            slope = GELU.SLOPE * (1.0 + 3.0 * GELU.CUBIC * (x * x))
+            return d * (0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * slope)
+
+        return blockwise(gradient, dy, *ctx.saved)
 
 
 def add(a: Any, b: Any) -> Tensor:

@@ -8,9 +8,12 @@ import numpy as np
 
 from ..backend import kernels
 from ..backend.arrays import Array, get_xp
-from ..backprop import Context, Op, Tensor
+from ..backend.threads import over_rows
+from ..backprop import Context, Leaf, Op, Tensor
 from ..errors import DataError
 from .operands import beside
+
+RANKS = 4  # of an id that occurs more often, the later rows are summed on their own
 
 
 class Embedding(Op):
@@ -22,16 +25,76 @@ class Embedding(Op):
     @staticmethod
     def forward(ctx: Context, table: Array, *, ids: Array, padding_idx: int | None) -> Array:
         ctx.save(ids, table.shape, padding_idx)
-        return table[ids]
+        if get_xp(table) is not np:
+            return table[ids]
+        y = np.empty((ids.size, table.shape[1]), table.dtype)
+        flat = ids.reshape(-1)
+
+        def work(start: int, stop: int) -> None:  # the ids were checked: clipping changes none
+            np.take(table, flat[start:stop], axis=0, out=y[start:stop], mode="clip")
+
+        over_rows(work, ids.size, y.size)
+        return y.reshape(*ids.shape, table.shape[1])
 
     @staticmethod
     def backward(ctx: Context, dy: Array) -> Array:
         ids, shape, padding_idx = ctx.saved
-        dtable = get_xp(dy).zeros(shape, dy.dtype)
-        add_rows(dtable, ids.reshape(-1), dy.reshape(-1, shape[1]))
+        xp = get_xp(dy)
+        ids, dy = ids.reshape(-1), dy.reshape(-1, shape[1])
+        if not kernels.usable(dy):
+            if padding_idx is not None:
+                keep = np.flatnonzero(ids != padding_idx)
+                ids, dy = (ids, dy) if keep.size == ids.size else (ids[keep], dy[keep])
+            dtable, leaf = _cleared(ctx, shape, dy)
+            touched = set_rows(dtable, ids, dy)
+            if leaf is not None and not leaf.seen:
+                leaf.rows = touched
+            return dtable
+        dtable = ctx.destination(0)
+        if dtable is None or not dtable.flags.c_contiguous:
+            dtable = xp.empty(shape, dy.dtype)
+        dtable.fill(0)
+        add_rows(dtable, ids, dy)
         if padding_idx is not None:
             dtable[padding_idx] = 0
         return dtable
+
+
+def _cleared(ctx: Context, shape: tuple[int, ...], dy: Array) -> tuple[Array, Leaf | None]:
+    """A table of zeros for the gradient. The optimizer's own is large and mostly zero already: only the rows
+    that the last step wrote are cleared, as long as nobody else can have written others."""
+    leaf = ctx.leaf(0)
+    if leaf is None or leaf.buffer is None:
+        return np.zeros(shape, dy.dtype), None
+    if leaf.rows is None or leaf.seen:
+        leaf.buffer.fill(0)
+    else:
+        leaf.buffer[leaf.rows] = 0
+    leaf.rows = None
+    return leaf.buffer, leaf
+
+
+def set_rows(table: Array, ids: Array, values: Array) -> Array:
+    """table[ids] += values for a NumPy table whose rows `ids` are zero; returns the distinct ids.
+
+    table (V, D)   ids (N,)   values (N, D). Sorted by id, equal ids are neighbours: their first rows are
+    copied, all at once, then their second rows added, and so on; frequent ids are summed on their own.
+    """
+    order = np.argsort(ids, kind="stable")
+    ordered = ids[order]
+    starts = np.flatnonzero(np.concatenate(([ids.size > 0], ordered[1:] != ordered[:-1])))
+    counts = np.diff(np.append(starts, ids.size))
+    distinct = ordered[starts]
+    table[distinct] = values[order[starts]]
+    for k in range(1, RANKS):
+        more = np.flatnonzero(counts > k)
+        if not more.size:
+            return distinct
+        table[distinct[more]] += values[order[starts[more] + k]]
+    for i in np.flatnonzero(counts > RANKS):
+        rest = order[starts[i] + RANKS : starts[i] + counts[i]]
+        table[distinct[i]] += np.add.reduce(values[rest], axis=0)
+    return distinct
 
 
 def add_rows(table: Array, ids: Array, values: Array) -> None:
@@ -43,7 +106,7 @@ def add_rows(table: Array, ids: Array, values: Array) -> None:
     xp = get_xp(table)
     if ids.size == 0:
         return
-    if xp is np:
+    if not kernels.usable(table):
         order = np.argsort(ids, kind="stable")
         ordered = ids[order]
         starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))

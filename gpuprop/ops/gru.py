@@ -7,9 +7,10 @@ from typing import Any
 from ..backend.arrays import Array, get_xp
 from ..backend.gemm import matmul as product
 from ..backend.gemm import rows
+from ..backend.threads import over_rows
 from ..backprop import Context, Op, Tensor
 from . import recurrent
-from .linear import column_sums
+from .linear import column_sums, weight_gradient
 from .masks import real_tokens
 
 
@@ -52,10 +53,17 @@ class GRU(Op):
         bias[: 2 * size] += bias_ih[: 2 * size]
         half = xp.full(2 * size, 0.5, gates.dtype)  # σ(x) = 1/2 + tanh(x/2)/2; the other sign gives 1 - σ
         half[size:] = -0.5
-        for t in recurrent.steps(length, reverse):
-            products = product(before[t], weight_hh.T)
-            products += bias
-            _step(xp, gates[t], products, reset[t], before[t], after[t], half, bias_ih[2 * size :])
+
+        def work(start: int, stop: int) -> None:
+            part = slice(start, stop)
+            products = xp.empty((stop - start, 3 * size), gates.dtype)
+            for t in recurrent.steps(length, reverse):
+                product(before[t, part], weight_hh.T, out=products)
+                products += bias
+                at = (t, part)
+                _step(xp, gates[at], products, reset[at], before[at], after[at], half, bias_ih[2 * size :])
+
+        over_rows(work, batch, recurrent.cost(gates), products=True)
         ctx.save(sequence, weight_ih, weight_hh, gates, reset, h, pad, reverse)
         return recurrent.without_padding(after, pad), h[0 if reverse else length].copy()
 
@@ -64,26 +72,33 @@ class GRU(Op):
         sequence, weight_ih, weight_hh, gates, reset, h, pad, reverse = ctx.saved
         need_x, need_wi, need_wh, need_bi, need_bh, need_h0 = ctx.needs_grad
         xp = get_xp(gates)
-        length, _, size = reset.shape
+        length, batch, size = reset.shape
         before, _ = recurrent.states(h, reverse)
         slope_z = _local_slopes(xp, gates, reset, before)
         inner = xp.empty_like(gates)  # gradients of W_hh h + b_hh; `gates` becomes those of W_ih x + b_ih
         dh, u = recurrent.gradient_of_state(dh_n, h[0]), xp.empty_like(h[0])
         dy = recurrent.gradient_of_output(dy, pad)
-        for t in reversed(recurrent.steps(length, reverse)):
-            if dy is not None:
-                dh += dy[t]
-            xp.multiply(dh, gates[t, :, size : 2 * size], out=u)
-            _step_back(xp, gates[t], inner[t], reset[t], slope_z[t], u)
-            dh -= u
-            dh += product(inner[t], weight_hh)
+
+        def work(start: int, stop: int) -> None:
+            part = slice(start, stop)
+            d, v = dh[part], u[part]
+            for t in reversed(recurrent.steps(length, reverse)):
+                if dy is not None:
+                    d += dy[t, part]
+                at = (t, part)
+                xp.multiply(d, gates[t, part, size : 2 * size], out=v)
+                _step_back(xp, gates[at], inner[at], reset[at], slope_z[at], v)
+                d -= v
+                d += product(inner[at], weight_hh, out=v)
+
+        over_rows(work, batch, recurrent.cost(gates), products=True)
         outer, inner = rows(gates), rows(inner)
         return (
             product(outer, weight_ih).reshape(sequence.shape).swapaxes(0, 1) if need_x else None,
-            product(rows(sequence).T, outer).T if need_wi else None,
-            product(rows(before).T, inner).T if need_wh else None,
-            column_sums(outer) if need_bi else None,
-            column_sums(inner) if need_bh else None,
+            weight_gradient(ctx, 1, rows(sequence), outer) if need_wi else None,
+            weight_gradient(ctx, 2, rows(before), inner) if need_wh else None,
+            column_sums(outer, ctx.destination(3)) if need_bi else None,
+            column_sums(inner, ctx.destination(4)) if need_bh else None,
             dh if need_h0 else None,
         )
 

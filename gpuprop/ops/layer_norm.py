@@ -10,6 +10,7 @@ import numpy as np
 from ..backend.arrays import Array, get_xp
 from ..backend.gemm import matmul as product
 from ..backend.gemm import rows
+from ..backend.threads import host_size, over_rows
 from ..backprop import Context, Op, Tensor
 from ..errors import ShapeError
 from .linear import column_sums
@@ -30,13 +31,17 @@ class LayerNorm(Op):
         flat = rows(x)
         normal, y = xp.empty_like(flat), xp.empty_like(flat)
         inverse = xp.empty((flat.shape[0], 1), x.dtype)
-        for part in _blocks(flat):
-            n = normal[part]
-            xp.subtract(flat[part], _means(xp, flat[part]), out=n)
-            inverse[part] = 1.0 / xp.sqrt(_means(xp, n * n) + eps)
-            n *= inverse[part]
-            xp.multiply(n, weight, out=y[part])
-            y[part] += bias
+
+        def work(start: int, stop: int) -> None:
+            for part in _blocks(flat, start, stop):
+                n = normal[part]
+                xp.subtract(flat[part], _means(xp, flat[part]), out=n)
+                inverse[part] = 1.0 / xp.sqrt(row_dots(n, n) / n.shape[1] + eps)
+                n *= inverse[part]
+                xp.multiply(n, weight, out=y[part])
+                y[part] += bias
+
+        over_rows(work, len(flat), 4 * host_size(flat), products=True)
         ctx.save(normal, inverse, weight)
         return y.reshape(x.shape)
 
@@ -46,22 +51,28 @@ class LayerNorm(Op):
         xp = get_xp(dy)
         need_x, need_w, need_b = ctx.needs_grad
         flat = rows(dy)
-        dx, dweight = xp.empty_like(normal), xp.zeros_like(weight)
-        for part in _blocks(flat):
-            n, d = normal[part], dx[part]
-            if need_w:
-                xp.multiply(flat[part], n, out=d)
-                dweight += column_sums(d)
-            if need_x:
-                xp.multiply(flat[part], weight, out=d)
-                along = _means(xp, d * n)
-                d -= _means(xp, d)
-                d -= n * along
-                d *= inverse[part]
+        dx = xp.empty_like(normal)
+        dweights: dict[int, Array] = {}  # one a piece, by its first row
+
+        def work(start: int, stop: int) -> None:
+            total = dweights[start] = xp.zeros_like(weight)
+            for part in _blocks(flat, start, stop):
+                n, d = normal[part], dx[part]
+                if need_w:
+                    xp.multiply(flat[part], n, out=d)
+                    total += column_sums(d)
+                if need_x:
+                    xp.multiply(flat[part], weight, out=d)
+                    along = row_dots(d, n) / n.shape[1]
+                    d -= _means(xp, d)
+                    d -= n * along
+                    d *= inverse[part]
+
+        over_rows(work, len(flat), 4 * host_size(flat), products=True)
         return (
             dx.reshape(dy.shape) if need_x else None,
-            dweight if need_w else None,
-            column_sums(flat) if need_b else None,
+            sum(dweights[start] for start in sorted(dweights)) if need_w else None,
+            column_sums(flat, ctx.destination(2)) if need_b else None,
         )
 
 
@@ -70,12 +81,18 @@ def _means(xp: Any, x: Array) -> Array:
     return product(x, xp.full((x.shape[1], 1), 1.0 / x.shape[1], x.dtype))
 
 
-def _blocks(x: Array) -> Iterator[slice]:
-    """Blocks of rows; on a GPU all rows at once."""
-    count = x.shape[0]
-    size = max(1, HOST_BLOCK // max(1, x.shape[1])) if isinstance(x, np.ndarray) else max(1, count)
-    for i in range(0, count, size):
-        yield slice(i, i + size)
+def row_dots(a: Array, b: Array) -> Array:
+    """Σ a b over the last axis, which stays as 1: in one pass, without the array a b."""
+    if a.dtype.kind != "f":  # einsum does not know bfloat16
+        return (a * b).sum(axis=-1, keepdims=True)
+    return get_xp(a).einsum("...i,...i->...", a, b)[..., None]
+
+
+def _blocks(x: Array, start: int, stop: int) -> Iterator[slice]:
+    """Blocks of the rows start..stop; on a GPU all of them at once."""
+    size = max(1, HOST_BLOCK // max(1, x.shape[1])) if isinstance(x, np.ndarray) else max(1, stop - start)
+    for i in range(start, stop, size):
+        yield slice(i, min(i + size, stop))
 
 
 def layer_norm(x: Any, weight: Any, bias: Any, eps: float = 1e-5) -> Tensor:

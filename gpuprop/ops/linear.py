@@ -2,45 +2,77 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
+
+import numpy as np
 
 from ..backend.arrays import Array, get_xp
 from ..backend.gemm import matmul as product
 from ..backend.gemm import rows
+from ..backend.threads import host_size, over_rows
 from ..backprop import Context, Op, Tensor
+from .blockwise import BLOCK, blockwise
 from .elementwise import unbroadcast
 
 
 class Linear(Op):
-    """y = x Wᵀ + b     x (..., I)   W (O, I)   b (O,) or None
+    """y = f(x Wᵀ + b)     x (..., I)   W (O, I)   b (O,) or None   f the identity or max(·, 0)
 
-    dx = dy W        dW = dyᵀ x, summed over rows        db = dy, summed over rows
+    With dz = dy, or dy where y > 0:
+    dx = dz W        dW = dzᵀ x, summed over rows        db = dz, summed over rows
     W is kept as its transpose (I, O): both products with it then run over contiguous memory.
     """
 
     @staticmethod
-    def forward(ctx: Context, x: Array, weight: Array, bias: Array | None) -> Array:
-        ctx.save(x, weight)
+    def forward(ctx: Context, x: Array, weight: Array, bias: Array | None, *, relu: bool = False) -> Array:
         y = product(rows(x), weight.T)
-        if bias is not None:
-            y += bias
+        if bias is not None or relu:
+            over_rows(partial(_finish, get_xp(y), y, bias, relu), y.shape[0], host_size(y))
+        ctx.save(x, weight, y if relu else None)
         return y.reshape(*x.shape[:-1], y.shape[-1])
 
     @staticmethod
     def backward(ctx: Context, dy: Array) -> tuple[Array | None, ...]:
-        x, weight = ctx.saved
+        x, weight, y = ctx.saved
         need_x, need_w, need_b = ctx.needs_grad
-        dy_rows = rows(dy)
+        dz = rows(dy)
+        if y is not None:
+            dz = blockwise(lambda d, y: d * (y > 0), dz, y)
         return (
-            product(dy_rows, weight).reshape(x.shape) if need_x else None,
-            product(rows(x).T, dy_rows).T if need_w else None,
-            column_sums(dy_rows) if need_b else None,
+            product(dz, weight).reshape(x.shape) if need_x else None,
+            weight_gradient(ctx, 1, rows(x), dz) if need_w else None,
+            column_sums(dz, ctx.destination(2)) if need_b else None,
         )
 
 
-def column_sums(x: Array) -> Array:
+def _finish(xp: Any, y: Array, bias: Array | None, relu: bool, start: int, stop: int) -> None:
+    """Bias and ReLU of rows start..stop, a block that stays in cache at a time."""
+    step = max(1, BLOCK // max(1, y.shape[1]) if xp is np else stop)
+    for i in range(start, stop, step):
+        block = y[i : min(i + step, stop)]
+        if bias is not None:
+            block += bias
+        if relu:
+            xp.maximum(block, 0, out=block)
+
+
+def weight_gradient(ctx: Context, i: int, x: Array, dy: Array) -> Array:
+    """dyᵀ x (O, I) for x (N, I), dy (N, O), into the memory of input i's gradient where there is some."""
+    into = ctx.destination(i)
+    if into is None:
+        return product(x.T, dy).T
+    product(x.T, dy, out=into.T)
+    return into
+
+
+def column_sums(x: Array, out: Array | None = None) -> Array:
     """Σ over the rows of x (N, C) -> (C,), as a product with ones, which is faster than a sum."""
-    return product(get_xp(x).ones((1, x.shape[0]), x.dtype), x)[0]
+    ones = get_xp(x).ones((1, x.shape[0]), x.dtype)
+    if out is None:
+        return product(ones, x)[0]
+    product(ones, x, out=out[None])
+    return out
 
 
 class MatMul(Op):
@@ -61,9 +93,14 @@ class MatMul(Op):
         )
 
 
-def linear(x: Any, weight: Any, bias: Any = None) -> Tensor:
-    """x Wᵀ + b.  x (..., in), weight (out, in), bias (out,) or None -> (..., out)."""
-    return Linear.apply(x, weight, bias)
+def linear(x: Any, weight: Any, bias: Any = None, *, activation: str | None = None) -> Tensor:
+    """x Wᵀ + b, and with activation "relu" max(·, 0) of it.
+
+    x (..., in), weight (out, in), bias (out,) or None -> (..., out).
+    """
+    if activation not in (None, "relu"):
+        raise ValueError(f'linear: activation is None or "relu", not {activation!r}')
+    return Linear.apply(x, weight, bias, relu=activation is not None)
 
 
 def matmul(a: Any, b: Any) -> Tensor:

@@ -9,9 +9,10 @@ import numpy as np
 from ..backend.arrays import Array, get_xp
 from ..backend.gemm import matmul as product
 from ..backend.gemm import rows
+from ..backend.threads import over_rows
 from ..backprop import Context, Op, Tensor
 from . import recurrent
-from .linear import column_sums
+from .linear import column_sums, weight_gradient
 from .masks import real_tokens
 
 
@@ -43,7 +44,12 @@ class LSTM(Op):
         sequence, pad = recurrent.swap_time(x), recurrent.padding(mask)
         length, batch, _ = sequence.shape
         size = weight_hh.shape[1]
-        gates = product(rows(sequence), weight_ih.T).reshape(length, batch, 4 * size)
+        half, rest = _halves(xp, size, weight_ih.dtype)
+        gates = product(rows(sequence), weight_ih.T)
+        gates += bias_ih + bias_hh
+        gates *= half
+        gates = gates.reshape(length, batch, 4 * size)
+        recurrent_weight = weight_hh.T * half
         if pad is not None:
             xp.copyto(gates[..., :size], -recurrent.SATURATED, where=pad)
             xp.copyto(gates[..., size : 2 * size], recurrent.SATURATED, where=pad)
@@ -52,14 +58,20 @@ class LSTM(Op):
         c[length if reverse else 0] = 0 if c0 is None else c0
         (h_before, h_after), (c_before, c_after) = (recurrent.states(s, reverse) for s in (h, c))
         tanh_c = xp.empty((length, batch, size), gates.dtype)
-        bias = bias_ih + bias_hh
         padded = _padded_steps(pad, length)
-        for t in recurrent.steps(length, reverse):
-            gates[t] += product(h_before[t], weight_hh.T)
-            gates[t] += bias
-            _step(xp, gates[t], c_before[t], c_after[t], tanh_c[t], h_after[t])
-            if padded[t]:
-                xp.copyto(h_after[t], h_before[t], where=pad[t])  # type: ignore[index]
+
+        def work(start: int, stop: int) -> None:
+            part = slice(start, stop)
+            products = xp.empty((stop - start, 4 * size), gates.dtype)
+            for t in recurrent.steps(length, reverse):
+                at = (t, part)
+                step = gates[at]
+                step += product(h_before[at], recurrent_weight, out=products)
+                _step(xp, step, c_before[at], c_after[at], tanh_c[at], h_after[at], half, rest)
+                if padded[t]:
+                    xp.copyto(h_after[at], h_before[at], where=pad[at])  # type: ignore[index]
+
+        over_rows(work, batch, recurrent.cost(gates), products=True)
         ctx.save(sequence, weight_ih, weight_hh, gates, tanh_c, h, c, pad, padded, reverse)
         last = 0 if reverse else length
         return recurrent.without_padding(h_after, pad), h[last].copy(), c[last].copy()
@@ -74,22 +86,36 @@ class LSTM(Op):
         h_before, c_before = recurrent.states(h, reverse)[0], recurrent.states(c, reverse)[0]
         dh, dc = recurrent.gradient_of_state(dh_n, h[0]), recurrent.gradient_of_state(dc_n, c[0])
         dy = recurrent.gradient_of_output(dy, pad)
-        for t in reversed(recurrent.steps(len(gates), reverse)):
-            if dy is not None:
-                dh += dy[t]
-            passed = dh * pad[t] if padded[t] else None
-            if passed is not None:
-                dh -= passed
-            _step_back(xp, gates[t], c_before[t], tanh_c[t], dh, dc)
-            dh = product(gates[t], weight_hh)
-            if passed is not None:
-                dh += passed
+        forget = _local_slopes(xp, gates, tanh_c, c_before)
+        size = dh.shape[1]
+
+        def work(start: int, stop: int) -> None:
+            part = slice(start, stop)
+            d, e, to_cell = dh[part], dc[part], xp.empty_like(dh[part])
+            for t in reversed(recurrent.steps(len(gates), reverse)):
+                at = (t, part)
+                if dy is not None:
+                    d += dy[at]
+                passed = d * pad[at] if padded[t] else None
+                if passed is not None:
+                    d -= passed
+                e += xp.multiply(d, tanh_c[at], out=to_cell)
+                step = gates[at]
+                step[:, 3 * size :] *= d
+                by_gate = step[:, : 3 * size].reshape(stop - start, 3, size)
+                by_gate *= e[:, None]
+                e *= forget[at]
+                product(step, weight_hh, out=d)
+                if passed is not None:
+                    d += passed
+
+        over_rows(work, dh.shape[0], recurrent.cost(gates), products=True)
         inner = rows(gates)
         bias = column_sums(inner)
         return (
             product(inner, weight_ih).reshape(sequence.shape).swapaxes(0, 1) if need_x else None,
-            product(rows(sequence).T, inner).T if need_wi else None,
-            product(rows(h_before).T, inner).T if need_wh else None,
+            weight_gradient(ctx, 1, rows(sequence), inner) if need_wi else None,
+            weight_gradient(ctx, 2, rows(h_before), inner) if need_wh else None,
             bias if need_bi else None,
             bias.copy() if need_bh else None,  # not the same array: clipping may scale each in place
             dh if need_h0 else None,
@@ -106,16 +132,24 @@ def _padded_steps(pad: Array | None, length: int) -> list[bool]:
     return [True] * length
 
 
-def _step(xp: Any, gates: Array, c_before: Array, c_after: Array, tanh_c: Array, h_after: Array) -> None:
-    """gates (B, 4H) before their functions become i, f, g, o."""
+def _halves(xp: Any, size: int, dtype: Any) -> tuple[Array, Array]:
+    """σ(x) = 1/2 + tanh(x/2)/2 for i, f, o and tanh(x) for g, by one tanh over all four: what its argument
+    and its result are multiplied with, and what is added to the result, (4H,)."""
+    half = xp.full(4 * size, 0.5, dtype)
+    half[2 * size : 3 * size] = 1.0
+    return half, 1.0 - half
+
+
+def _step(
+    xp: Any, gates: Array, c_before: Array, c_after: Array, tanh_c: Array, h_after: Array, half: Array,
+    rest: Array,
+) -> None:  # fmt: skip
+    """gates (B, 4H) before their functions, times `half`, become i, f, g, o."""
     size = c_before.shape[-1]
     i, f, g, o = (gates[:, k * size : (k + 1) * size] for k in range(4))
-    for s in (gates[:, : 2 * size], o):  # σ(x) = 1/2 + tanh(x/2)/2
-        s *= 0.5
     xp.tanh(gates, out=gates)
-    for s in (gates[:, : 2 * size], o):
-        s *= 0.5
-        s += 0.5
+    gates *= half
+    gates += rest
     xp.multiply(f, c_before, out=c_after)
     xp.multiply(i, g, out=tanh_c)
     c_after += tanh_c
@@ -123,32 +157,32 @@ def _step(xp: Any, gates: Array, c_before: Array, c_after: Array, tanh_c: Array,
     xp.multiply(o, tanh_c, out=h_after)
 
 
-def _step_back(xp: Any, gates: Array, c_before: Array, tanh_c: Array, dh: Array, dc: Array) -> None:
-    """gates (B, 4H) i, f, g, o become di, df, dg, do; dc' becomes dc, in place; tanh_c and dh are used up."""
-    size = dc.shape[-1]
-    i, f, g, o = (gates[:, k * size : (k + 1) * size] for k in range(4))
-    slope = tanh_c * tanh_c
-    xp.subtract(1.0, slope, out=slope)
-    slope *= o
-    slope *= dh
-    dc += slope
-    dh *= tanh_c  # do = dh' tanh(c') o (1 - o)
-    dh *= o
-    xp.subtract(1.0, o, out=slope)
-    xp.multiply(dh, slope, out=o)
-    xp.multiply(dc, g, out=dh)  # di = dc g i (1 - i), before g and i change
-    dh *= i
-    xp.subtract(1.0, i, out=slope)
-    dh *= slope
-    g *= g  # dg = dc i (1 - g²)
+def _local_slopes(xp: Any, gates: Array, tanh_c: Array, c_before: Array) -> Array:
+    """The factors that need no gradient, for all steps at once; returns a copy of f.
+
+    gates: i, f, g, o become g i (1 - i), c f (1 - f), i (1 - g²), what dc is multiplied with, and
+    tanh(c') o (1 - o), what dh' is multiplied with; tanh_c becomes o (1 - tanh² c').
+    """
+    size = c_before.shape[-1]
+    i, f, g, o = (gates[..., k * size : (k + 1) * size] for k in range(4))
+    forget, slope = f.copy(), 1.0 - i
+    slope *= i
+    slope *= g
+    g *= g
     xp.subtract(1.0, g, out=g)
     g *= i
-    g *= dc
-    i[...] = dh
-    xp.subtract(1.0, f, out=slope)  # df = dc c f (1 - f), and dc becomes dc f
-    dc *= f
-    slope *= c_before
-    xp.multiply(dc, slope, out=f)
+    i[...] = slope
+    xp.subtract(1.0, f, out=slope)
+    f *= slope
+    f *= c_before
+    xp.subtract(1.0, o, out=slope)
+    slope *= o
+    slope *= tanh_c
+    tanh_c *= tanh_c
+    xp.subtract(1.0, tanh_c, out=tanh_c)
+    tanh_c *= o
+    o[...] = slope
+    return forget
 
 
 def lstm(

@@ -91,7 +91,7 @@ class MaxOverTime(Op):
         if mask is not None:
             x = _without_padding(xp, x, mask)
         y = x.max(axis=1)
-        winner = _first_place(xp, x, y)
+        winner = first_place(xp, x, y)
         real = None if mask is None else mask.any(axis=1, keepdims=True)
         if real is not None:
             xp.copyto(y, 0, where=~real)
@@ -142,7 +142,7 @@ def _without_padding(xp: Any, x: Array, mask: Array) -> Array:
     return x
 
 
-def _first_place(xp: Any, x: Array, y: Array) -> Array:
+def first_place(xp: Any, x: Array, y: Array) -> Array:
     """The first t with x[:, t] == y, (B, L, C) and (B, C) -> (B, C): each hit is worth L - t, and the best
     counts. (Several times as fast as argmax over an axis that is not the last.)"""
     length = x.shape[1]

@@ -6,7 +6,9 @@ Inside, sequences are (L, B, ...), so that a step is one contiguous block; outsi
 from __future__ import annotations
 
 from ..backend.arrays import Array, get_xp
+from ..backend.threads import host_size
 
+MOST_ROWS_AT_ONCE = 16  # a product with fewer rows wastes more than a second thread brings
 SATURATED = 1e4  # added to a gate, its sigmoid is exactly 0 or 1 in every type
 
 
@@ -47,3 +49,9 @@ def gradient_of_output(dy: Array | None, pad: Array | None) -> Array | None:
 def gradient_of_state(dh: Array | None, like: Array) -> Array:
     """A buffer of our own that starts with the gradient of the last state, 0 where nobody used it."""
     return get_xp(like).zeros(like.shape, like.dtype) if dh is None else dh.copy()
+
+
+def cost(gates: Array) -> int:
+    """How much a walk over gates (L, B, n H) is worth to the threads: its products count most. Each of a few
+    threads then walks over all times with its part of the rows."""
+    return host_size(gates) * min(4, gates.shape[1] // MOST_ROWS_AT_ONCE) if gates.ndim == 3 else 0

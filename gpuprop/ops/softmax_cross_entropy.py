@@ -10,8 +10,10 @@ import numpy as np
 
 from ..backend import kernels
 from ..backend.arrays import Array, get_xp, to_host
+from ..backend.gemm import matmul as product
 from ..backend.gemm import rows
 from ..backend.instantiations import LABEL_TYPES
+from ..backend.threads import host_size, over_rows
 from ..backprop import Context, Op, Tensor
 from ..errors import DataError, ShapeError
 from .operands import beside, data_of
@@ -85,11 +87,15 @@ def _formula(
     scale = 1 / total if total else dtype(0)
     per_row = keep * (scale if options.reduction == "mean" else dtype(1))
     losses, gradient = xp.empty(n, dtype), xp.empty(z.shape, dtype) if wants_gradient else None
-    step = max(1, BLOCK // classes)
-    for first in range(0, n, step):
-        block = slice(first, min(first + step, n))
-        out = xp.empty(z[block].shape, dtype) if gradient is None else gradient[block]
-        losses[block] = _rows(z[block], labels[block], of_target[block], per_row[block], options, out)
+    step = max(1, BLOCK // classes) if xp is np else max(1, n)
+
+    def work(start: int, stop: int) -> None:
+        for first in range(start, stop, step):
+            block = slice(first, min(first + step, stop))
+            out = xp.empty(z[block].shape, dtype) if gradient is None else gradient[block]
+            losses[block] = _rows(z[block], labels[block], of_target[block], per_row[block], options, out)
+
+    over_rows(work, n, host_size(z), products=True)
     losses *= keep
     loss = losses
     if options.reduction != "none":
@@ -104,9 +110,9 @@ def _rows(z: Array, labels: Array, of_target: Array, per_row: Array, options: Op
     weights = classes if w is None else w.sum()
     xp.subtract(z, z.max(axis=1, keepdims=True), out=out, dtype=out.dtype)  # no exponential overflows
     of_label = out[places]
-    below = (out.sum(axis=1) if w is None else out @ w) if eps else 0.0
+    below = product(out, xp.ones(classes, out.dtype) if w is None else w) if eps else 0.0
     xp.exp(out, out=out)
-    exponentials = out.sum(axis=1)
+    exponentials = product(out, xp.ones(classes, out.dtype))  # faster than a sum
     log_sum = xp.log(exponentials)
     out *= (per_row * ((1 - eps) * of_target + eps / classes * weights) / exponentials)[:, None]
     if eps:

@@ -36,22 +36,22 @@ class Arena:
             start += p.size
 
     def _adopt(self, p: Parameter, start: int) -> None:
-        grad = p.grad
+        grad = p.leaf.grad
         stored = p.data.transpose(p.order)
         slot = self.data[start : start + p.size].reshape(stored.shape)
         slot[...] = stored
         p.data = p.as_seen(slot)
-        p.leaf.buffer = p.as_seen(self.grads[start : start + p.size].reshape(stored.shape))
+        p.leaf.set_buffer(p.as_seen(self.grads[start : start + p.size].reshape(stored.shape)))
         p.grad = grad
 
     def spans(self) -> Iterator[tuple[int, int]]:
         """Ranges of neighbouring parameters that have a gradient: usually one, the whole arena."""
         open_at: int | None = None
         for p, (start, _) in zip(self.parameters, self.ranges, strict=True):
-            if p.grad is None and open_at is not None:
+            if p.leaf.grad is None and open_at is not None:
                 yield open_at, start
                 open_at = None
-            elif p.grad is not None and open_at is None:
+            elif p.leaf.grad is not None and open_at is None:
                 open_at = start
         if open_at is not None:
             yield open_at, self.size

@@ -17,16 +17,16 @@ def clip_grad_norm_(parameters: Iterable[Parameter], max_norm: float) -> Tensor:
     """
     if not max_norm > 0:
         raise ValueError(f"max_norm must be above 0, not {max_norm!r}")
-    with_grad = [p for p in parameters if p.grad is not None]
+    with_grad = [p for p in parameters if p.leaf.grad is not None]
     if not with_grad:
         return Tensor(np.zeros((), np.float32))
-    xp = get_xp(*(p.grad for p in with_grad))
+    xp = get_xp(*(p.leaf.grad for p in with_grad))
     total = sum(_squares(p) for p in with_grad)
     norm = xp.sqrt(total)
     scale = xp.minimum(max_norm / (norm + 1e-6), 1.0)
     if xp is not np or scale != 1.0:
         for p in with_grad:
-            _replace(p, lambda g: g * scale.astype(g.dtype))
+            _replace(p, lambda g, out: xp.multiply(g, scale.astype(g.dtype), out=out))
     return Tensor(norm)
 
 
@@ -35,22 +35,18 @@ def clip_grad_value_(parameters: Iterable[Parameter], clip_value: float) -> None
     if not clip_value > 0:
         raise ValueError(f"clip_value must be above 0, not {clip_value!r}")
     for p in parameters:
-        if p.grad is not None:
-            _replace(p, lambda g: get_xp(g).clip(g, -clip_value, clip_value))
+        if p.leaf.grad is not None:
+            _replace(p, lambda g, out: get_xp(g).clip(g, -clip_value, clip_value, out=out))
 
 
 def _squares(p: Parameter) -> Array:
     """Σ g² of one gradient, over memory in its own order."""
-    assert p.grad is not None
-    flat = p.grad.transpose(p.order).reshape(-1)
+    assert p.leaf.grad is not None
+    flat = p.leaf.grad.transpose(p.order).reshape(-1)
     return get_xp(flat).dot(flat, flat)
 
 
-def _replace(p: Parameter, change: Callable[[Array], Array]) -> None:
-    """Store a changed gradient; one outside an arena may be shared, so it is never changed in place."""
-    grad = p.grad
-    assert grad is not None
-    if p.leaf.buffer is not None:
-        p.leaf.buffer[...] = change(grad)
-    else:
-        p.leaf.grad = change(grad)
+def _replace(p: Parameter, change: Callable[[Array, Array | None], Array]) -> None:
+    """Store change(gradient, where to); one outside an arena may be shared, so it is never changed."""
+    leaf = p.leaf
+    leaf.grad = change(leaf.grad, leaf.buffer if leaf.grad is leaf.buffer else None)

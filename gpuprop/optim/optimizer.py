@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 
 from ..backend import random
 from ..backend.arrays import Array, get_xp, to_host
+from ..backend.floats import CAN_FLUSH, flushed, keep_freed_pages
+from ..backend.threads import over_rows
 from ..backprop import Parameter
 from ..errors import CheckpointError
 from .arena import Arena
 
+PASSES = 4  # an update costs about as much as this many element-wise operations
+CLEAR_EVERY, TINY = 64, 1e-31  # where subnormals cannot be flushed: steps, and what counts as zero
 CHUNK = 65536  # elements updated at a time on a CPU: parameter, gradient and moments stay in the L2 cache
 
 
@@ -38,6 +43,10 @@ class Optimizer:
         groups: list[dict[str, Any]] = [e for e in entries if isinstance(e, dict)] or [{"params": entries}]
         seen: set[int] = set()
         for group in groups:
+            if "params" not in group:
+                raise ValueError(
+                    f"a parameter group is a dict with 'params'; got {', '.join(group) or 'nothing'}"
+                )
             unknown = set(group) - set(defaults) - {"params"}
             if unknown:
                 raise ValueError(f"{type(self).__name__} has no option {', '.join(sorted(unknown))}")
@@ -45,6 +54,8 @@ class Optimizer:
             for name, value in full.items():
                 _check_option(type(self).__name__, name, value)
             self.param_groups.append(full)
+        if any(get_xp(p.data) is np for group in self.param_groups for p in group["params"]):
+            keep_freed_pages()
         self.arenas = [Arena(group["params"]) for group in self.param_groups]
         self.state: list[dict[str, Array]] = [
             {slot: get_xp(a.data).zeros_like(a.data) for slot in self.slots} for a in self.arenas
@@ -59,16 +70,30 @@ class Optimizer:
     def step(self) -> None:
         """Update every parameter that has a gradient."""
         self.steps += 1
-        for group, arena, state in zip(self.param_groups, self.arenas, self.state, strict=True):
-            xp = get_xp(arena.data)
-            chunk = CHUNK if xp is np else max(arena.size, 1)
-            scratch = xp.empty(min(chunk, arena.size), arena.data.dtype)
-            for start, stop in arena.spans():
-                for i in range(start, stop, chunk):
-                    j = min(i + chunk, stop)
-                    moments = [state[slot][i:j] for slot in self.slots]
-                    self.update(group, arena.data[i:j], arena.grads[i:j], moments, scratch[: j - i])
+        with flushed():
+            for group, arena, state in zip(self.param_groups, self.arenas, self.state, strict=True):
+                for start, stop in arena.spans():
+                    work = partial(self._update_range, group, arena, state, start)
+                    if get_xp(arena.data) is np:
+                        over_rows(work, stop - start, (stop - start) * PASSES)
+                    else:
+                        work(0, stop - start)
         random.advance_step()
+
+    def _update_range(
+        self, group: dict[str, Any], arena: Arena, state: dict[str, Array], base: int, start: int, stop: int
+    ) -> None:
+        """Update elements base + start .. base + stop, on a CPU in chunks."""
+        xp = get_xp(arena.data)
+        chunk = CHUNK if xp is np else max(stop - start, 1)
+        scratch = xp.empty(min(chunk, stop - start), arena.data.dtype)
+        clear = xp is np and not CAN_FLUSH and self.steps % CLEAR_EVERY == 0
+        for i in range(base + start, base + stop, chunk):
+            j = min(i + chunk, base + stop)
+            moments = [state[slot][i:j] for slot in self.slots]
+            self.update(group, arena.data[i:j], arena.grads[i:j], moments, scratch[: j - i])
+            for moment in moments if clear else ():
+                moment *= abs(moment) > TINY
 
     def update(self, group: dict[str, Any], p: Array, g: Array, moments: list[Array], t: Array) -> None:
         """Change p (n,) and the moments in place. g: gradient, not to be changed; t: scratch of p's size."""

@@ -17,6 +17,7 @@ from gpuprop.text.sampler import philox
 from gpuprop.text.vocabulary import PAD, SPECIALS, Vocabulary
 
 VECTOR_STREAM = SHUFFLE_STREAM + 2
+_FORM = "each line is a word and its numbers, separated by spaces, as many on every line"
 
 
 class Vectors(NamedTuple):
@@ -50,15 +51,13 @@ def load_vectors(path: str | Path, vocabulary: Vocabulary, seed: int = 0) -> Vec
         if not size:
             size = len(fields) - 1
             if size < 1:
-                raise DataError(
-                    "no vector: a line is a word and its numbers, separated by spaces", path, number
-                )
+                raise DataError(f"no vector; {_FORM}", path, number)
         _check_length(fields, size, path, number)
         i = wanted.get(b" ".join(fields[:-size]))
         if i is not None and i not in rows:
             rows[i] = _numbers(fields[-size:], path, number)
     if not size:
-        raise DataError("the file holds no vectors", path)
+        raise DataError(f"the file holds no vectors; {_FORM}", path)
     if not rows:
         raise DataError(
             f"none of the {len(wanted)} words of the vocabulary is in the file; "
@@ -73,7 +72,9 @@ def _lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
         try:
             yield from enumerate(file, start=1)
         except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
-            raise DataError(f"cannot be read, the file may be damaged or cut off: {error}", path) from error
+            raise DataError(
+                f"cannot be read, the file may be damaged or cut off: {error}; copy it again", path
+            ) from error
 
 
 def _check_length(fields: list[bytes], size: int, path: str | Path, number: int) -> None:
@@ -82,7 +83,7 @@ def _check_length(fields: list[bytes], size: int, path: str | Path, number: int)
     """
     too_long = len(fields) > size + 1 and _is_number(fields[-size - 1])
     if len(fields) < size + 1 or too_long:
-        raise DataError(f"{len(fields) - 1} numbers, but the lines before have {size}", path, number)
+        raise DataError(f"{len(fields) - 1} numbers, but the lines before have {size}; {_FORM}", path, number)
 
 
 def _is_number(field: bytes) -> bool:
@@ -97,9 +98,9 @@ def _numbers(fields: list[bytes], path: str | Path, number: int) -> np.ndarray:
     try:
         values = np.array([float(field) for field in fields])
     except ValueError as error:
-        raise DataError(f"not a number: {str(error).rsplit(': ', 1)[-1]}", path, number) from error
+        raise DataError(f"not a number: {str(error).rsplit(': ', 1)[-1]}; {_FORM}", path, number) from error
     if not (np.abs(values) <= np.finfo(np.float32).max).all():
-        raise DataError("a value is not finite in float32", path, number)
+        raise DataError("a value is not finite in float32; correct or remove the line", path, number)
     return values.astype(np.float32)
 
 

@@ -42,7 +42,9 @@ def read_bytes(path: str | Path) -> bytes:
         try:
             return file.read()
         except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
-            raise DataError(f"cannot be read, the file may be damaged or cut off: {error}", path) from error
+            raise DataError(
+                f"cannot be read, the file may be damaged or cut off: {error}; copy it again", path
+            ) from error
 
 
 def decode_lines(content: bytes, path: str | Path) -> list[str]:
@@ -72,7 +74,7 @@ def read_lines(path: str | Path) -> list[str]:
     """All lines of a text file, empty ones included. Raises `DataError` for an empty file."""
     lines = decode_lines(read_bytes(path), path)
     if not lines:
-        raise DataError("the file is empty", path)
+        raise DataError("the file is empty; name another file, or fill it with one row a line", path)
     return lines
 
 

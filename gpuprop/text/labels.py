@@ -40,7 +40,12 @@ def label_ids(labels: Sequence[str], names: Sequence[str], path: str | Path | No
     for row, label in enumerate(labels):
         if label not in numbers:
             shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-            raise DataError(f"unknown label {label!r}; the model knows: {shown}", path, row + 1)
+            raise DataError(
+                f"unknown label {label!r}; the model knows: {shown}; correct the label, remove the line, "
+                "or train with rows of that label",
+                path,
+                row + 1,
+            )
     return np.array([numbers[label] for label in labels], dtype=np.int64)
 
 

@@ -136,13 +136,19 @@ class Vocabulary:
         try:
             content = json.loads(Path(path).read_bytes().decode("utf-8"))
         except OSError as error:
-            raise CheckpointError(f"{path}: the vocabulary cannot be read: {error.strerror}") from error
+            raise CheckpointError(
+                f"{path}: the vocabulary cannot be read: {error.strerror}; copy it again or train again"
+            ) from error
         except (ValueError, RecursionError) as error:
-            raise CheckpointError(f"{path}: not a vocabulary (no UTF-8 JSON): {error}") from error
+            raise CheckpointError(
+                f"{path}: not a vocabulary (no UTF-8 JSON): {error}; copy it again or train again"
+            ) from error
         try:
             return cls(*_check_content(content))
         except DataError as error:
-            raise CheckpointError(f"{path}: not a vocabulary: {error}") from error
+            raise CheckpointError(
+                f"{path}: not a vocabulary: {error}; copy it again or train again"
+            ) from error
 
 
 def _check_content(content: Any) -> tuple[list[str], list[int] | None]:

@@ -18,6 +18,7 @@ _REMEDY = {
     errno.EDQUOT: "your disk quota is used up: free some space, or write elsewhere",
     errno.EFBIG: "the file is larger than this system or process may write (see `ulimit -f`)",
     errno.EACCES: "you may not write there: choose another folder, or change its permissions",
+    errno.ENOTDIR: "a part of that path is a file: choose another folder",
     errno.EROFS: "that file system is read-only: choose another folder",
     errno.ENOENT: "its folder is gone: was it removed or renamed meanwhile?",
 }

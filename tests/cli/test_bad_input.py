@@ -12,7 +12,7 @@ from .conftest import CLASSIFY, SEQ2SEQ
 GOOD = "kind\ta warm film\nunkind\ta cold film\n" * 10
 
 TRAIN_FILES = {
-    "empty": (b"", "the file is empty", None),
+    "empty": (b"", "the file is empty; name another file", None),
     "no tab": (GOOD.encode() + b"no tab here\n", "no tab; each line is label<TAB>text", 21),
     "three columns": (GOOD.encode() + b"kind\ta\tb\n", "3 columns, expected 2", 21),
     "not UTF-8": (GOOD.encode() + b"kind\tcaf\xe9\n", "is not UTF-8: byte 0xe9", 21),
@@ -40,9 +40,12 @@ def test_training_files(cli, tmp_path, case):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"kind\ta film\nsad\ta film\n", "line 2: unknown label 'sad'; the model knows: kind, unkind"),
+        (
+            b"kind\ta film\nsad\ta film\n",
+            "line 2: unknown label 'sad'; the model knows: kind, unkind; correct the label",
+        ),
         (b"kind\ta\tb\n", "line 1: 3 columns, expected 2"),
-        (b"", "the file is empty"),
+        (b"", "the file is empty; name another file"),
     ],
 )
 def test_other_files_are_checked_before_training(cli, data, tmp_path, role, content, message):
@@ -145,7 +148,7 @@ def test_a_place_that_cannot_be_written_to(cli, data, tmp_path):
         (b"kind\ta film\nsad\ta film\n", "line 2: unknown label 'sad'"),
         (b"kind\ta film\t1\n", "line 1: 3 columns, expected 2"),
         (b"just text\n", "line 1: no tab"),
-        (b"", "the file is empty"),
+        (b"", "the file is empty; name another file"),
         (b"kind\t\xff\n", "line 1: is not UTF-8"),
         (b"kind\t" + b"word " * 100_000 + b"\n", "line 1: 100000 tokens"),
     ],
@@ -179,7 +182,7 @@ def damage(run, kind):
         return "vocabulary.json: is not the vocabulary of this run"
     if kind == "no vocabulary":
         vocabulary.unlink()
-        return "vocabulary.json: the vocabulary cannot be read"
+        return "vocabulary.json: the vocabulary cannot be read: No such file or directory; copy it again"
     if kind == "no config":
         config.unlink()
         return "is not a run folder"

@@ -22,6 +22,7 @@ PAGES = [
     ("devices",),
     ("doctor",),
     ("demo",),
+    ("bench",),
     ("kernels",),
     ("kernels", "list"),
     ("kernels", "compile"),
@@ -69,6 +70,11 @@ def test_importing_gpuprop_imports_none_of_the_command_lines_packages():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_tables_in_a_pipe_keep_a_row_on_a_line(cli):
+    lines = cli("data", "list").out.splitlines()
+    assert len(lines) == 1 + len(datasets.list_datasets())
 
 
 def test_data_list(cli):

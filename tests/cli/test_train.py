@@ -230,13 +230,41 @@ def test_class_weights_that_make_no_sense_are_refused(cli, data, tmp_path, weigh
 
 
 def test_max_length_cuts_and_min_frequency_drops(cli, data, tmp_path):
-    arguments = ("--max-length", "2", "--min-frequency", "200", *CLASSIFY)
+    arguments = ("--max-length", "2", "--min-frequency", "60", *CLASSIFY)
     assert (
         cli("train", "classify", "--train", data / "kinds.tsv", "--out", tmp_path / "r", *arguments).code == 0
     )
     task = load_run(tmp_path / "r")
-    assert len(task.field.vocabulary) == 4
+    assert list(task.field.vocabulary)[4:] == ["a"]
     assert len(task.field.ids("a b c d e")) == 2
+
+
+def test_a_vocabulary_without_any_token_is_refused(cli, data, tmp_path):
+    train = data / "kinds.tsv"
+    arguments = ("--train", train, "--out", tmp_path / "r", "--min-frequency", "1000", *CLASSIFY)
+    done = cli("train", "classify", *arguments)
+    assert done.code == 2
+    assert f"{train}: no token of its texts is left: lower --min-frequency (now 1000)" in done.err
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "names"),
+    [
+        ("word{}", "W ER D", ("char", "symbol")),
+        ("a sentence of word{}", "other word{}", ("word", "word")),
+        ("A B", "ab", ("symbol", "char")),
+    ],
+)
+def test_auto_chooses_tokenizers_by_the_texts(cli, tmp_path, source, target, names):
+    path = tmp_path / "pairs.tsv"
+    path.write_text("".join(f"{source}\t{target}\n".replace("{}", str(i)) for i in range(120)))
+    shared = ("--train", path, "--valid", path, "--out", tmp_path / "r")
+    done = cli("train", "seq2seq", *shared, "--hidden", "8", *CLASSIFY, "--epochs", "1")
+    assert done.code == 0
+    assert f"(tokenizers {names[0]} and {names[1]})" in done.err
+    task = load_run(tmp_path / "r")
+    assert (task.source.tokenizer.name, task.target.tokenizer.name) == names
 
 
 def test_all_tokenizers_train(cli, data, tmp_path):

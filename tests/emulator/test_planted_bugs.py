@@ -232,3 +232,84 @@ def test_arguments_that_fit(scale: emulator.EmulatedModule) -> None:
     frozen.flags.writeable = False
     with pytest.raises(KernelError, match="argument 1 'y': the array is read-only"):
         scale.launch("scale", 1, 8, (x(8), frozen, None, f32(2), i32(8)))
+
+
+NEIGHBOURS = """
+extern "C" __global__ void add_next(const float* x, float* y) { int i = threadIdx.x; y[i] = x[i] + x[i + 1]; }
+extern "C" __global__ void doubled(const float* x, float* y) { y[threadIdx.x] = 2 * x[threadIdx.x]; }
+struct Pair { const float* x; float* y; };
+extern "C" __global__ void through_struct(Pair pair, const float* x, float* y) {
+  pair.y[threadIdx.x] = 2 * pair.x[threadIdx.x];
+}
+extern "C" __global__ void cached(const float* x, float* y) {
+  y[0] = __ldg(reinterpret_cast<const float4*>(x + 1)).x;
+}
+__device__ int deep(int n, volatile int* y) {
+  volatile int local[64];
+  local[n & 63] = y[0];
+  return n < 0 ? 0 : deep(n + 1, y) + local[n & 31];
+}
+extern "C" __global__ void endless_recursion(int* y) { y[0] = deep(1, y); }
+"""
+
+
+@pytest.fixture(scope="module")
+def neighbours() -> emulator.EmulatedModule:
+    return emulator.load(NEIGHBOURS, "neighbours.cu")
+
+
+@pytest.mark.parametrize("order", emulator.ORDERS)
+@pytest.mark.parametrize(("first", "second"), [(0, 32), (32, 0)])
+def test_past_the_end_into_another_argument(
+    neighbours: emulator.EmulatedModule, order: str, first: int, second: int
+) -> None:
+    """x[32] is the first element of y where they are slices of one buffer."""
+    buffer = x(64)
+    before, y = buffer[first : first + 32], buffer[second : second + 32]
+    with emulator.options(mode="check", order=order):
+        with pytest.raises(emulator.EmulatorError) as caught:
+            neighbours.launch("add_next", 1, 32, (before, y))
+        [report] = caught.value.reports
+        assert (report.kind, report.line, report.thread) == ("out of bounds", 2, (31, 0, 0))
+        assert "0 bytes past the end of argument 0 'x' (128 bytes)" in report.message
+        longer = x(33)
+        neighbours.launch("add_next", 1, 32, (longer, y))
+    np.testing.assert_array_equal(y, longer[:-1] + longer[1:])  # results reach the slice
+
+
+def test_arrays_that_overlap_stay_together(neighbours: emulator.EmulatedModule) -> None:
+    with emulator.options(mode="check"):
+        y = x(32)
+        neighbours.launch("doubled", 1, 32, (y, y))
+        np.testing.assert_array_equal(y, 2 * x(32))
+        buffer = x(96)
+        neighbours.launch("doubled", 1, 32, (buffer[:80], buffer[64:]))  # y is writable, though x covers half
+        np.testing.assert_array_equal(buffer, np.concatenate([x(64), 2 * x(32)]))
+
+
+def test_arrays_whose_addresses_are_stored_stay_in_place(neighbours: emulator.EmulatedModule) -> None:
+    a, y = x(32), out(32)
+    pair = np.array([(a.ctypes.data, y.ctypes.data)], [("x", np.uint64), ("y", np.uint64)])[0]
+    with emulator.options(mode="check"):
+        neighbours.launch("through_struct", 1, 32, (pair, a, y))
+    np.testing.assert_array_equal(y, 2 * a)
+
+
+def test_what_goes_wrong_in_the_shim_is_placed_in_the_kernel(neighbours: emulator.EmulatedModule) -> None:
+    if toolchain.find().clang:
+        pytest.skip("Clang copies a vector in parts, and checks the alignment of none")
+    with emulator.options(mode="check"), pytest.raises(emulator.EmulatorError) as caught:
+        neighbours.launch("cached", 1, 1, (x(8), out(1)))
+    [report] = caught.value.reports
+    assert (report.kind, report.file, report.line) == ("misaligned", "neighbours.cu", 9)
+
+
+@pytest.mark.parametrize("mode", ["fast", "check"])
+def test_too_deep_a_recursion_is_placed(neighbours: emulator.EmulatedModule, mode: str) -> None:
+    with (
+        emulator.options(mode=mode),
+        pytest.raises(emulator.EmulatorError, match="256 KB of stack") as caught,
+    ):
+        neighbours.launch("endless_recursion", 1, 1, (out(1, i32),))
+    assert caught.value.reports[0].file == "neighbours.cu"
+    assert caught.value.reports[0].line in range(11, 15)

@@ -56,6 +56,24 @@ def test_example_runs(name, place):
     assert 0.0 <= float(measured[0].rsplit(" ", 1)[1]) <= 1.0
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the unit of ru_maxrss is known on Linux only")
+def test_the_cnn_example_needs_less_than_400_MB():
+    fetch("vader_movie")
+    path = str(ROOT / "examples" / "cnn_sentiment.py")
+    code = (
+        "import resource, runpy, sys\n"
+        f"sys.argv = [{path!r}, '--device', 'cpu', '--epochs', '1']\n"
+        f"runpy.run_path({path!r}, run_name='__main__')\n"
+        "print('KiB', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment
+    )
+    assert run.returncode == 0, run.stderr
+    assert 0 < int(run.stdout.rsplit("KiB ", 1)[1]) < 400 * 1024
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_examples_stay_short(name):
     assert len((ROOT / "examples" / name).read_text(encoding="utf-8").splitlines()) <= 90

@@ -58,6 +58,27 @@ def test_a_file_and_its_own_header(kernel_device, tmp_path):
     assert to_host(out).tolist() == [9]
 
 
+def test_kernels_of_namespaces_macros_and_headers(kernel_device, tmp_path):
+    """What the source's own text does not show is left to the compiler."""
+    (tmp_path / "more.cuh").write_text('extern "C" __global__ void in_header(int* out) { *out = 3; }\n')
+    file = tmp_path / "mine.cu"
+    file.write_text(
+        """#include "more.cuh"
+        #define MAKE(name, value) extern "C" __global__ void name(int* out) { *out = value; }
+        #define BOUNDS __launch_bounds__(32)
+        namespace inner { template <typename T> __global__ void nested(T* out) { *out = 1; } }
+        MAKE(made, 2)
+        template <int N> BOUNDS __global__ void before(int* out) { *out = N; }
+        extern "C" __global__ void BOUNDS after(int* out) { *out = 5; }"""
+    )
+    names = ["inner::nested<int>", "made", "in_header", "before<4>", "after"]
+    module = kernels.load(file, names=names)
+    for value, name in enumerate(names, start=1):
+        out = to_device(np.zeros(1, np.int32))
+        module[name](1, 1, (out,))
+        assert to_host(out).tolist() == [value]
+
+
 def test_a_kernel_that_does_not_compile_gives_the_users_line(kernel_device):
     with pytest.raises(BuildError, match=r"kernel\.cu\D{1,3}2\b(.|\n)*nothing"):
         kernels.load('extern "C" __global__ void f(int* a) {\n  a[0] = nothing;\n}')
@@ -66,7 +87,7 @@ def test_a_kernel_that_does_not_compile_gives_the_users_line(kernel_device):
 @pytest.mark.parametrize(
     ("grid", "block", "words"),
     [
-        (0, 32, r"grid 0 is outside 1\.\."),
+        (0, 32, r"CUDA_ERROR_INVALID_VALUE: invalid argument: grid 0 is outside 1\.\."),
         ((1, 65536), 32, "grid .* is outside"),
         (2**31, 32, "grid 2147483648 is outside"),
         ((1, 1, 1, 1), 32, "grid is one to three whole numbers"),

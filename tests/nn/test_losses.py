@@ -5,6 +5,7 @@ import pytest
 
 import gpuprop as gp
 from gpuprop import nn
+from gpuprop.backend.arrays import to_host
 from gpuprop.testing import gradcheck
 
 rng = np.random.default_rng(3)
@@ -86,3 +87,27 @@ def test_wrong_options_are_refused():
         nn.CrossEntropyLoss(reduction="average")
     with pytest.raises(ValueError, match="label_smoothing"):
         nn.CrossEntropyLoss(label_smoothing=1.5)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_losses_and_their_gradients_are_the_same_on_every_device(device, dtype):
+    z, wanted = rng.standard_normal((4, 3)).astype(dtype), rng.uniform(0, 1, (4, 3)).astype(dtype)
+    labels = np.array([2, -100, 0, 1])
+    losses = (
+        lambda t: nn.CrossEntropyLoss(weight=[1.0, 2.0, 0.5], label_smoothing=0.1)(t, labels),
+        lambda t: nn.SequenceCrossEntropyLoss()(t.reshape(2, 2, 3), np.array([[2, 0], [0, 1]])),
+        lambda t: nn.BCEWithLogitsLoss(pos_weight=[1.0, 2.0, 3.0])(t, wanted),
+        lambda t: nn.MSELoss(reduction="sum")(t, wanted),
+    )
+    for loss_of in losses:
+        found = []
+        for place in (device, "cpu"):
+            with gp.use_device(place):
+                t = gp.tensor(z.copy(), requires_grad=True)
+                loss = loss_of(t)
+                loss.backward()
+                found.append((loss.item(), to_host(t.grad)))
+        (loss, grad), (expected_loss, expected_grad) = found
+        rtol = 1e-5 if dtype == np.float32 else 1e-12
+        np.testing.assert_allclose(loss, expected_loss, rtol=rtol)
+        np.testing.assert_allclose(grad, expected_grad, rtol=rtol, atol=rtol)

@@ -136,3 +136,29 @@ def test_initial_weights_follow_pytorch():
 def test_wrong_arguments_are_named(make, message):
     with pytest.raises((ValueError, TypeError, gp.ShapeError), match=message):
         make()
+
+
+def test_frozen_parameters_stay_as_they_are():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    model[0].weight.requires_grad = False
+    optimizer = gp.optim.AdamW(model.parameters(), lr=0.1)
+    before = model.state_dict()
+    model(np.ones((2, 3), np.float32)).sum().backward()
+    gp.optim.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    model.zero_grad()
+    model.to("cpu")
+    after = model.state_dict()
+    np.testing.assert_array_equal(before["0.weight"], after["0.weight"])
+    assert (before["1.weight"] != after["1.weight"]).all()
+
+
+def test_a_parameter_that_is_thawed_after_the_optimizer_was_made_is_trained():
+    layer = nn.Linear(3, 2)
+    layer.weight.requires_grad = False
+    optimizer = gp.optim.SGD(layer.parameters(), lr=1.0)
+    layer.weight.requires_grad = True
+    before = layer.state_dict()
+    layer(np.ones((1, 3), np.float32)).sum().backward()
+    optimizer.step()
+    np.testing.assert_allclose(layer.weight.numpy(), before["weight"] - 1, rtol=1e-6)

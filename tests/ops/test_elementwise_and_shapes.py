@@ -8,6 +8,7 @@ from hypothesis.extra import numpy as npst
 
 import gpuprop as gp
 from gpuprop import ops
+from gpuprop.backend import kernels
 from gpuprop.testing import gradcheck
 
 shapes = npst.array_shapes(min_dims=1, max_dims=3, max_side=4)
@@ -234,3 +235,13 @@ def test_on_each_device_the_same_gradient(device):
     expected = np.zeros_like(table)
     np.add.at(expected, ids, dy)
     np.testing.assert_allclose(gp.Tensor(t.grad).numpy(), expected, rtol=2e-6, atol=2e-6)
+
+
+def test_the_kernel_of_embedding_runs_off_the_cpu(device, monkeypatch):
+    launched = []
+    project = kernels.project
+    monkeypatch.setattr(kernels, "project", lambda *names: launched.append(names[0]) or project(*names))
+    t = gp.tensor(draw(1, 5, 3), requires_grad=True)
+    ops.embedding(np.array([4, 0, 4]), t).sum().backward()
+    np.testing.assert_array_equal(gp.Tensor(t.grad).numpy().sum(axis=1), [3, 0, 0, 0, 6])
+    assert launched == ([] if device == "cpu" else ["embedding"])

@@ -181,6 +181,7 @@ def test_state_goes_on_bit_for_bit(make):
     ("make", "message"),
     [
         (lambda: optim.SGD([], lr=0.1), "at least one"),
+        (lambda: optim.SGD([{"lr": 0.1}]), "a dict with 'params'; got lr"),
         (lambda: optim.SGD([np.ones(2)], lr=0.1), "takes parameters, not ndarray"),
         (lambda: optim.SGD([p := gp.Parameter(np.ones(2)), p], lr=0.1), "twice"),
         (lambda: optim.SGD([gp.Parameter(np.ones(2))], lr=float("nan")), "lr must be a finite number"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,8 @@ class Packed:
     pointers: Any
     arrays: list[Array]
     keep: list[Any]  # what the pointers point at
+    addresses: list[Any]  # of `keep`, those that hold an array's address
+    scalars: list[Any]  # of `keep`, the values of the other parameters
 
 
 @dataclass(frozen=True)
@@ -86,11 +88,13 @@ class Signature:
         if len(args) != len(self.parameters):
             raise KernelError(f"{self.name} takes {len(self.parameters)} arguments, {len(args)} given")
         pointers = (ctypes.c_void_p * max(1, len(args)))()
-        packed = Packed(pointers, [], [])
+        packed = Packed(pointers, [], [], [], [])
         for i, (value, parameter) in enumerate(zip(args, self.parameters, strict=True)):
-            kept = (
-                self._array(value, parameter, packed) if parameter.pointer else self._scalar(value, parameter)
-            )
+            if parameter.pointer:
+                kept = self._array(value, parameter, packed)
+            else:
+                kept = self._scalar(value, parameter)
+                packed.scalars.append(kept)
             packed.keep.append(kept)
             pointers[i] = kept.ctypes.data
         packed.arrays = _merged(packed.arrays)
@@ -113,7 +117,8 @@ class Signature:
             raise KernelError(f"{where}: the array is read-only and the kernel may write to it")
         packed.arrays.append(Array(value.ctypes.data, value.nbytes, parameter.label, parameter.read_only))
         packed.keep.append(value)
-        return np.array([value.ctypes.data], np.uint64)
+        packed.addresses.append(np.array([value.ctypes.data], np.uint64))
+        return packed.addresses[-1]
 
     def _scalar(self, value: Any, parameter: Parameter) -> Any:
         where = f"{self.name}, {parameter.label}"
@@ -137,8 +142,13 @@ class Signature:
 def _merged(arrays: list[Array]) -> list[Array]:
     """One entry for memory that is given twice; it may be written when any of the parameters allows it."""
     merged: dict[tuple[int, int], Array] = {}
+    writable = [(array.address, array.address + array.bytes) for array in arrays if not array.read_only]
     for array in arrays:
         key = (array.address, array.bytes)
+        if array.read_only and any(a < key[0] + key[1] and key[0] < b for a, b in writable):
+            array = replace(array, read_only=False)
+            if key in merged:
+                continue
         if key not in merged or not array.read_only:
             merged[key] = array
     # Larger ones first: a part of an array that is also given whole is found within the whole.

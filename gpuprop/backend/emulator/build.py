@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from gpuprop.backend.emulator import cache, flags, source, symbols
+from gpuprop.backend.emulator import cache, flags, launch_bounds, source, symbols
 from gpuprop.backend.emulator.toolchain import Toolchain
 from gpuprop.errors import BuildError
 
@@ -44,7 +44,7 @@ class Job:
 def build(job: Job, tools: Toolchain) -> Library:
     """The library of `job`, from the cache or compiled now. BuildError holds the compiler's lines."""
     runtime = _runtime("asan" if job.mode == "asan" else "plain", tools, cache.folder())
-    program = job.text.text + _table(job.names)
+    program = job.text.text + _table(job.names, job.text.bounded)
     options = [*flags.for_kernels(job.mode, tools), *job.options, f"-DGPUPROP_EMULATOR_ARCH={job.arch}"]
     key = cache.key(program, options, tools.identity(), runtime.name)
     folder = cache.entry(key, lambda folder: _compile(folder, program, options, job, tools, runtime))
@@ -52,10 +52,13 @@ def build(job: Job, tools: Toolchain) -> Library:
     return Library(folder / "kernels.so", runtime, tuple(symbols.Variable(**entry) for entry in variables))
 
 
-def _table(names: Sequence[str]) -> str:
+def _table(names: Sequence[str], bounded: set[str]) -> str:
     """The lines after the user's file that hand out its kernels, one line a kernel."""
-    entries = "\n".join(f"GPE_KERNEL({i}, {name})" for i, name in enumerate(names))
-    calls = ", ".join(f"gpe_entry_{i}()" for i in range(len(names)))
+    entries = "\n".join(
+        f"GPE_KERNEL({i}, {name}) GPE_BOUNDS({i}, {launch_bounds.bounds_of(name, bounded)})"
+        for i, name in enumerate(names)
+    )
+    calls = ", ".join(f"gpe::bounded(gpe_entry_{i}(), gpe_bounds_{i}())" for i in range(len(names)))
     return (
         f'#line 1 "{NAMES_FILE}"\nnamespace {{\n{entries}\n}}\n'
         f'extern "C" GPE_UNCHECKED void gpe_kernels(gpe::KernelEntry* out) {{\n'

@@ -54,6 +54,6 @@ def key(*parts: object) -> str:
 def _own_files() -> str:
     headers = sorted((HERE / "include").rglob("*.h"))
     sources = sorted((HERE / "runtime").glob("*.*"))
-    python = [HERE / name for name in ("build.py", "flags.py", "source.py", "symbols.py")]
+    python = [HERE / name for name in ("build.py", "flags.py", "launch_bounds.py", "source.py", "symbols.py")]
     text = "".join(path.read_text(encoding="utf-8") for path in (*headers, *sources, *python))
     return hashlib.sha256(text.encode()).hexdigest()

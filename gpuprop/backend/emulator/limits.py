@@ -80,3 +80,13 @@ def check_launch(
             f"{name}: {_INVALID}: {static} bytes of static and {dynamic} of dynamic shared memory, "
             f"a block on sm_{arch} has {most_shared}"
         )
+
+
+def check_bounds(name: str, block: tuple[int, int, int], most: int) -> None:
+    """KernelError when a block has more threads than the kernel's __launch_bounds__ (0: it has none)."""
+    threads = math.prod(block)
+    if most and threads > most:
+        raise KernelError(
+            f"{name}: CUDA refuses this launch: block {block} has {threads} threads, "
+            f"the kernel's __launch_bounds__ allow {most}"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import sys
 import threading
@@ -9,7 +10,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gpuprop.backend.emulator import arguments, build, limits, report, settings, source, symbols, toolchain
+from gpuprop.backend.emulator import (
+    apart,
+    arguments,
+    build,
+    limits,
+    report,
+    settings,
+    source,
+    symbols,
+    toolchain,
+)
 from gpuprop.errors import DeviceError, KernelError
 
 _ONE_AT_A_TIME = threading.RLock()  # the runtime's state is one launch's
@@ -36,6 +47,7 @@ class _Entry(ctypes.Structure):
         ("signature", ctypes.c_char_p),
         ("sizes", ctypes.POINTER(ctypes.c_uint32)),
         ("parameters", ctypes.c_uint32),
+        ("most_threads", ctypes.c_uint32),
     )
 
 
@@ -134,10 +146,14 @@ class EmulatedModule:
         grid3, block3 = limits.three(grid, "grid"), limits.three(block, "block")
         static = loaded.static_shared(name)
         limits.check_launch(name, grid3, block3, static, int(shared_mem), self._arch)
+        limits.check_bounds(name, block3, loaded.entries[name].most_threads)
         packed = loaded.signatures[name].pack(args)
-        launch = _describe(loaded, name, packed, how)
-        launch.grid[:], launch.block[:], launch.dynamic_bytes = grid3, block3, int(shared_mem)
-        with _ONE_AT_A_TIME:
+        apart_or_not = (
+            apart.moved_apart(packed) if how.mode == "check" else contextlib.nullcontext(packed.arrays)
+        )
+        with _ONE_AT_A_TIME, apart_or_not as arrays:
+            launch = _describe(loaded, name, packed, arrays, how)
+            launch.grid[:], launch.block[:], launch.dynamic_bytes = grid3, block3, int(shared_mem)
             status = loaded.runtime.gpe_launch(ctypes.byref(launch))
             output = _take_output(loaded)
             reports = _take_reports(loaded, self._tools)
@@ -190,11 +206,17 @@ def _compiler_flags(options: Sequence[str]) -> tuple[str, ...]:
     return tuple(flags)
 
 
-def _describe(loaded: _Loaded, name: str, packed: arguments.Packed, how: settings.Settings) -> _Launch:
+def _describe(
+    loaded: _Loaded,
+    name: str,
+    packed: arguments.Packed,
+    arrays: Sequence[arguments.Array],
+    how: settings.Settings,
+) -> _Launch:
     """The launch without its sizes."""
     variables = loaded.variables(name)
     check = how.mode == "check"
-    ranges = (_Range * (len(variables) + len(packed.arrays) + 1))()
+    ranges = (_Range * (len(variables) + len(arrays) + 1))()
     count = 0
     for variable in variables:
         space = _space(variable)
@@ -202,7 +224,7 @@ def _describe(loaded: _Loaded, name: str, packed: arguments.Packed, how: setting
             what = f"{'shared variable' if space == _SHARED else 'variable'} '{variable.name}'"
             ranges[count] = _Range(variable.offset, variable.size, what.encode(), space, 0)
             count += 1
-    for array in packed.arrays if check else ():
+    for array in arrays if check else ():
         ranges[count] = _Range(
             array.address, array.bytes, array.name.encode(), _ARGUMENT, int(array.read_only)
         )
@@ -240,5 +262,5 @@ def _need_asan(tools: toolchain.Toolchain) -> None:
     raise DeviceError(
         f'mode "asan" needs AddressSanitizer loaded before Python: run with '
         f"LD_PRELOAD=$({tools.compiler} -print-file-name={tools.asan}) "
-        "ASAN_OPTIONS=detect_leaks=0:halt_on_error=0"
+        "ASAN_OPTIONS=detect_leaks=0:halt_on_error=0:suppress_equal_pcs=0"
     )

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gpuprop.backend.emulator import launch_bounds
 from gpuprop.errors import BuildError
 
 _TWIN = "keep it behind #ifndef GPUPROP_EMULATOR, with a twin in plain CUDA C++ in the #else"
@@ -36,8 +37,11 @@ _DYNAMIC = re.compile(
     r"(?:(?:__align__|alignas)\s*\([^)]*\)\s*)?(\w+)\s*\[\s*\]((?:\s*\[[^]]*\])*)\s*;"
 )
 # What stands between __global__ and the kernel's parameters.
-_HEAD = re.compile(r"(?:\s|\b__\w+__\s*\((?:[^()]|\([^()]*\))*\)|\bstatic\b|\binline\b|\bvoid\b)*(\w+)\s*\(")
-_TEMPLATE = re.compile(r"template\s*<[^;{}]*>\s*(?:static\s+|inline\s+|void\s+)*$")
+# Words there may be macros; a name is not followed by another word after its parentheses.
+_HEAD = re.compile(
+    r"\s*(?:\w+(?:\s*\((?:[^()]|\([^()]*\))*\))?\s+)*?(?!__\w+__)(\w+)\s*\((?!(?:[^()]|\([^()]*\))*\)\s*\w)"
+)
+_TEMPLATE = re.compile(r"template\s*<[^;{}]*>[^;{}<>]*$")
 _INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*(?:"([^"]+)"|<([^>]+)>)')
 
 
@@ -56,6 +60,9 @@ class Rewritten:
 
     text: str
     kernels: list[KernelText]
+    bounded: set[str] = field(
+        default_factory=set
+    )  # kernels whose __launch_bounds__ the compiler can be asked for
     files: list[str] = field(default_factory=list)
 
 
@@ -65,10 +72,11 @@ def rewrite(source: str, filename: str, include: Iterable[str] = ()) -> Rewritte
     reader = _Reader(folders)
     body = reader.expand(source, filename)
     kernels = find_kernels(body)
+    body, bounded = launch_bounds.add_bounds(body, blank_comments(body))
     # C linkage would clash with the C library (a kernel called `index`); the namespace has none anyway.
     body = re.sub(r'\bextern\s+"C"', 'extern "C++"', body)
     text = f'namespace {{\n#line 1 "{_quoted(filename)}"\n{body}\n}}\n'
-    return Rewritten(text, kernels, reader.files)
+    return Rewritten(text, kernels, bounded, reader.files)
 
 
 def find_kernels(source: str) -> list[KernelText]:
@@ -77,14 +85,20 @@ def find_kernels(source: str) -> list[KernelText]:
     found: dict[str, KernelText] = {}
     for match in re.finditer(r"__global__\b", text):
         head = _HEAD.match(text, match.end())
-        in_directive = text[text.rfind("\n", 0, match.start()) + 1 : match.start()].lstrip().startswith("#")
-        if head is None or in_directive:
+        if head is None or _in_directive(text, match.start()):
             continue
         close = _closing(text, head.end() - 1)
         names = tuple(_parameter_name(part) for part in _split(text[head.end() : close]))
         template = _TEMPLATE.search(text, max(0, match.start() - 400), match.start()) is not None
         found.setdefault(head[1], KernelText(head[1], names, template))
     return list(found.values())
+
+
+def _in_directive(text: str, at: int) -> bool:
+    line = text.rfind("\n", 0, at) + 1
+    while text[:line].endswith("\\\n"):
+        line = text.rfind("\n", 0, line - 1) + 1
+    return text[line:at].lstrip().startswith("#")
 
 
 def blank_comments(text: str) -> str:

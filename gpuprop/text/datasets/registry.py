@@ -84,7 +84,10 @@ def export(name: str, directory: str | Path, overwrite: bool = False, **options:
     paths = [folder / f"{split}.tsv" for split in dataset.info.splits] + [folder / "LICENCE.txt"]
     existing = [path for path in paths if path.exists()]
     if existing and not overwrite:
-        raise DataError("exists already; choose another folder or allow overwriting", existing[0])
+        raise DataError(
+            "exists already; choose another folder (--out), or replace the files with --overwrite",
+            existing[0],
+        )
     contents = [_tsv(dataset.read(split, chosen)) for split in dataset.info.splits]
     contents.append(_notice(dataset.info))
     try:
@@ -101,7 +104,7 @@ def export(name: str, directory: str | Path, overwrite: bool = False, **options:
 def _find(name: str) -> Dataset:
     if name not in _DATASETS:
         close = difflib.get_close_matches(name, _DATASETS, 1)
-        meant = f"; did you mean {close[0]}?" if close else ""
+        meant = f"; did you mean {close[0]}?" if close else "."
         raise DataError(f"unknown data set {name!r}{meant} Known are: {', '.join(_DATASETS)}")
     return _DATASETS[name]
 

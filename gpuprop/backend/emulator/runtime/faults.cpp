@@ -79,6 +79,31 @@ uintptr_t program_counter(void* context) {
 #endif
 }
 
+uintptr_t frame_pointer(void* context) {
+  auto* machine = static_cast<ucontext_t*>(context);
+#if defined(__x86_64__)
+  return static_cast<uintptr_t>(machine->uc_mcontext.gregs[REG_RBP]);
+#else
+  return machine->uc_mcontext.regs[29];
+#endif
+}
+
+// Where the kernel is: at the program counter, or where it called the runtime or the C library from, as frame pointers
+// lead there.
+uintptr_t place_in_kernel(void* context) {
+  const uintptr_t counter = program_counter(context);
+  if (module_data().code(counter)) return counter;
+  const Fiber& fiber = schedule.current->fiber;
+  uintptr_t frame = frame_pointer(context);
+  while (fiber.owns(frame) && fiber.owns(frame + 15)) {
+    const auto* saved = reinterpret_cast<const uintptr_t*>(frame);  // the frame before, and the return address
+    if (module_data().code(saved[1])) return saved[1] - 1;
+    if (saved[0] <= frame) break;
+    frame = saved[0];
+  }
+  return 0;
+}
+
 void on_fault(int signal, siginfo_t* info, void* context) {
   const bool ours = this_thread() == launching_thread && schedule.current && !schedule.aborted;
   if (!ours) {  // another thread of the process, or our own fault: as if we were not here
@@ -87,7 +112,7 @@ void on_fault(int signal, siginfo_t* info, void* context) {
     return;
   }
   fault = signal;
-  fault_code = program_counter(context);
+  fault_code = place_in_kernel(context);
   fault_address = reinterpret_cast<uintptr_t>(info->si_addr);
   redirect(context);
 }

@@ -45,6 +45,7 @@ struct KernelEntry {
   const char* signature;  // one code for each parameter, see kernel_table.h
   const unsigned* sizes;
   unsigned parameters;
+  unsigned most_threads;  // of its __launch_bounds__, 0 without
 };
 
 }  // namespace gpe

@@ -48,11 +48,17 @@ struct Kernel<kernel> {
     char *at = text, *end = text + sizeof text;
     *at = 0;
     ((at = Code<std::remove_cv_t<Parameters>>::put(at, end), at += snprintf(at, end - at, " ")), ...);
-    return {&run, text, sizes, sizeof...(Parameters)};
+    return {&run, text, sizes, sizeof...(Parameters), 0};
   }
 };
+inline KernelEntry bounded(KernelEntry entry, unsigned most_threads) {
+  entry.most_threads = most_threads;
+  return entry;
+}
 }  // namespace gpe
 
 // Inside the user's namespace, so that the name is looked up as the user would.
 #define GPE_KERNEL(number, ...) \
   GPE_UNCHECKED gpe::KernelEntry gpe_entry_##number() { return gpe::Kernel<__VA_ARGS__>::entry(); }
+#define GPE_BOUNDS(number, ...) \
+  GPE_UNCHECKED unsigned gpe_bounds_##number() { return __VA_ARGS__; }

@@ -1,0 +1,68 @@
+"""The command `gpuprop bench`: how fast operations and training steps are, beside PyTorch when installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from .backend.threads import num_threads, set_num_threads
+from .bench.cases import all_cases
+from .bench.measure import run
+from .bench.readme_table import ratio
+from .errors import DataError
+
+BENCH_HELP = """Time operations (forward and backward) and whole training steps on this machine's CPU.
+
+NAMES: what to measure; all of it without any. With --peer torch, PyTorch does the same work in turns with us,
+and the ratio of the times is shown: below 1 is faster than PyTorch.
+"""
+
+
+def bench(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAMES]...", show_default=False)] = None,
+    device: Annotated[str, typer.Option(help="What to measure; so far the CPU only.")] = "cpu",
+    peer: Annotated[str, typer.Option(help="torch or none.")] = "none",
+    threads: Annotated[int, typer.Option(min=0, help="0: GPUPROP_THREADS, or all cores.")] = 0,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each peer; medians are shown.")] = 3,
+    seconds: Annotated[float, typer.Option(min=0.0, help="Length of a turn.")] = 0.5,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the result here too.")] = None,
+) -> None:
+    cases = all_cases()
+    chosen = names or list(cases)
+    unknown = [name for name in chosen if name not in cases]
+    if unknown:
+        raise DataError(f"bench: no {', '.join(unknown)}; there is {', '.join(cases)}")
+    if device != "cpu":
+        raise DataError(f"bench measures the CPU, not {device!r}: use --device cpu")
+    if peer not in ("torch", "none"):
+        raise DataError(f"bench: the peer is torch or none, not {peer!r}")
+    if peer == "torch" and importlib.util.find_spec("torch") is None:
+        raise DataError("bench: PyTorch is not installed: pip install torch, or leave --peer out")
+    if threads:
+        set_num_threads(threads)
+    result = run([cases[name] for name in chosen], peer if peer != "none" else None, rounds, seconds)
+    if json_file is not None:
+        json_file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    Console().print(render(result))
+
+
+def render(result: dict[str, Any]) -> Table:
+    """The result of `measure.run` as a table."""
+    table = Table(
+        box=None, padding=(0, 2, 0, 0), header_style="bold", caption_justify="left",
+        caption=f"{result['machine']['processor']}, {num_threads()} threads; milliseconds, medians",
+    )  # fmt: skip
+    table.add_column("name", no_wrap=True)
+    table.add_column("work", overflow="fold")
+    for name in ("gpuprop", "PyTorch", "ratio"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in result["rows"]:
+        torch = (f"{row['torch']['wall_ms']:.2f}", f"{ratio(row):.2f}") if "torch" in row else ("-", "-")
+        table.add_row(row["name"], row["shape"], f"{row['gpuprop']['wall_ms']:.2f}", *torch)
+    return table
