@@ -218,4 +218,4 @@ def _print_checks(results: list[Check]) -> None:
     console.print(table)
     for check in results:
         for line in check.findings:
-            console.print(Text(f"\n{check.file}, {check.name}, {check.order}: {line}"))
+            console.print(Text(f"\n{check.file}, {check.name}, {check.order}: {line}"), soft_wrap=True)

@@ -105,6 +105,20 @@ def test_what_is_not_emulated_names_the_way_out(feature: str) -> None:
 
 
 @needs_compiler
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("y[0] = __clusterRelativeBlockRank();", "clusters are not emulated"),
+        ("y[0] = tex1Dfetch<int>(0, 0);", "textures and surfaces are not emulated"),
+        ("k<<<1, 1>>>(y);", r"launches from kernels \(<<<...>>>\) are not emulated"),
+    ],
+)
+def test_names_of_what_is_not_emulated(line: str, what: str) -> None:
+    with pytest.raises(BuildError, match=rf"k.cu:1(.|\n)*{what}: keep it behind #ifndef GPUPROP_EMULATOR"):
+        emulator.load(f'extern "C" __global__ void k(int* y) {{ {line} }}', "k.cu")
+
+
+@needs_compiler
 def test_atomics_that_cuda_does_not_have() -> None:
     with pytest.raises(BuildError, match="CUDA has no atomicMax for this type"):
         emulator.load('extern "C" __global__ void k(float* y) { atomicMax(y, 1.0f); }', "k.cu")

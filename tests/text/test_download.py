@@ -220,7 +220,9 @@ def test_links_in_archives_are_not_followed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"PK\x03\x04 and no more", b"no archive at all", tarred({"a": CONTENT})[:60]]
+    "data",
+    [b"", b"PK\x03\x04 and no more", b"no archive at all", tarred({"a": CONTENT})[:60]],
+    ids=["empty", "zip cut short", "text", "tar cut short"],  # a tar.gz holds the time: no name for a test
 )
 def test_damaged_archives(data: bytes, tmp_path: Path) -> None:
     archive = _Fixed(data)

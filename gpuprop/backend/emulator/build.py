@@ -17,6 +17,12 @@ from gpuprop.backend.emulator.toolchain import Toolchain
 from gpuprop.errors import BuildError
 
 NAMES_FILE = "kernel-names"  # the compiler's name for the lines that mention the wanted kernels
+# Names the shim does not have, and what they belong to.
+_NOT_EMULATED = (
+    (r"'__cluster\w+' was not declared", "clusters"),
+    (r"'(?:tex|surf)\w+' was not declared", "textures and surfaces"),
+    (r"expected primary-expression before '<' token", "launches from kernels (<<<...>>>)"),
+)
 SOURCE = "/kernel-source"  # stands before relative file names in debug information
 
 
@@ -102,7 +108,12 @@ def _explain(errors: str, job: Job) -> str:
         return f"{job.filename}: there is no kernel {name} ({missing[2]}); {there}"
     noise = ("compilation terminated", f"In file included from {own}", "                 from <command-line>")
     shown = "\n".join(line for line in errors.splitlines() if not line.startswith(noise))
-    return f"{job.filename}: the kernels do not compile:\n{shown}"
+    hints = [
+        f"\n{what} are not emulated: {source.TWIN}"
+        for pattern, what in _NOT_EMULATED
+        if re.search(pattern, errors) and ("<<<" not in what or "<<<" in job.text.text)
+    ]
+    return f"{job.filename}: the kernels do not compile:\n{shown}{''.join(hints)}"
 
 
 def describe_kernels(kernels: Sequence[source.KernelText]) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from gpuprop.backend.emulator import launch_bounds
 from gpuprop.errors import BuildError
 
-_TWIN = "keep it behind #ifndef GPUPROP_EMULATOR, with a twin in plain CUDA C++ in the #else"
+TWIN = "keep it behind #ifndef GPUPROP_EMULATOR, with a twin in plain CUDA C++ in the #else"
 # Headers of what is not emulated. Including one is an error at that line, unless the line is compiled out.
 _UNSUPPORTED = (
     (
@@ -142,7 +142,7 @@ class _Reader:
         name = include[1] or include[2]
         for pattern, message in _UNSUPPORTED:
             if re.fullmatch(pattern, name):
-                return f'#error "{message} {_TWIN}"'
+                return f'#error "{message} {TWIN}"'
         back = f'#line {number + 1} "{_quoted(filename)}"'
         if include[1]:
             path = next(
