@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := runs
-# Two tests at a time, and small matrices in the demo: more threads in each product only get in each other's way.
-ONE_THREAD := OPENBLAS_NUM_THREADS=1
+# Two tests at a time: more threads inside each only get in each other's way.
+ONE_THREAD := OPENBLAS_NUM_THREADS=1 GPUPROP_THREADS=1
 
 # The CuPy extra that fits the driver, where there is one.
 CUDA_MAJOR := $(shell nvidia-smi 2>/dev/null | sed -n 's/.*CUDA Version: \([0-9]*\).*/\1/p')
@@ -17,7 +17,7 @@ help:  ## what each target does
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
 demo: $(VENV)/.demo  ## train three small models on real data and show what they learned (4 minutes)
-	$(ONE_THREAD) $(BIN)/gpuprop demo --out $(RUN)/demo
+	$(BIN)/gpuprop demo --out $(RUN)/demo
 
 test: $(VENV)/.test  ## all tests but the long ones (6 minutes)
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist worksteal -m "not full"

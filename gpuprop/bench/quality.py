@@ -80,7 +80,7 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": model,
         "cores": os.cpu_count(),
-        "threads": os.environ.get("OPENBLAS_NUM_THREADS", "default"),
+        "threads": os.environ.get("GPUPROP_THREADS") or str(os.cpu_count()),
         "python": platform.python_version(),
         "numpy": np.__version__,
         "gpuprop": gpuprop.__version__,
@@ -109,7 +109,7 @@ def table(results: dict[str, Any]) -> str:
     lines = [HEAD, *(row(name, results["runs"].get(name, [])) for name in RECIPES), ""]
     lines += [
         f"Measured on {where['date']} with `make quality`: {where['cores']} cores ({where['cpu']}), "
-        f"OPENBLAS_NUM_THREADS={where['threads']}, Python {where['python']}, NumPy {where['numpy']}, gpuprop "
+        f"GPUPROP_THREADS={where['threads']}, Python {where['python']}, NumPy {where['numpy']}, gpuprop "
         f"{where['gpuprop']}; seeds 1, 2, 3 (pronunciation: 1). The development rows choose the epoch. The "
         "commands, each with `--train`, `--valid`, `--out` and `--seed`:",
         "",
@@ -121,12 +121,12 @@ def table(results: dict[str, Any]) -> str:
 
 
 def put_into(path: Path, marker: str, text: str) -> None:
-    """Replace what stands between `<!-- marker: begin -->` and `<!-- marker: end -->`."""
-    begin, end = f"<!-- {marker}: begin -->", f"<!-- {marker}: end -->"
+    """Replace what stands between `<!-- marker: start -->` and `<!-- marker: end -->`."""
+    start, end = f"<!-- {marker}: start -->", f"<!-- {marker}: end -->"
     page = path.read_text(encoding="utf-8")
-    before, rest = page.split(begin)
+    before, rest = page.split(start)
     _, after = rest.split(end)
-    path.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
+    path.write_text(f"{before}{start}\n{text}\n{end}{after}", encoding="utf-8")
 
 
 def main() -> None:
@@ -135,11 +135,11 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("runs/quality"))
     parser.add_argument("--only", help="recipes to run, separated by commas (default: all)")
-    parser.add_argument("--threads", help="threads of each product (default: as NumPy's library decides)")
+    parser.add_argument("--threads", help="GPUPROP_THREADS of each training (default: all cores)")
     parser.add_argument("--readme", type=Path, help="file whose quality table to renew")
     options = parser.parse_args()
     if options.threads:
-        os.environ["OPENBLAS_NUM_THREADS"] = options.threads
+        os.environ["GPUPROP_THREADS"] = options.threads
     path = options.out / "results.json"
     options.out.mkdir(parents=True, exist_ok=True)
     results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"runs": {}}

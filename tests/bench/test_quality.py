@@ -30,8 +30,8 @@ def test_a_word_error_is_better_when_lower():
 
 def test_only_what_stands_between_the_markers_is_replaced(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text("a\n<!-- quality: begin -->\nold\n<!-- quality: end -->\nb\n")
+    page.write_text("a\n<!-- quality: start -->\nold\n<!-- quality: end -->\nb\n")
     quality.put_into(page, "quality", "new")
-    assert page.read_text() == "a\n<!-- quality: begin -->\nnew\n<!-- quality: end -->\nb\n"
+    assert page.read_text() == "a\n<!-- quality: start -->\nnew\n<!-- quality: end -->\nb\n"
     with pytest.raises(ValueError, match="unpack"):
         quality.put_into(page, "other", "new")
