@@ -3,6 +3,9 @@
     make gpu PYTHON=python3          # this machine's own Python, with CuPy, NumPy, pytest, hypothesis, ...
     GPUPROP_DATA=DIR make gpu        # where copies of the data sets are, when there is no network
 
+Needs CuPy, NumPy, pytest, hypothesis and gpuprop's own dependencies (typer, rich, safetensors, pooch,
+nvidia-ml-py); matplotlib and pytest's plugins may be missing.
+
 Ends within ten minutes: each part has a time limit and the outcome says which parts ran out of it.
 """
 
@@ -32,6 +35,11 @@ PACKAGES = (
     "pytest",
     "hypothesis",
     "nvidia-cuda-nvrtc",
+)
+# A machine's own Python may lack pytest's plugins: what they configure is overridden or ignored.
+PYTEST = (
+    *("-q", "-m", "gpu and not full", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib"),
+    *("-W", "ignore::pytest.PytestConfigWarning", "-W", "ignore::pytest.PytestUnknownMarkWarning"),
 )
 EXAMPLES = ("feedforward_sentiment.py", "cnn_sentiment.py", "encoder_decoder_pronounce.py")
 
@@ -69,17 +77,7 @@ def gpu_tests(limit: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         result = command(
-            [
-                sys.executable,
-                "-m",
-                "pytest",
-                "-q",
-                "-m",
-                "gpu and not full",
-                f"--junitxml={report}",
-                "-p",
-                "no:cacheprovider",
-            ],
+            [sys.executable, "-m", "pytest", *PYTEST, f"--junitxml={report}"],
             limit,
         )
         if not report.exists():
