@@ -22,7 +22,7 @@ from .backend.arrays import get_xp
 from .backend.device import Device, available_devices, get_device, set_device, use_device
 from .backend.random import manual_seed
 from .backend.threads import num_threads, set_num_threads
-from .backprop import Context, Op, Parameter, Tensor, is_grad_enabled, no_grad, tensor
+from .backprop import Context, is_grad_enabled, no_grad
 from .errors import (
     BuildError,
     CheckpointError,
@@ -33,7 +33,9 @@ from .errors import (
     ShapeError,
     TrainingError,
 )
+from .op import Op
 from .ops import concatenate, stack
+from .tensors import Parameter, Tensor, tensor
 from .version import __version__
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from .backend import emulator, kernels
 from .backend.device import use_device
 from .backend.instantiations import C_TYPES
 from .backend.signatures import parse_kernels
-from .backprop import Parameter, tensor
 from .errors import DataError, KernelError
 from .ops.dropout import Dropout
+from .tensors import Parameter, tensor
 
 # Of the largest value: a few roundings of the type that is stored.
 TOLERANCE = {"float64": 1e-12, "float32": 4e-6, "float16": 2e-3, "bfloat16": 1.6e-2}

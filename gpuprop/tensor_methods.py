@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
-    from .backprop import Tensor
+    from .tensors import Tensor
 
 Axis = int | tuple[int, ...] | None
 table: dict[str, Callable[..., Any]] = {}

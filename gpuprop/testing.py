@@ -12,8 +12,9 @@ import numpy as np
 
 from .backend.arrays import get_xp, to_host
 from .backend.device import available_devices, resolve, use_device
-from .backprop import Tensor, no_grad, tensor
+from .backprop import no_grad
 from .errors import DeviceError
+from .tensors import Tensor, tensor
 
 DEVICES = ("cpu", "emulated", "cuda")
 

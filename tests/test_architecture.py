@@ -18,15 +18,29 @@ ALLOWED = {
     "errors": set(),
     "version": set(),
     "backend": {"errors", "version"},
-    "tensor_methods": {"backprop"},  # for the type checker only
-    "backprop": {"backend", "errors", "tensor_methods"},
-    "ops": {"backend", "backprop", "errors", "tensor_methods"},
-    "nn": {"backend", "backprop", "errors", "ops", "tensor_methods"},
-    "optim": {"backend", "backprop", "errors"},
+    "tensor_methods": {"tensors"},  # for the type checker only
+    "backprop": {"backend", "errors"},
+    "tensors": {"backend", "backprop", "errors", "tensor_methods"},
+    "op": {"backprop", "tensors"},
+    "ops": {"backend", "backprop", "op", "tensors", "errors", "tensor_methods"},
+    "nn": {"backend", "backprop", "op", "tensors", "errors", "ops", "tensor_methods"},
+    "optim": {"backend", "backprop", "op", "tensors", "errors"},
     "text": {"backend", "errors"},
-    "models": {"backend", "backprop", "errors", "nn", "ops"},
-    "training": {"backend", "backprop", "errors", "models", "nn", "ops", "optim", "text", "version"},
-    "testing": {"backend", "backprop", "errors"},
+    "models": {"backend", "backprop", "op", "tensors", "errors", "nn", "ops"},
+    "training": {
+        "backend",
+        "backprop",
+        "op",
+        "tensors",
+        "errors",
+        "models",
+        "nn",
+        "ops",
+        "optim",
+        "text",
+        "version",
+    },
+    "testing": {"backend", "backprop", "op", "tensors", "errors"},
     "bench": {"errors", "models", "nn", "ops", "optim", "text", "training"},  # the public face
 }
 TOP = {"__init__", "__main__", "cli"}  # may use everything

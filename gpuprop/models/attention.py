@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..backend.arrays import Array
-from ..backprop import Tensor
 from ..nn.attention import AdditiveAttention, DotProductAttention
 from ..nn.linear import Linear
 from ..nn.module import Module
+from ..tensors import Tensor
 
 ATTENTIONS = ("dot", "additive")
 

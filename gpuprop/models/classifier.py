@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from ..backend.arrays import Array, get_xp, to_device
-from ..backprop import Tensor
 from ..errors import DataError, ShapeError
 from ..nn import init
 from ..nn.embedding import Embedding
 from ..ops.operands import beside
+from ..tensors import Tensor
 from .configured import ConfiguredModel
 
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..backend.arrays import get_xp
-from ..backprop import Tensor
 from ..errors import DataError
 from ..nn.conv import Conv1d, conv_max_over_time
 from ..nn.dropout import Dropout
 from ..nn.linear import Linear
+from ..tensors import Tensor
 from .classifier import EmbeddingClassifier, uniform_embedding
 from .configured import MOST_ROWS, MOST_UNITS, check_table, positive_or_none, probability, whole, wholes
 

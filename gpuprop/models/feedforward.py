@@ -9,11 +9,11 @@ from typing import Any
 from .. import ops
 from ..backend.arrays import Array, get_xp
 from ..backend.random import new_stream
-from ..backprop import Tensor
 from ..nn.dropout import Dropout
 from ..nn.linear import Linear
 from ..nn.module import ModuleList
 from ..nn.pooling import MeanOverTime
+from ..tensors import Tensor
 from .classifier import EmbeddingClassifier, uniform_embedding
 from .configured import MOST_ROWS, MOST_UNITS, check_table, probability, whole, wholes
 

@@ -16,12 +16,12 @@ import numpy as np
 
 from .. import ops
 from ..backend.arrays import Array, get_xp, to_device
-from ..backprop import Tensor
 from ..nn.dropout import Dropout
 from ..nn.embedding import Embedding
 from ..nn.linear import Linear
 from ..nn.module import Module, ModuleList
 from ..nn.recurrent import GRU, LSTM
+from ..tensors import Tensor
 from .attention import ATTENTIONS, GlobalAttention, Memory
 from .classifier import token_ids
 from .configured import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .. import ops
-from ..backprop import Tensor
+from ..tensors import Tensor
 from .module import Module
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from ..backend.random import new_stream
-from ..backprop import Tensor
 from ..errors import ShapeError
 from ..ops.attention import additive_attention_weights, attention
 from ..ops.linear import linear, matmul
 from ..ops.packing import join_heads, split_heads
+from ..tensors import Tensor
 from . import init
 from .checks import positive, probability, require_text
 from .linear import Linear

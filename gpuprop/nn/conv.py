@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ..backprop import Tensor
 from ..errors import ShapeError
 from ..ops.conv1d import conv1d
 from ..ops.conv1d_relu_max import conv1d_relu_max
+from ..tensors import Tensor
 from . import init
 from .checks import positive, require_text
 from .module import Module

@@ -6,7 +6,7 @@ from typing import Any
 
 from .. import ops
 from ..backend.random import new_stream
-from ..backprop import Tensor
+from ..tensors import Tensor
 from .checks import probability
 from .module import Module
 

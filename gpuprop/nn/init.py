@@ -13,7 +13,7 @@ import numpy as np
 from ..backend.arrays import to_device
 from ..backend.device import get_device
 from ..backend.random import host_generator
-from ..backprop import Parameter
+from ..tensors import Parameter
 
 Shape = tuple[int, ...]
 

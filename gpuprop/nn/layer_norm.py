@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..backprop import Tensor
 from ..ops.layer_norm import layer_norm
+from ..tensors import Tensor
 from . import init
 from .checks import positive, require_last_axis
 from .module import Module

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from .. import ops
-from ..backprop import Tensor, tensor
 from ..errors import ShapeError
 from ..ops.operands import beside
+from ..tensors import Tensor, tensor
 from .module import Module
 
 REDUCTIONS = ("mean", "sum", "none")

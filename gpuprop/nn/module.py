@@ -9,8 +9,8 @@ import numpy as np
 
 from ..backend.arrays import get_xp, to_device, to_host
 from ..backend.device import Device, resolve
-from ..backprop import Parameter
 from ..errors import CheckpointError
+from ..tensors import Parameter
 
 Self = TypeVar("Self", bound="Module")
 

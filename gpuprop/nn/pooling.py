@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..backprop import Tensor
 from ..errors import ShapeError
 from ..ops.pooling import avg_pool1d, max_over_time, max_pool1d, mean_over_time
+from ..tensors import Tensor
 from .checks import positive
 from .module import Module
 

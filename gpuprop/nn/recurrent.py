@@ -9,13 +9,13 @@ import numpy as np
 
 from ..backend.arrays import Array, get_xp
 from ..backend.random import new_stream
-from ..backprop import Parameter, Tensor
 from ..errors import DataError, ShapeError
 from ..ops.dropout import dropout as drop
 from ..ops.gru import gru
 from ..ops.lstm import lstm
 from ..ops.operands import beside, data_of, is_array
 from ..ops.shapes import concatenate, stack
+from ..tensors import Parameter, Tensor
 from . import init
 from .checks import positive, probability, require_text
 from .module import Module

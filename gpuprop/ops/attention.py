@@ -9,8 +9,10 @@ import numpy as np
 
 from ..backend.arrays import Array, get_xp
 from ..backend.gemm import matmul as product
-from ..backprop import Context, Op, Tensor
+from ..backprop import Context
 from ..errors import ShapeError
+from ..op import Op
+from ..tensors import Tensor
 from .dropout import dropout as drop
 from .layer_norm import row_dots
 from .linear import matmul

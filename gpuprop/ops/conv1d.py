@@ -11,7 +11,9 @@ import numpy as np
 from ..backend import kernels
 from ..backend.arrays import Array, get_xp
 from ..backend.gemm import matmul as product
-from ..backprop import Context, Op, Tensor
+from ..backprop import Context
+from ..op import Op
+from ..tensors import Tensor
 from .operands import data_of
 from .windows import Geometry, Padding, geometry_of
 

@@ -13,8 +13,10 @@ from ..backend import kernels
 from ..backend.arrays import Array, get_xp
 from ..backend.gemm import matmul as product
 from ..backend.threads import over_rows
-from ..backprop import Context, Op, Tensor
+from ..backprop import Context
 from ..errors import ShapeError
+from ..op import Op
+from ..tensors import Tensor
 from .conv1d import conv1d
 from .elementwise import relu
 from .masks import real_tokens

@@ -9,7 +9,9 @@ import numpy as np
 from ..backend import kernels, random
 from ..backend.arrays import Array, get_xp
 from ..backend.threads import host_size, over_rows
-from ..backprop import Context, Op, Tensor
+from ..backprop import Context
+from ..op import Op
+from ..tensors import Tensor
 from .blockwise import BLOCK, blockwise
 
 THREADS = 256

@@ -7,7 +7,9 @@ import operator
 from typing import Any
 
 from ..backend.arrays import Array, get_xp
-from ..backprop import Context, Op, Tensor
+from ..backprop import Context
+from ..op import Op
+from ..tensors import Tensor
 from .blockwise import blockwise
 from .operands import is_array
 

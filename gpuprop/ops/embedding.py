@@ -9,8 +9,10 @@ import numpy as np
 from ..backend import kernels
 from ..backend.arrays import Array, get_xp
 from ..backend.threads import over_rows
-from ..backprop import Context, Leaf, Op, Tensor
+from ..backprop import Context, Leaf
 from ..errors import DataError
+from ..op import Op
+from ..tensors import Tensor
 from .operands import beside
 
 RANKS = 4  # of an id that occurs more often, the later rows are summed on their own

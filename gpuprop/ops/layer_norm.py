@@ -11,8 +11,10 @@ from ..backend.arrays import Array, get_xp
 from ..backend.gemm import matmul as product
 from ..backend.gemm import rows
 from ..backend.threads import host_size, over_rows
-from ..backprop import Context, Op, Tensor
+from ..backprop import Context
 from ..errors import ShapeError
+from ..op import Op
+from ..tensors import Tensor
 from .linear import column_sums
 
 HOST_BLOCK = 1 << 16  # elements at a time: what stays in a core's cache

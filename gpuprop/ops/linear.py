@@ -11,7 +11,9 @@ from ..backend.arrays import Array, get_xp
 from ..backend.gemm import matmul as product
 from ..backend.gemm import rows
 from ..backend.threads import host_size, over_rows
-from ..backprop import Context, Op, Tensor
+from ..backprop import Context
+from ..op import Op
+from ..tensors import Tensor
 from .blockwise import BLOCK, blockwise
 from .elementwise import unbroadcast
 

@@ -10,7 +10,9 @@ from ..backend.arrays import Array, get_xp
 from ..backend.gemm import matmul as product
 from ..backend.gemm import rows
 from ..backend.threads import over_rows
-from ..backprop import Context, Op, Tensor
+from ..backprop import Context
+from ..op import Op
+from ..tensors import Tensor
 from . import recurrent
 from .linear import column_sums, weight_gradient
 from .masks import real_tokens

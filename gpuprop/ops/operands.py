@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..backend.arrays import Array, device_of, to_device
-from ..backprop import Tensor
+from ..tensors import Tensor
 
 
 def is_array(x: Any) -> bool:

@@ -10,8 +10,10 @@ import math
 from typing import Any
 
 from ..backend.arrays import Array, get_xp
-from ..backprop import Context, Op, Tensor
+from ..backprop import Context
 from ..errors import ShapeError
+from ..op import Op
+from ..tensors import Tensor
 from .operands import beside
 
 

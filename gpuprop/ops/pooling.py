@@ -8,8 +8,10 @@ import numpy as np
 
 from ..backend.arrays import Array, get_xp
 from ..backend.gemm import matmul as product
-from ..backprop import Context, Op, Tensor
+from ..backprop import Context
 from ..errors import ShapeError
+from ..op import Op
+from ..tensors import Tensor
 from .masks import real_tokens
 
 

@@ -6,8 +6,10 @@ import math
 from typing import Any
 
 from ..backend.arrays import Array, get_xp
-from ..backprop import Context, Op, Tensor
+from ..backprop import Context
+from ..op import Op
 from ..tensor_methods import Axis
+from ..tensors import Tensor
 
 
 def _axes(axis: Axis, ndim: int) -> tuple[int, ...]:

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from ..backend.arrays import Array, get_xp
-from ..backprop import Context, Op, Tensor
+from ..backprop import Context
+from ..op import Op
+from ..tensors import Tensor
 from .embedding import add_rows
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ..backend.arrays import Array, get_xp
-from ..backprop import Context, Op, Tensor
+from ..backprop import Context
+from ..op import Op
+from ..tensors import Tensor
 
 
 class Softmax(Op):

@@ -14,8 +14,10 @@ from ..backend.gemm import matmul as product
 from ..backend.gemm import rows
 from ..backend.instantiations import LABEL_TYPES
 from ..backend.threads import host_size, over_rows
-from ..backprop import Context, Op, Tensor
+from ..backprop import Context
 from ..errors import DataError, ShapeError
+from ..op import Op
+from ..tensors import Tensor
 from .operands import beside, data_of
 
 THREADS = 256  # as in softmax_cross_entropy.cu

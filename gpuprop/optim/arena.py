@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ..backend.arrays import Array, get_xp
-from ..backprop import Parameter
+from ..tensors import Parameter
 
 
 class Arena:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from ..backend.arrays import Array, get_xp
-from ..backprop import Parameter, Tensor
+from ..tensors import Parameter, Tensor
 
 
 def clip_grad_norm_(parameters: Iterable[Parameter], max_norm: float) -> Tensor:

@@ -13,8 +13,8 @@ from ..backend import random
 from ..backend.arrays import Array, get_xp, to_host
 from ..backend.floats import CAN_FLUSH, flushed, keep_freed_pages
 from ..backend.threads import over_rows
-from ..backprop import Parameter
 from ..errors import CheckpointError
+from ..tensors import Parameter
 from .arena import Arena
 
 PASSES = 4  # an update costs about as much as this many element-wise operations

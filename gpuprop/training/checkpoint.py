@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from ..backend.arrays import bfloat16, to_host
-from ..backprop import Tensor
 from ..errors import CheckpointError
 from ..nn.module import Module
+from ..tensors import Tensor
 from .files import atomic_write
 
 _DTYPES = {

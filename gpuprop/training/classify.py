@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from ..backend.arrays import to_host
-from ..backprop import Tensor, no_grad
+from ..backprop import no_grad
 from ..errors import CheckpointError, DataError
 from ..models import CLASSIFIERS, ConfiguredModel, build
 from ..nn.losses import CrossEntropyLoss
+from ..tensors import Tensor
 from ..text.batches import Batches, TextBatch, restore_order, text_batches
 from ..text.field import TextField
 from ..text.files import read_labelled

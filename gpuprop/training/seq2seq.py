@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..backprop import Tensor, no_grad
+from ..backprop import no_grad
 from ..errors import CheckpointError
 from ..models import SEQ2SEQ, Seq2Seq
 from ..nn.losses import SequenceCrossEntropyLoss
+from ..tensors import Tensor
 from ..text.batches import Batches, PairBatch, pair_batches
 from ..text.field import TextField
 from ..text.files import read_pairs

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import optim
-from ..backprop import Parameter
 from ..errors import DataError
 from ..nn.module import Module
+from ..tensors import Parameter
 from .curves import draw_curves
 from .progress import Display
 from .run import CURVES, RunFolder

@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 
 from ..backend.device import Device
-from ..backprop import Tensor, no_grad
+from ..backprop import no_grad
 from ..errors import DataError, TrainingError
 from ..nn.module import Module
 from ..optim import Optimizer, ReduceLROnPlateau, Schedule, clip_grad_norm_
+from ..tensors import Tensor
 from .progress import Display, make_display
 from .signals import Signals
 

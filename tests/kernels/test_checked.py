@@ -9,9 +9,9 @@ import pytest
 
 from gpuprop.backend.device import use_device
 from gpuprop.backend.instantiations import C_TYPES
-from gpuprop.backprop import Parameter, tensor
 from gpuprop.ops.conv1d import conv1d
 from gpuprop.ops.softmax_cross_entropy import softmax_cross_entropy
+from gpuprop.tensors import Parameter, tensor
 from gpuprop.testing import unavailable
 
 REASON = unavailable("emulated")

@@ -4,7 +4,7 @@ import numpy as np
 
 import gpuprop as gp
 from gpuprop.backend.arrays import to_host
-from gpuprop.backprop import Parameter
+from gpuprop.tensors import Parameter
 
 
 def as_float64(model):

@@ -8,9 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gpuprop.backend.arrays import to_host
-from gpuprop.backprop import Parameter, Tensor, no_grad, tensor
+from gpuprop.backprop import no_grad
 from gpuprop.errors import DataError, ShapeError
 from gpuprop.ops.conv1d import conv1d
+from gpuprop.tensors import Parameter, Tensor, tensor
 from gpuprop.testing import gradcheck
 
 # relative to the largest value: half the last place for a sum of float32 products, then rounding to the type

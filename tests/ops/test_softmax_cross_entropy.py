@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gpuprop.backend.arrays import to_host
-from gpuprop.backprop import Tensor, tensor
 from gpuprop.errors import DataError, ShapeError
 from gpuprop.ops.softmax_cross_entropy import softmax_cross_entropy
+from gpuprop.tensors import Tensor, tensor
 from gpuprop.testing import gradcheck
 
 TOLERANCE = {"float64": 1e-13, "float32": 2e-6, "float16": 1e-3, "bfloat16": 8e-3}
