@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shlex
 import statistics
 import subprocess
@@ -21,9 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-import gpuprop
+from gpuprop.bench import measure
+from gpuprop.bench.readme_table import put
 from gpuprop.text import datasets
 from gpuprop.training.recipes import RECIPES, Recipe, first_words
 
@@ -73,17 +71,12 @@ def train(name: str, seed: int, out: Path) -> dict[str, Any]:
 
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
-    model = platform.processor()
-    if os.path.exists("/proc/cpuinfo"):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
+    where = measure.machine()
     return {
-        "cpu": model,
-        "cores": os.cpu_count(),
+        "cpu": where["processor"],
+        "cores": where["cores"],
         "threads": os.environ.get("GPUPROP_THREADS") or str(os.cpu_count()),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "gpuprop": gpuprop.__version__,
+        **measure.versions(),
         "date": time.strftime("%Y-%m-%d"),
     }
 
@@ -122,11 +115,10 @@ def table(results: dict[str, Any]) -> str:
 
 def put_into(path: Path, marker: str, text: str) -> None:
     """Replace what stands between `<!-- marker: start -->` and `<!-- marker: end -->`."""
-    start, end = f"<!-- {marker}: start -->", f"<!-- {marker}: end -->"
     page = path.read_text(encoding="utf-8")
-    before, rest = page.split(start)
-    _, after = rest.split(end)
-    path.write_text(f"{before}{start}\n{text}\n{end}{after}", encoding="utf-8")
+    path.write_text(
+        put(page, f"{text}\n", f"<!-- {marker}: start -->", f"<!-- {marker}: end -->"), encoding="utf-8"
+    )
 
 
 def main() -> None:

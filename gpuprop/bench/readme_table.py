@@ -37,13 +37,13 @@ def ratio(row: dict[str, Any]) -> float:
     return float(row["gpuprop"]["wall_ms"] / row["torch"]["wall_ms"])
 
 
-def put(text: str, table: str) -> str:
-    """`text` with the table between its marks. Raises DataError where they are missing."""
-    before, start, rest = text.partition(START)
-    _, end, after = rest.partition(END)
+def put(text: str, table: str, first: str = START, last: str = END) -> str:
+    """`text` with the table between the marks `first` and `last`. Raises DataError where they are missing."""
+    before, start, rest = text.partition(first)
+    _, end, after = rest.partition(last)
     if not start or not end:
-        raise DataError(f"the file needs the lines {START} and {END}: the table goes between them")
-    return f"{before}{START}\n{table}{END}{after}"
+        raise DataError(f"the file needs the lines {first} and {last}: the table goes between them")
+    return f"{before}{first}\n{table}{last}{after}"
 
 
 def main(arguments: list[str]) -> int:

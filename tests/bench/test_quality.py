@@ -2,6 +2,7 @@
 
 import pytest
 
+import gpuprop as gp
 from gpuprop.bench import quality
 from gpuprop.training.recipes import RECIPES
 
@@ -33,5 +34,5 @@ def test_only_what_stands_between_the_markers_is_replaced(tmp_path):
     page.write_text("a\n<!-- quality: start -->\nold\n<!-- quality: end -->\nb\n")
     quality.put_into(page, "quality", "new")
     assert page.read_text() == "a\n<!-- quality: start -->\nnew\n<!-- quality: end -->\nb\n"
-    with pytest.raises(ValueError, match="unpack"):
+    with pytest.raises(gp.DataError, match="needs the lines <!-- other: start -->"):
         quality.put_into(page, "other", "new")

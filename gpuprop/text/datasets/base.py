@@ -107,6 +107,11 @@ def choose(data: Data, rows: Sequence[int]) -> Data:
     return PairData([data.sources[i] for i in rows], [data.targets[i] for i in rows])
 
 
+def part(data: LabelledData, split: str) -> Data:
+    """What `split` is of the rows of its file: all of the test file, of the training file train or dev."""
+    return data if split == "test" else choose(data, held_out(split, data.texts))
+
+
 def read_columns(content: bytes, columns: int, path: str, separator: str = "\t") -> list[list[str]]:
     """The columns of every line, each line checked for their number."""
     rows = [line.split(separator, columns - 1) for line in text_lines(content)]

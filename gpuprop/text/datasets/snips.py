@@ -11,8 +11,7 @@ from gpuprop.text.datasets.base import (
     Dataset,
     DatasetInfo,
     LabelledData,
-    choose,
-    held_out,
+    part,
     read_columns,
 )
 from gpuprop.text.datasets.download import DataFile, content
@@ -68,8 +67,7 @@ _FILES = {
 def _read(split: str, options: Mapping[str, str]) -> Data:
     file = _FILES["test" if split == "test" else "train"]
     rows = read_columns(content(file), 2, file.path)
-    data = LabelledData([text for _, text in rows], [label for label, _ in rows])
-    return data if split == "test" else choose(data, held_out(split, data.texts))
+    return part(LabelledData([text for _, text in rows], [label for label, _ in rows]), split)
 
 
 DATASETS = [

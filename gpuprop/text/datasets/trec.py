@@ -10,8 +10,7 @@ from gpuprop.text.datasets.base import (
     Dataset,
     DatasetInfo,
     LabelledData,
-    choose,
-    held_out,
+    part,
     text_lines,
 )
 from gpuprop.text.datasets.download import DataFile, content
@@ -38,8 +37,7 @@ def _read(split: str, options: Mapping[str, str]) -> Data:
     lines = text_lines(content(_FILES["test" if split == "test" else "train"]), "latin-1")
     rows = [line.strip().partition(" ") for line in lines]
     labels = [label if options["labels"] == "fine" else label.partition(":")[0] for label, _, _ in rows]
-    data = LabelledData([text for _, _, text in rows], labels)
-    return data if split == "test" else choose(data, held_out(split, data.texts))
+    return part(LabelledData([text for _, _, text in rows], labels), split)
 
 
 DATASETS = [
