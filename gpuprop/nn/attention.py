@@ -6,7 +6,7 @@ from typing import Any
 
 from ..backend.random import new_stream
 from ..errors import ShapeError
-from ..ops.attention import additive_attention_weights, attention
+from ..ops.attention import additive_attention_weights, attention, attention_weights
 from ..ops.linear import linear, matmul
 from ..ops.packing import join_heads, split_heads
 from ..tensors import Tensor
@@ -89,6 +89,8 @@ class MultiHeadAttention(Module):
 
     Packed rows (`ops.pack`) save the work on padding: query (N, E) with query_mask (B, T) -> (N, E), and key
     and value (M, E) with key_mask (B, S); N and M are the numbers of real tokens.
+
+    Decoding word by word: `project_keys` once, then `attend`; `weights` shows where it looks.
     """
 
     def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0) -> None:
@@ -116,33 +118,94 @@ class MultiHeadAttention(Module):
         query_mask: Any = None,
     ) -> Tensor:
         self._check(query, key, value, key_mask, query_mask)
-        rows, keys = (
-            mask if len(x.shape) == 2 else None for x, mask in ((query, query_mask), (key, key_mask))
+        q, k, v = self._projections(
+            query, key, value, _mask_of_rows(query, query_mask), _mask_of_rows(key, key_mask)
         )
-        q, k, v = self._projections(query, key, value, rows, keys)
+        return self._attended(q, k, v, key_mask, causal, _mask_of_rows(query, query_mask))
+
+    def project_keys(self, key_value: Any, key_mask: Any = None) -> tuple[Tensor, Tensor]:
+        """k and v (B, heads, S, E / heads) of key_value (B, S, E), or of its rows (M, E).
+
+        For `attend`, which a decoder calls many times with the same keys, or with those it has joined along
+        axis 2.
+        """
+        self._check_text("keys", key_value, key_mask)
+        size = self.embed_dim
+        both = linear(key_value, self.in_proj_weight[size:], self.in_proj_bias[size:])
+        k, v = split_heads(both, self.num_heads, 2, _mask_of_rows(key_value, key_mask))
+        return k, v
+
+    def attend(
+        self,
+        query: Any,
+        k: Any,
+        v: Any,
+        key_mask: Any = None,
+        causal: bool = False,
+        query_mask: Any = None,
+    ) -> Tensor:
+        """`forward` for keys and values that `project_keys` made, (B, heads, S, E / heads) -> (B, T, E).
+
+        causal counts queries and keys from 0: a decoder that asks for the last word only, and has joined its
+        keys so far, asks without.
+        """
+        self._check_text("query", query, query_mask)
+        self._check_heads(query, k, v, query_mask)
+        size, rows = self.embed_dim, _mask_of_rows(query, query_mask)
+        projected = linear(query, self.in_proj_weight[:size], self.in_proj_bias[:size])
+        (q,) = split_heads(projected, self.num_heads, 1, rows)
+        return self._attended(q, k, v, key_mask, causal, rows)
+
+    def weights(self, query: Any, key: Any, key_mask: Any = None, causal: bool = False) -> Tensor:
+        """The mean over the heads of the weights, without dropout, to look at.
+
+        query (B, T, E), key (B, S, E) -> (B, T, S)
+        """
+        for name, x in (("query", query), ("keys", key)):
+            require_text(f"MultiHeadAttention ({name})", x, self.embed_dim)
+        _require_pair("MultiHeadAttention", query, key, self.embed_dim)
+        weight, bias = self.in_proj_weight, self.in_proj_bias
+        parts = (slice(0, self.embed_dim), slice(self.embed_dim, 2 * self.embed_dim))
+        (q,), (k,) = (
+            split_heads(linear(x, weight[p], bias[p]), self.num_heads)
+            for x, p in zip((query, key), parts, strict=True)
+        )
+        return attention_weights(q, k, key_mask, causal=causal).mean(axis=1)
+
+    def _attended(self, q: Any, k: Any, v: Any, key_mask: Any, causal: bool, rows: Any) -> Tensor:
         dropout = self.dropout if self.training else 0.0
         context, _ = attention(q, k, v, key_mask, causal=causal, dropout=dropout, stream=self._stream)
         return self.out_proj(join_heads(context, rows))
 
     def _check(self, query: Any, key: Any, value: Any, key_mask: Any, query_mask: Any) -> None:
-        for name, x, mask in (
-            ("query", query, query_mask),
-            ("key", key, key_mask),
-            ("value", value, key_mask),
-        ):
-            if len(x.shape) != 2 or mask is None:
-                require_text(f"MultiHeadAttention ({name})", x, self.embed_dim)
-            elif x.shape[1] != self.embed_dim or int(mask.sum()) != x.shape[0]:
-                raise ShapeError(
-                    f"MultiHeadAttention ({name}) expects rows ({int(mask.sum())}, {self.embed_dim}), one a "
-                    f"real token of its mask, but got {tuple(x.shape)}"
-                )
+        self._check_text("query", query, query_mask)
+        self._check_text("key", key, key_mask)
+        self._check_text("value", value, key_mask)
         if len(key.shape) == 2 or len(query.shape) == 2:
             if len(key.shape) != len(value.shape) or key.shape[0] != value.shape[0]:
                 raise ShapeError(f"MultiHeadAttention got keys {key.shape} but values {value.shape}")
             return
         _require_pair("MultiHeadAttention", query, key, self.embed_dim)
         _require_values("MultiHeadAttention", key, value)
+
+    def _check_text(self, name: str, x: Any, mask: Any) -> None:
+        if len(x.shape) != 2 or mask is None:
+            require_text(f"MultiHeadAttention ({name})", x, self.embed_dim)
+        elif x.shape[1] != self.embed_dim or int(mask.sum()) != x.shape[0]:
+            raise ShapeError(
+                f"MultiHeadAttention ({name}) expects rows ({int(mask.sum())}, {self.embed_dim}), one a "
+                f"real token of its mask, but got {tuple(x.shape)}"
+            )
+
+    def _check_heads(self, query: Any, k: Any, v: Any, query_mask: Any) -> None:
+        batch = (query_mask if len(query.shape) == 2 else query).shape[0]
+        width = self.embed_dim // self.num_heads
+        shape = tuple(k.shape)
+        if len(shape) != 4 or (*shape[:2], shape[3]) != (batch, self.num_heads, width) or v.shape != shape:
+            raise ShapeError(
+                f"MultiHeadAttention.attend expects k and v ({batch}, {self.num_heads}, S, {width}) of "
+                f"`project_keys` but got {shape} and {tuple(v.shape)}"
+            )
 
     def _projections(self, query: Any, key: Any, value: Any, rows: Any, keys: Any) -> tuple[Tensor, ...]:
         """q, k, v (B, heads, L, E / heads); one product for those of them that share their input."""
@@ -162,6 +225,11 @@ class MultiHeadAttention(Module):
 
     def extra_repr(self) -> str:
         return f"{self.embed_dim}, {self.num_heads}" + (f", dropout={self.dropout:g}" if self.dropout else "")
+
+
+def _mask_of_rows(x: Any, mask: Any) -> Any:
+    """The mask by which x (N, E) was packed; None for x (B, L, E)."""
+    return mask if len(x.shape) == 2 else None
 
 
 def _require_pair(layer: str, query: Any, key: Any, size: int) -> None:

@@ -139,6 +139,52 @@ def test_multi_head_dropout_in_training_only(device):
     assert layer(x, x, x).dtype == np.float32
 
 
+def test_keys_projected_once(device):
+    """`attend` is `forward`; word by word with joined keys it is the causal forward."""
+    layer = in_float64(nn.MultiHeadAttention(6, 3))
+    query, memory = (gp.tensor(a) for a in draw(8, (2, 4, 6), (2, 5, 6)))
+    k, v = layer.project_keys(memory, MASK)
+    assert k.shape == v.shape == (2, 3, 5, 2)
+    expected = layer(query, memory, memory, MASK).numpy()
+    np.testing.assert_allclose(layer.attend(query, k, v, MASK).numpy(), expected, rtol=1e-12)
+    rows = gp.ops.pack(memory, MASK)
+    packed = layer.attend(gp.ops.pack(memory, MASK), *layer.project_keys(rows, MASK), MASK, query_mask=MASK)
+    np.testing.assert_allclose(packed.numpy(), layer(memory, memory, memory, MASK).numpy()[MASK], rtol=1e-12)
+
+    whole = layer(query, query, query, causal=True).numpy()
+    np.testing.assert_allclose(
+        layer.attend(query, *layer.project_keys(query), causal=True).numpy(), whole, rtol=1e-12
+    )
+    seen = None
+    for t in range(4):
+        step = layer.project_keys(query[:, t : t + 1])
+        seen = (
+            step if seen is None else [gp.concatenate(pair, axis=2) for pair in zip(seen, step, strict=True)]
+        )
+        context = layer.attend(query[:, t : t + 1], *seen)
+        np.testing.assert_allclose(context.numpy()[:, 0], whole[:, t], rtol=1e-12)
+
+
+def test_gradients_through_projected_keys(device):
+    layer = in_float64(nn.MultiHeadAttention(4, 2))
+    leaves = [gp.tensor(a, requires_grad=True) for a in draw(9, (2, 3, 4), (2, 5, 4))]
+    gradcheck(lambda q, m, *_: layer.attend(q, *layer.project_keys(m), MASK), [*leaves, *layer.parameters()])
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_weights_to_look_at(device, causal):
+    layer = in_float64(nn.MultiHeadAttention(6, 3))
+    query, key = draw(10, (2, 4, 6), (2, 5, 6))
+    weights = layer.weights(gp.tensor(query), gp.tensor(key), MASK, causal).numpy()
+    seen = np.tri(4, 5, dtype=bool) if causal else np.ones((4, 5), bool)
+    w = layer.in_proj_weight.numpy()
+    q, k = (
+        (x @ w[i * 6 : i * 6 + 6].T).reshape(2, -1, 3, 2).swapaxes(1, 2) for i, x in enumerate((query, key))
+    )
+    expected = softmax(q @ k.swapaxes(2, 3) / math.sqrt(2), (MASK[:, None] & seen)[:, None]).mean(1)
+    np.testing.assert_allclose(weights, expected, rtol=1e-12)
+
+
 def test_messages():
     dot, additive, multi = (
         nn.DotProductAttention(),
@@ -160,6 +206,10 @@ def test_messages():
         additive(q[:, 0], v)
     with pytest.raises(ShapeError, match=r"MultiHeadAttention \(value\) expects \(batch, length, 4\)"):
         multi(q, k, v)
+    with pytest.raises(ShapeError, match=r"attend expects k and v \(2, 2, S, 2\) .* got \(2, 5, 4\)"):
+        multi.attend(q, k, k)
+    with pytest.raises(ShapeError, match=r"MultiHeadAttention \(keys\) expects \(batch, length, 4\)"):
+        multi.project_keys(v)
     with pytest.raises(ShapeError, match="got a mask"):
         multi(q, k, k, np.ones((2, 3), bool))
     with pytest.raises(ValueError, match="embed_dim 5 is not a multiple of num_heads 2"):
