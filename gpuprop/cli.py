@@ -88,7 +88,9 @@ def main(arguments: list[str] | None = None) -> int:
     except MemoryError as error:
         reason = f" ({error})" if str(error) else ""
         return _fail(
-            f"not enough memory{reason}: try a smaller --batch-size, --max-length or --max-vocabulary", 1
+            f"not enough memory{reason}: try a smaller --batch-size (with --accumulate a step is as large), "
+            "--max-length or --max-vocabulary",
+            1,
         )
     except RecursionError:
         return _fail("the input is nested too deeply", 2)

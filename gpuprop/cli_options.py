@@ -90,8 +90,30 @@ class CommonOptions:
 
     epochs: Annotated[int, option("--epochs", "Times through the training rows.", TRAINING, "N", 1)] = 10
     batch_size: Annotated[
-        int | None, option("--batch-size", "Rows a step. (default classify 50, seq2seq 64)", TRAINING, "N", 1)
+        int | None,
+        option("--batch-size", "Rows in a batch. (default classify 50, seq2seq 64)", TRAINING, "N", 1),
     ] = None
+    batch_tokens: Annotated[
+        int | None,
+        option(
+            "--batch-tokens",
+            "Instead of --batch-size: at most so many tokens in a batch, padding included (pairs: both "
+            "sides). A longer row is a batch of its own.",
+            TRAINING,
+            "N",
+            1,
+        ),
+    ] = None
+    accumulate: Annotated[
+        int,
+        option(
+            "--accumulate",
+            "Batches a step: the gradient of one batch of N times the size, in the memory of one.",
+            TRAINING,
+            "N",
+            1,
+        ),
+    ] = 1
     lr: Annotated[
         float | None,
         option("--lr", "Learning rate. (default feedforward 0.005, others 0.001)", TRAINING, "X"),
@@ -107,7 +129,10 @@ class CommonOptions:
         ),
     ] = "constant"
     warmup_steps: Annotated[
-        int, option("--warmup-steps", "Steps in which the learning rate rises from 0.", TRAINING, "N", 0)
+        int,
+        option(
+            "--warmup-steps", "Optimizer steps in which the learning rate rises from 0.", TRAINING, "N", 0
+        ),
     ] = 0
     weight_decay: Annotated[float, option("--weight-decay", "L2; decoupled with adamw.", TRAINING, "X")] = 0.0
     clip_norm: Annotated[
@@ -147,6 +172,8 @@ class CommonOptions:
         check_number("--clip-norm", self.clip_norm, 0.0)
         check_number("--dropout", self.dropout, 0.0, 1.0)
         check_number("--label-smoothing", self.label_smoothing, 0.0, 1.0)
+        if self.batch_size is not None and self.batch_tokens is not None:
+            raise DataError("--batch-size and --batch-tokens both say how large a batch is: give one of them")
         if self.seed >= 1 << 64:
             raise DataError(f"--seed must be below 2^64, not {self.seed}")
 
@@ -155,7 +182,9 @@ class CommonOptions:
         clip = clip_norm if self.clip_norm is None else self.clip_norm
         return Settings(
             epochs=self.epochs,
-            batch_size=self.batch_size or batch_size,
+            batch_size=None if self.batch_tokens else self.batch_size or batch_size,
+            batch_tokens=self.batch_tokens,
+            accumulate=self.accumulate,
             lr=self.lr if self.lr is not None else lr,
             optimizer=self.optimizer,
             schedule=self.schedule,

@@ -83,9 +83,11 @@ class Classification:
         labels, texts = read_labelled(path)
         return self.encode(texts, labels, path)
 
-    def batches(self, data: LabelledRows, batch_size: int, seed: int) -> Batches[TextBatch]:
-        """Shuffled batches for training."""
-        return text_batches(data.rows, data.numbers, batch_size, seed=seed)
+    def batches(
+        self, data: LabelledRows, batch_size: int | None, seed: int, batch_tokens: int | None = None
+    ) -> Batches[TextBatch]:
+        """Shuffled batches for training, of so many rows or at most so many tokens, padding included."""
+        return text_batches(data.rows, data.numbers, batch_size, batch_tokens=batch_tokens, seed=seed)
 
     def loss(self, batch: TextBatch) -> Tensor:
         """The mean training loss of a batch."""
@@ -93,8 +95,9 @@ class Classification:
         return result
 
     def count(self, batch: TextBatch) -> float:
-        """How much a batch weighs in an epoch's mean loss: its rows."""
-        return batch.size
+        """How much a batch weighs in a mean loss: its rows, or the sum of their classes' weights."""
+        weights = self.criterion.weight
+        return batch.size if weights is None else float(np.asarray(weights, np.float64)[batch.labels].sum())
 
     def logits(self, rows: Sequence[Sequence[int]]) -> np.ndarray[Any, Any]:
         """(N, C) float64 on the host, in the order of the rows."""

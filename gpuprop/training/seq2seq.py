@@ -85,9 +85,12 @@ class SequenceToSequence:
         """The encoded rows of a file of source<TAB>target lines."""
         return self.encode(*read_pairs(path), path)
 
-    def batches(self, data: PairRows, batch_size: int, seed: int) -> Batches[PairBatch]:
-        """Shuffled batches for training."""
-        return pair_batches(data.sources, data.targets, batch_size, seed=seed)
+    def batches(
+        self, data: PairRows, batch_size: int | None, seed: int, batch_tokens: int | None = None
+    ) -> Batches[PairBatch]:
+        """Shuffled batches for training, of so many pairs or at most so many tokens of both sides, padding
+        included."""
+        return pair_batches(data.sources, data.targets, batch_size, batch_tokens=batch_tokens, seed=seed)
 
     def loss(self, batch: PairBatch) -> Tensor:
         """The mean loss a target token of a batch."""
@@ -96,7 +99,7 @@ class SequenceToSequence:
         return result
 
     def count(self, batch: PairBatch) -> float:
-        """How much a batch weighs in an epoch's mean loss: its target tokens."""
+        """How much a batch weighs in a mean loss: its target tokens."""
         return batch.tokens
 
     def mean_loss(self, data: PairRows) -> float:

@@ -21,11 +21,12 @@ SCHEDULES = ("constant", "step", "linear", "cosine", "inverse-sqrt", "plateau")
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train. `early_stop` and `clip_norm` may be None for never; `watch` is what decides the best
-    epoch."""
+    """How to train. A step has `accumulate` batches of `batch_size` rows or, where that is None, of at most
+    `batch_tokens` tokens. `early_stop` and `clip_norm` may be None for never; `watch` is what decides the
+    best epoch."""
 
     epochs: int
-    batch_size: int
+    batch_size: int | None
     lr: float
     optimizer: str = "adam"
     schedule: str = "constant"
@@ -35,6 +36,8 @@ class Settings:
     early_stop: int | None = None
     seed: int = 0
     watch: tuple[str, ...] = ("valid_loss",)
+    batch_tokens: int | None = None
+    accumulate: int = 1
 
 
 def make_optimizer(name: str, model: Module, lr: float, weight_decay: float) -> optim.Optimizer:
@@ -94,9 +97,9 @@ class Session:
         progress: str | Display,
     ) -> None:
         self.task, self.settings, self.folder = task, settings, folder
-        self.batches = task.batches(train, settings.batch_size, settings.seed)
+        self.batches = task.batches(train, settings.batch_size, settings.seed, settings.batch_tokens)
         optimizer = make_optimizer(settings.optimizer, task.model, settings.lr, settings.weight_decay)
-        epoch_steps = len(self.batches)
+        epoch_steps = -(-len(self.batches) // settings.accumulate)
         self.trainer = Trainer(
             task.model,
             task.loss,
@@ -109,6 +112,7 @@ class Session:
             watch=settings.watch,
             patience=settings.early_stop,
             count=task.count,
+            accumulate=settings.accumulate,
             on_best=None if folder is None else lambda record: folder.save_model(task.model),
             on_epoch=None if folder is None else folder.append_metrics,
             progress=progress,

@@ -23,6 +23,7 @@ from ..errors import DataError, TrainingError
 from ..nn.module import Module
 from ..optim import Optimizer, ReduceLROnPlateau, Schedule, clip_grad_norm_
 from ..tensors import Tensor
+from .accumulation import backward_of_mean, groups_of
 from .progress import Display, make_display
 from .signals import Signals
 
@@ -86,7 +87,8 @@ class Trainer:
     """Trains a model.
 
     loss(batch): the mean loss of a batch, a tensor of one number. count(batch): how much the batch weighs in
-    the epoch's mean (default: its `size`, else 1). validate(): scores of the model, recorded as
+    the epoch's mean (default: its `size`, else 1). accumulate: batches a step, whose losses are averaged by
+    their counts; the rest of an epoch is a smaller last step. validate(): scores of the model, recorded as
     "valid_<name>"; it runs in evaluation mode without gradients. watch: which record entries decide what is
     best, later ones where earlier ones are equal; names that end in loss, error, error_rate or perplexity are
     better when lower, others when higher. patience: stop after this many epochs without a better one.
@@ -108,16 +110,20 @@ class Trainer:
         watch: str | Sequence[str] | None = None,
         patience: int | None = None,
         count: Callable[[Any], float] | None = None,
+        accumulate: int = 1,
         on_best: Callable[[Record], None] | None = None,
         on_epoch: Callable[[Record], None] | None = None,
         progress: str | Display = "auto",
     ) -> None:
         if patience is not None and patience < 1:
             raise DataError(f"patience is a number of epochs of at least 1, not {patience}")
+        if accumulate < 1:
+            raise DataError(f"accumulate is a number of batches of at least 1, not {accumulate}")
         self.model, self.loss, self.optimizer, self.schedule = model, loss, optimizer, schedule
         self.clip_norm, self.validate, self.patience = clip_norm, validate, patience
         self.watch = _watched(watch, validate is not None)
         self.count = count or (lambda batch: getattr(batch, "size", 1))
+        self.accumulate = accumulate
         self.on_best, self.on_epoch = on_best, on_epoch
         self.display = make_display(progress) if isinstance(progress, str) else progress
         self.state = TrainingState()
@@ -152,7 +158,7 @@ class Trainer:
             raise DataError(
                 "batches must be iterable once an epoch: pass a list or gp.text.text_batches(...)"
             )
-        steps = len(batches) if isinstance(batches, Sized) else None
+        steps = -(-len(batches) // self.accumulate) if isinstance(batches, Sized) else None
         # NumPy's warnings would only come before the error that a loss out of range becomes
         with self._signals, self.display, np.errstate(over="ignore", invalid="ignore"):
             self.display.start(epochs, steps, self.device)
@@ -172,10 +178,11 @@ class Trainer:
         meter = LossMeter(state, self.optimizer)
         self.model.train()
         self.display.epoch(state.epoch + 1)
-        for number, batch in enumerate(batches, start=1):
+        for number, group in enumerate(groups_of(batches, self.accumulate), start=1):
             with self._signals.hold():
-                meter.add(self._step(batch), self.count(batch))
-            tokens += getattr(batch, "tokens", 0)
+                for loss, weight in self._step(group):
+                    meter.add(loss, weight)
+            tokens += sum(getattr(batch, "tokens", 0) for batch in group)
             if number % READ_EVERY == 1:
                 meter.read()
             self.display.step(number, meter.recent, tokens)
@@ -194,10 +201,9 @@ class Trainer:
         with self._signals.hold():
             self._finish_epoch(record)
 
-    def _step(self, batch: Any) -> Tensor:
+    def _step(self, batches: Sequence[Any]) -> list[tuple[Tensor, float]]:
         self.optimizer.zero_grad()
-        loss = self.loss(batch)
-        loss.backward()
+        losses = backward_of_mean(self.loss, self.count, batches)
         if self.clip_norm is not None:
             groups = self.optimizer.param_groups
             clip_grad_norm_((p for group in groups for p in group["params"]), self.clip_norm)
@@ -205,7 +211,7 @@ class Trainer:
         if self.schedule is not None and not isinstance(self.schedule, ReduceLROnPlateau):
             self.schedule.step()
         self.state.step += 1
-        return loss
+        return losses
 
     def _validated(self) -> Record:
         if self.validate is None:

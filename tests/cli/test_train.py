@@ -388,3 +388,23 @@ def test_a_full_disk_ends_training_with_a_message_and_the_old_run_intact(data, c
     assert "Traceback" not in done.stderr
     assert ({f.name: f.read_bytes() for f in out.iterdir()} if out.exists() else {}) == before
     assert out.exists() == old_run
+
+
+@pytest.mark.parametrize(
+    ("task", "file", "options"), [("classify", "kinds", ()), ("seq2seq", "pairs", SEQ2SEQ[6:])]
+)
+def test_batches_by_tokens_and_steps_of_several_batches(cli, data, tmp_path, task, file, options):
+    """72 rows and 5 tokens a text: batches of 10 texts are 50 tokens; 8 batches make 3 steps of 3."""
+    common = ("train", task, "--train", data / f"{file}.tsv", "--epochs", 1, "--embedding-dim", 8, *options)
+    out = tmp_path / "run"
+    done = cli(*common, "--out", out, "--batch-tokens", 50, "--accumulate", 3, "--schedule", "cosine")
+    assert done.code == 0
+    training = json.loads((out / "config.json").read_text("utf-8"))["training"]
+    assert (training["batch_size"], training["batch_tokens"], training["accumulate"]) == (None, 50, 3)
+    record = json.loads((out / "metrics.jsonl").read_text())
+    if task == "classify":
+        assert record["step"] == 3
+    assert record["lr"] == pytest.approx(0.0, abs=1e-12)
+    refused = cli(*common, "--out", tmp_path / "no", "--batch-tokens", 50, "--batch-size", 8)
+    assert refused.code == 2
+    assert "--batch-size and --batch-tokens" in refused.err

@@ -1,0 +1,46 @@
+"""One optimizer step over several batches: their gradients are added up before the weights change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+from ..backend import random
+from ..backend.arrays import get_xp
+from ..errors import DataError
+from ..tensors import Tensor
+
+
+def groups_of(batches: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """The batches in lists of `size`, the last of which may be shorter. Takes none before it is needed."""
+    iterator = iter(batches)
+    while group := list(islice(iterator, size)):
+        yield group
+
+
+def backward_of_mean(
+    loss: Callable[[Any], Tensor], count: Callable[[Any], float], batches: Sequence[Any]
+) -> list[tuple[Tensor, float]]:
+    """Add the gradient of the mean loss over all of `batches`,   L = Σ_k n_k L_k / Σ_k n_k,   to the
+    parameters; returns (L_k, n_k) of each batch k.
+
+    loss(batch) is the mean L_k over n_k = count(batch) rows or tokens, so that L and its gradient are those
+    of one large batch. Dropout draws the masks of that batch where the parts are padded to its length.
+    """
+    if len(batches) == 1:
+        value = loss(batches[0])
+        value.backward()
+        return [(value, count(batches[0]))]
+    counts = [count(batch) for batch in batches]
+    total = sum(counts)
+    if not total > 0:
+        raise DataError(f"count gives {total} for the {len(batches)} batches of a step; it must be above 0")
+    done, row = [], random.state.row_offset
+    for batch, share in zip(batches, counts, strict=True):
+        with random.rows_from(row):
+            value = loss(batch)
+            value.backward(get_xp(value.data).full_like(value.data, share / total))
+        row += getattr(batch, "size", 1)
+        done.append((value, share))
+    return done
