@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from . import cli_data, cli_train
+from .cli_average import AVERAGE_EXAMPLES, AVERAGE_HELP, average
 from .cli_bench import BENCH_HELP, bench
 from .cli_demo import DEMO_HELP, demo
 from .cli_devices import devices, doctor
@@ -64,6 +65,7 @@ app.command("demo", help=DEMO_HELP)(demo)
 app.add_typer(cli_train.app, name="train")
 app.command("evaluate", help=EVALUATE_HELP, epilog=EVALUATE_EXAMPLES)(evaluate)
 app.command("predict", help=PREDICT_HELP, epilog=PREDICT_EXAMPLES)(predict)
+app.command("average", help=AVERAGE_HELP, epilog=AVERAGE_EXAMPLES)(average)
 app.add_typer(cli_data.app, name="data")
 app.command("devices")(devices)
 app.command("doctor")(doctor)

@@ -163,6 +163,16 @@ class CommonOptions:
         str | None,
         option("--device", "auto, cpu, cuda or cuda:N. (default GPUPROP_DEVICE, else auto)", RUN, "DEVICE"),
     ] = None
+    keep_last: Annotated[
+        int,
+        option(
+            "--keep-last",
+            "Keep the weights of the last N epochs too, for `gpuprop average`.",
+            RUN,
+            "N",
+            0,
+        ),
+    ] = 0
     quiet: Annotated[bool, option("--quiet -q", "Show errors only.", RUN)] = False
 
     def check(self) -> None:
@@ -185,6 +195,7 @@ class CommonOptions:
             batch_size=None if self.batch_tokens else self.batch_size or batch_size,
             batch_tokens=self.batch_tokens,
             accumulate=self.accumulate,
+            keep_last=self.keep_last,
             lr=self.lr if self.lr is not None else lr,
             optimizer=self.optimizer,
             schedule=self.schedule,

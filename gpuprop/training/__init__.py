@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .averaging import average_checkpoints
 from .checkpoint import load, save
 from .classify import Classification
 from .curves import draw_curves
@@ -35,6 +36,7 @@ __all__ = [
     "Trainer",
     "TrainingState",
     "accuracy",
+    "average_checkpoints",
     "classification_report",
     "confusion_matrix",
     "draw_curves",

@@ -2,7 +2,8 @@
 
 config.json         task, model, tokenizers, labels, options, data files with their SHA-256
 vocabulary.json     (source_vocabulary.json and target_vocabulary.json for pairs)
-model.safetensors   the best weights by validation
+model.safetensors   the best weights by validation, or an average (then model.best.safetensors has the best)
+epochs/             the weights of the last epochs, where these are kept
 metrics.jsonl       one line an epoch
 curves.png          losses and scores over the epochs
 """
@@ -25,12 +26,14 @@ from ..text.field import TextField
 from ..text.vocabulary import Vocabulary
 from ..version import __version__
 from . import checkpoint
+from .averaging import forget_epochs, keep_epoch
 from .files import append_line, write_error, write_json
 
 FORMAT, VERSION = "gpuprop-run", 1
 CONFIG, MODEL, METRICS, CURVES = "config.json", "model.safetensors", "metrics.jsonl", "curves.png"
+BEST = "model.best.safetensors"  # what an average took the place of
 _VOCABULARIES = ("vocabulary.json", "source_vocabulary.json", "target_vocabulary.json")
-OWN_FILES = (CONFIG, MODEL, METRICS, CURVES, *_VOCABULARIES)
+OWN_FILES = (CONFIG, MODEL, BEST, METRICS, CURVES, *_VOCABULARIES)
 
 
 class RunFolder:
@@ -70,6 +73,10 @@ class RunFolder:
             self._begin(model)
             self.begun = True
 
+    def keep_epoch(self, model: Module, epoch: int, last: int) -> None:
+        """Keep the weights after this epoch, and those of the `last` - 1 epochs before it."""
+        keep_epoch(self.path, model, epoch, last)
+
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Add one epoch to metrics.jsonl."""
         append_line(self.path / METRICS, json.dumps(dict(record), allow_nan=False))
@@ -91,6 +98,7 @@ class RunFolder:
             for name, vocabulary in self.vocabularies.items():
                 vocabulary.save(staging / name)
             checkpoint.save(model, staging / MODEL, {"format": FORMAT})
+            forget_epochs(self.path)
             for name in OWN_FILES:
                 if not (staging / name).exists():
                     (self.path / name).unlink(missing_ok=True)

@@ -22,8 +22,8 @@ SCHEDULES = ("constant", "step", "linear", "cosine", "inverse-sqrt", "plateau")
 @dataclass(frozen=True)
 class Settings:
     """How to train. A step has `accumulate` batches of `batch_size` rows or, where that is None, of at most
-    `batch_tokens` tokens. `early_stop` and `clip_norm` may be None for never; `watch` is what decides the
-    best epoch."""
+    `batch_tokens` tokens. The weights of the last `keep_last` epochs stay in the run folder. `early_stop` and
+    `clip_norm` may be None for never; `watch` is what decides the best epoch."""
 
     epochs: int
     batch_size: int | None
@@ -38,6 +38,7 @@ class Settings:
     watch: tuple[str, ...] = ("valid_loss",)
     batch_tokens: int | None = None
     accumulate: int = 1
+    keep_last: int = 0
 
 
 def make_optimizer(name: str, model: Module, lr: float, weight_decay: float) -> optim.Optimizer:
@@ -114,7 +115,7 @@ class Session:
             count=task.count,
             accumulate=settings.accumulate,
             on_best=None if folder is None else lambda record: folder.save_model(task.model),
-            on_epoch=None if folder is None else folder.append_metrics,
+            on_epoch=self._keep_epoch,
             progress=progress,
         )
 
@@ -132,6 +133,12 @@ class Session:
             if self.folder is not None:
                 self.folder.abandon()
         return self.trainer
+
+    def _keep_epoch(self, record: dict[str, Any]) -> None:
+        if self.folder is not None:
+            if self.settings.keep_last:
+                self.folder.keep_epoch(self.task.model, record["epoch"], self.settings.keep_last)
+            self.folder.append_metrics(record)
 
     def draw(self, title: str) -> None:
         """Write curves.png. Raises PlotError where matplotlib is missing."""
