@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 
 from .. import ops
-from ..backend.arrays import Array, get_xp, to_device
+from ..backend.arrays import Array, get_xp, to_device, to_host
+from ..backprop import no_grad
+from ..errors import DataError
 from ..nn.dropout import Dropout
 from ..nn.embedding import Embedding
 from ..nn.linear import Linear
@@ -24,18 +26,9 @@ from ..nn.recurrent import GRU, LSTM
 from ..tensors import Tensor
 from .attention import ATTENTIONS, GlobalAttention, Memory
 from .classifier import token_ids
-from .configured import (
-    MOST_LAYERS,
-    MOST_ROWS,
-    MOST_UNITS,
-    ConfiguredModel,
-    check_table,
-    choice,
-    probability,
-    truth,
-    whole,
-)
-from .decoding import Hypothesis, beam_search, evaluating, greedy_search
+from .configured import MOST_LAYERS, MOST_UNITS, choice, probability, truth, whole
+from .decoding import evaluating
+from .encoder_decoder import TIED, EncoderDecoder, vocabulary_config
 
 CELLS = {"gru": GRU, "lstm": LSTM}
 
@@ -124,6 +117,7 @@ class AttentionDecoder(Module):
         dropout: float,
         padding_idx: int,
         input_feeding: bool,
+        tied: bool,
     ) -> None:
         self.hidden_size, self.input_feeding = hidden_size, input_feeding
         self.embedding = Embedding(vocabulary_size, embedding_dim, padding_idx=padding_idx)
@@ -133,20 +127,33 @@ class AttentionDecoder(Module):
         self.attention = GlobalAttention(hidden_size, memory_size, attention)
         self.combine = Linear(memory_size + hidden_size, hidden_size)
         self.output = Linear(hidden_size, vocabulary_size)
+        if tied:
+            self.output.weight = self.embedding.weight
 
-    def forward(self, ids: Any, states: States, memory: Memory) -> tuple[Tensor, States]:
-        """ids (B, T) -> logits (B, T, V), and the states after the last token: the cell's (layers, B, H)
-        and, with input feeding, what was last attended (1, B, H)."""
+    def forward(
+        self, ids: Any, states: States, memory: Memory, mask: Any = None
+    ) -> tuple[Tensor, States, Tensor]:
+        """ids (B, T) -> logits (B, T, V), or (N, V) of the real tokens of a mask (B, T); the states after the
+        last token, the cell's (layers, B, H) and, with input feeding, what was last attended (1, B, H); and
+        the weights of the attention (B, T, S)."""
         x = self.dropout(self.embedding(ids))
+        attended, states, weights = self._walk(x, states, memory)
+        attended = self.dropout(attended)
+        return self.output(attended if mask is None else ops.pack(attended, mask)), states, weights
+
+    def _walk(self, x: Tensor, states: States, memory: Memory) -> tuple[Tensor, States, Tensor]:
+        """From vectors (B, T, E) to what was attended to (B, T, H)."""
         if not self.input_feeding:
             h, states = recur(self.cell, x, None, states)
-            return self.output(self.dropout(self._attend(h, memory))), states
-        states, fed, attended = states[:-1], states[-1].swapaxes(0, 1), []
+            attended, weights = self._attend(h, memory)
+            return attended, states, weights
+        states, fed, steps = states[:-1], states[-1].swapaxes(0, 1), []
         for t in range(x.shape[1]):
             h, states = recur(self.cell, ops.concatenate([x[:, t : t + 1], fed], axis=2), None, states)
-            fed = self._attend(h, memory)
-            attended.append(fed)
-        return self.output(self.dropout(ops.concatenate(attended, axis=1))), (*states, fed.swapaxes(0, 1))
+            fed, weights = self._attend(h, memory)
+            steps.append((fed, weights))
+        attended, weights = (ops.concatenate(list(parts), axis=1) for parts in zip(*steps, strict=True))
+        return attended, (*states, fed.swapaxes(0, 1)), weights
 
     def first_states(self, bridged: States) -> States:
         """The states before the first token: nothing was attended yet."""
@@ -155,10 +162,10 @@ class AttentionDecoder(Module):
         h = bridged[0].data
         return (*bridged, Tensor(get_xp(h).zeros((1, h.shape[1], self.hidden_size), h.dtype)))
 
-    def _attend(self, h: Tensor, memory: Memory) -> Tensor:
-        """tanh(W_c [c; h]) of cell outputs (B, T, H)."""
-        context, _ = self.attention(h, memory)
-        return self.combine(ops.concatenate([context, h], axis=2)).tanh()
+    def _attend(self, h: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
+        """tanh(W_c [c; h]) of cell outputs (B, T, H), and the weights of the attention."""
+        context, weights = self.attention(h, memory)
+        return self.combine(ops.concatenate([context, h], axis=2)).tanh(), weights
 
 
 @dataclass(frozen=True)
@@ -171,13 +178,14 @@ class DecodingState:
     origin: np.ndarray[Any, Any]
 
 
-class Seq2Seq(ConfiguredModel):
+class Seq2Seq(EncoderDecoder):
     """A bidirectional GRU or LSTM encoder and an attention decoder.
 
     hidden_size: of the decoder and of each direction of the encoder. cell: "gru" or "lstm". attention: "dot"
     (Luong's "general": h_tᵀ W s, scaled) or "additive" (Bahdanau's: vᵀ tanh(W h_t + U s)). dropout: on word
     vectors, between recurrent layers and before the output. input_feeding: the decoder reads what it last
-    attended to; slower to train, often better.
+    attended to; slower to train, often better. tied: which tables are one (see `TIED`); with a tied output
+    embedding_dim must be hidden_size.
     """
 
     def __init__(
@@ -194,10 +202,9 @@ class Seq2Seq(ConfiguredModel):
         bos_idx: int = 2,
         eos_idx: int = 3,
         input_feeding: bool = False,
+        tied: str = "none",
     ) -> None:
         config: dict[str, Any] = {
-            "source_vocabulary_size": whole("source_vocabulary_size", source_vocabulary_size, MOST_ROWS),
-            "target_vocabulary_size": whole("target_vocabulary_size", target_vocabulary_size, MOST_ROWS),
             "embedding_dim": whole("embedding_dim", embedding_dim, MOST_UNITS),
             "hidden_size": whole("hidden_size", hidden_size, MOST_UNITS),
             "num_layers": whole("num_layers", num_layers, MOST_LAYERS),
@@ -205,30 +212,38 @@ class Seq2Seq(ConfiguredModel):
             "attention": choice("attention", attention, ATTENTIONS),
             "dropout": probability("dropout", dropout),
             "input_feeding": truth("input_feeding", input_feeding),
+            "tied": choice("tied", tied, TIED),
         }
-        smaller = min(config["source_vocabulary_size"], config["target_vocabulary_size"])
-        config["padding_idx"] = whole("padding_idx", padding_idx, smaller - 1, least=0)
-        for name, value in (("bos_idx", bos_idx), ("eos_idx", eos_idx)):
-            config[name] = whole(name, value, config["target_vocabulary_size"] - 1, least=0)
-        for rows in (source_vocabulary_size, target_vocabulary_size):
-            check_table("the embedding", rows, max(embedding_dim, hidden_size))
+        if tied != "none" and embedding_dim != hidden_size:
+            raise DataError(
+                f"tied {tied!r} makes the output's weights those of the embedding: embedding_dim "
+                f"({embedding_dim}) must be hidden_size ({hidden_size})"
+            )
+        config |= vocabulary_config(
+            source_vocabulary_size, target_vocabulary_size, padding_idx, bos_idx, eos_idx, tied,
+            max(embedding_dim, hidden_size),
+        )  # fmt: skip
         self._config = config
         sizes = (embedding_dim, hidden_size, num_layers, cell)
         self.encoder = RecurrentEncoder(source_vocabulary_size, *sizes, dropout, padding_idx)
         memory_size = self.encoder.output_size
         self.bridge = Bridge(2 if cell == "lstm" else 1, num_layers, memory_size, hidden_size)
         self.decoder = AttentionDecoder(
-            target_vocabulary_size, *sizes, attention, memory_size, dropout, padding_idx, input_feeding
-        )
+            target_vocabulary_size, *sizes, attention, memory_size, dropout, padding_idx, input_feeding,
+            tied != "none",
+        )  # fmt: skip
+        if tied == "all":
+            self.encoder.embedding.weight = self.decoder.embedding.weight
 
-    def forward(self, source: Any, source_mask: Any, target_in: Any) -> Tensor:
-        """Logits (B, T, V) of each next token, the right tokens before it given (teacher forcing).
-
-        source (B, S), source_mask (B, S) or None (not padding), target_in (B, T): begins with `<s>`.
-        """
+    def forward(self, source: Any, source_mask: Any, target_in: Any, target_mask: Any = None) -> Tensor:
         memory, states = self.encode(source, source_mask)
-        logits, _ = self.decoder(target_in, states, memory)
+        logits: Tensor = self.decoder(target_in, states, memory, target_mask)[0]
         return logits
+
+    def alignment(self, source: Any, source_mask: Any, target_in: Any) -> np.ndarray[Any, Any]:
+        with evaluating(self), no_grad():
+            memory, states = self.encode(source, source_mask)
+            return to_host(self.decoder(target_in, states, memory)[2].data)
 
     def encode(self, source: Any, source_mask: Any = None) -> tuple[Memory, States]:
         """What the decoder attends to, and its first states (num_layers, B, hidden_size); with input feeding
@@ -243,10 +258,8 @@ class Seq2Seq(ConfiguredModel):
 
     def step(self, tokens: np.ndarray[Any, Any], state: DecodingState) -> tuple[Array, DecodingState]:
         """`Decodable`: read one token a row; padding and `<s>` are never proposed."""
-        logits, states = self.decoder(tokens[:, None], state.states, state.memory)
-        last = logits.data[:, 0]
-        last[:, [self._config["padding_idx"], self._config["bos_idx"]]] = -np.inf
-        return ops.log_softmax(last).data, replace(state, states=states)
+        logits, states, _ = self.decoder(tokens[:, None], state.states, state.memory)
+        return self._next_scores(logits.data[:, 0]), replace(state, states=states)
 
     def reorder(self, state: DecodingState, index: np.ndarray[Any, Any]) -> DecodingState:
         """`Decodable`: choose rows. The memory is copied only where a row turns to another source."""
@@ -258,25 +271,3 @@ class Seq2Seq(ConfiguredModel):
             tuple(Tensor(s.data[:, rows]) for s in state.states),
             origin,
         )
-
-    def greedy(self, source: Any, source_mask: Any = None, max_length: int = 100) -> list[list[int]]:
-        """The target ids of each row, without `<s>` and `</s>`, at most `max_length`; see `greedy_search`."""
-        ends = self._config["bos_idx"], self._config["eos_idx"]
-        with evaluating(self):
-            return [list(h.tokens) for h in greedy_search(self, source, source_mask, max_length, *ends)]
-
-    def beam(
-        self,
-        source: Any,
-        source_mask: Any = None,
-        beam_size: int = 5,
-        max_length: int = 100,
-        length_penalty: float = 0.0,
-        n_best: int = 1,
-    ) -> list[list[Hypothesis]]:
-        """The `n_best` best hypotheses of each row, best first; see `beam_search`."""
-        ends = self._config["bos_idx"], self._config["eos_idx"]
-        with evaluating(self):
-            return beam_search(
-                self, source, source_mask, beam_size, max_length, length_penalty, n_best, *ends
-            )
