@@ -73,7 +73,12 @@ class CommonOptions:
     bpe_size: Annotated[
         int, option("--bpe-size", "Pieces that the bpe tokenizer learns.", TEXT, "N", 257)
     ] = 8000
-    keep_case: Annotated[bool, option("--keep-case", "Tell Word from word.", TEXT)] = False
+    keep_case: Annotated[
+        bool, option("--keep-case", "word, whitespace, char: tell Word from word.", TEXT)
+    ] = False
+    lowercase: Annotated[
+        bool, option("--lowercase", "bpe: make texts lower case; it keeps them as they are else.", TEXT)
+    ] = False
     embeddings: Annotated[
         Path | None,
         option(
@@ -184,6 +189,8 @@ class CommonOptions:
         check_number("--label-smoothing", self.label_smoothing, 0.0, 1.0)
         if self.batch_size is not None and self.batch_tokens is not None:
             raise DataError("--batch-size and --batch-tokens both say how large a batch is: give one of them")
+        if self.keep_case and self.lowercase:
+            raise DataError("--keep-case and --lowercase exclude each other: leave one out")
         if self.seed >= 1 << 64:
             raise DataError(f"--seed must be below 2^64, not {self.seed}")
 
@@ -270,18 +277,75 @@ class ClassifyOptions(CommonOptions):
 class Seq2SeqOptions(CommonOptions):
     """gpuprop train seq2seq"""
 
-    model: Annotated[Literal["gru", "lstm"], option("--model", "The recurrent cell.", MODEL)] = "gru"
-    embedding_dim: Annotated[int, option("--embedding-dim", "Size of a token vector.", MODEL, "N", 1)] = 256
-    hidden: Annotated[
-        int, option("--hidden", "Units of the decoder and of each encoder direction.", MODEL, "N", 1)
+    preset: Annotated[
+        Literal["g2p", "multi30k", "headline"] | None,
+        option(
+            "--preset",
+            "Options known to work, for pronunciation, translation of captions, and one-line summaries; "
+            "options given beside it win.",
+            MODEL,
+        ),
+    ] = None
+    model: Annotated[
+        Literal["gru", "lstm", "transformer"],
+        option("--model", "Recurrent with attention, or attention alone.", MODEL),
+    ] = "gru"
+    embedding_dim: Annotated[
+        int, option("--embedding-dim", "Size of a token vector; transformer: its width.", MODEL, "N", 1)
     ] = 256
-    layers: Annotated[int, option("--layers", "Recurrent layers on each side.", MODEL, "N", 1)] = 1
+    hidden: Annotated[
+        int | None,
+        option(
+            "--hidden",
+            "gru, lstm: units of the decoder and of each encoder direction. (default 256) transformer: units "
+            "inside its feed-forward networks. (default 4 x embedding-dim)",
+            MODEL,
+            "N",
+            1,
+        ),
+    ] = None
+    layers: Annotated[
+        int | None,
+        option("--layers", "Layers on each side. (default gru, lstm 1; transformer 3)", MODEL, "N", 1),
+    ] = None
     attention: Annotated[
-        Literal["dot", "additive"], option("--attention", "Luong's (dot) or Bahdanau's (additive).", MODEL)
+        Literal["dot", "additive"],
+        option("--attention", "gru, lstm: Luong's (dot) or Bahdanau's (additive).", MODEL),
     ] = "dot"
     input_feeding: Annotated[
-        bool, option("--input-feeding", "The decoder reads what it last attended to: slower, better.", MODEL)
+        bool,
+        option(
+            "--input-feeding",
+            "gru, lstm: the decoder reads what it last attended to; slower, better.",
+            MODEL,
+        ),
     ] = False
+    heads: Annotated[int, option("--heads", "transformer: heads of attention.", MODEL, "N", 1)] = 4
+    norm: Annotated[
+        Literal["pre", "post"],
+        option("--norm", "transformer: layer norm before or after each part.", MODEL),
+    ] = "pre"
+    activation: Annotated[
+        Literal["relu", "gelu"], option("--activation", "transformer: of its feed-forward networks.", MODEL)
+    ] = "relu"
+    positions: Annotated[
+        Literal["sinusoidal", "learned"],
+        option(
+            "--positions", "transformer: fixed, for any length, or trained, up to --max-positions.", MODEL
+        ),
+    ] = "sinusoidal"
+    max_positions: Annotated[
+        int, option("--max-positions", "The longest text that learned positions allow.", MODEL, "N", 1)
+    ] = 512
+    tied: Annotated[
+        Literal["none", "target", "all"],
+        option(
+            "--tied",
+            "One table for target vectors and output (target), and for source vectors too (all; needs "
+            "--joint).",
+            MODEL,
+        ),
+    ] = "none"
     best_by: Annotated[
         Literal["loss", "exact_match", "token_error_rate"],
         option("--best-by", "The validation score that decides the best epoch.", TRAINING),
@@ -292,3 +356,6 @@ class Seq2SeqOptions(CommonOptions):
     target_tokenizer: Annotated[
         TokenizerName | None, option("--target-tokenizer", "For targets only.", TEXT)
     ] = None
+    joint: Annotated[
+        bool, option("--joint", "One tokenizer and one vocabulary for sources and targets.", TEXT)
+    ] = False

@@ -9,21 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from .backend.arrays import to_device
 from .cli_options import ClassifyOptions, CommonOptions, Seq2SeqOptions
 from .cli_support import whole_numbers
 from .errors import DataError
-from .models import ConfiguredModel, FeedForwardClassifier, Seq2Seq, TextCNN
+from .models import ConfiguredModel, FeedForwardClassifier, TextCNN
 from .text.embeddings import Vectors, load_vectors
 from .text.field import TextField
-from .text.files import read_labelled, read_pairs
+from .text.files import read_labelled
 from .text.labels import check_classes, hold_out
 from .text.tokenize import Tokenizer, create_tokenizer
 from .text.vocabulary import SPECIALS, Vocabulary
 from .training.classify import Classification
 from .training.metrics import majority_baseline
-from .training.seq2seq import SequenceToSequence
-from .training.session import Settings, freeze
+from .training.session import Settings
 from .training.tasks import Task
 
 SMALL_ALPHABET = 100  # phoneme sets have about 40 symbols, with stress marks about 80
@@ -68,44 +66,6 @@ def prepare_classification(options: ClassifyOptions) -> Prepared:
     baseline = f"always {most!r}: {majority_baseline(train.numbers, valid.numbers):.4f}"
     settings = options.settings(50, 5e-3 if feedforward else 1e-3, 0.0, watched(options.best_by))
     return Prepared(task, train, valid, test, settings, notes, baseline)
-
-
-def prepare_seq2seq(options: Seq2SeqOptions) -> Prepared:
-    """Read and encode pairs of texts and build the encoder-decoder."""
-    sources, targets = read_pairs(options.train)
-    kept, held = split_rows(len(sources), options, sources)
-    source = build_field([sources[i] for i in kept], options.source_tokenizer or options.tokenizer, options)
-    target = build_field([targets[i] for i in kept], options.target_tokenizer or options.tokenizer, options)
-    names = f"{source.tokenizer.name} and {target.tokenizer.name}"
-    vectors = read_vectors(options, source.vocabulary)
-    model = Seq2Seq(
-        len(source.vocabulary),
-        len(target.vocabulary),
-        embedding_dim=options.embedding_dim if vectors is None else vectors.weight.shape[1],
-        hidden_size=options.hidden,
-        num_layers=options.layers,
-        cell=options.model,
-        attention=options.attention,
-        dropout=options.dropout or 0.0,
-        input_feeding=options.input_feeding,
-    )
-    task = SequenceToSequence(model, source, target, 1, options.label_smoothing)
-    rows = task.encode(sources, targets, options.train)
-    train = rows.take(kept)
-    valid = rows.take(held) if options.valid is None else task.read(options.valid)
-    test = None if options.test is None else task.read(options.test)
-    # half as long again as anything seen: enough for a good model, and a bound for one that never ends
-    task.max_output = max(map(len, train.targets)) * 3 // 2 + 5
-    sizes = f"{len(source.vocabulary):,} and {len(target.vocabulary):,}"
-    notes = [f"vocabularies of {sizes} entries (tokenizers {names})"]
-    if vectors is not None:
-        weight = model.encoder.embedding.weight
-        weight.data[...] = to_device(vectors.weight, weight.device)
-        if options.embeddings_mode == "static":
-            freeze(weight)
-        notes.append(f"{options.embeddings}: has vectors for {vectors.coverage:.1%} of the source vocabulary")
-    settings = options.settings(64, 1e-3, 1.0, watched(options.best_by))
-    return Prepared(task, train, valid, test, settings, notes)
 
 
 def watched(best_by: str) -> tuple[str, ...]:
@@ -157,9 +117,10 @@ def suited_tokenizer(texts: Sequence[str]) -> str:
 
 
 def make_tokenizer(name: str, texts: Sequence[str], options: CommonOptions) -> Tokenizer:
-    """The tokenizer called `name`; --keep-case has no meaning for symbols and BPE, which keep it anyway."""
+    """The tokenizer called `name`; --keep-case has no meaning for symbols and BPE, which keep it anyway,
+    --lowercase only for BPE."""
     if name == "bpe":
-        return create_tokenizer(name, texts, options.bpe_size)
+        return create_tokenizer(name, texts, options.bpe_size, lowercase=options.lowercase)
     if name == "symbol":
         return create_tokenizer(name)
     return create_tokenizer(name, lowercase=not options.keep_case)

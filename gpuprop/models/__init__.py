@@ -9,17 +9,20 @@ from ..errors import CheckpointError, DataError
 from .cnn import TextCNN
 from .configured import ConfiguredModel
 from .decoding import Decodable, Hypothesis, beam_search, greedy_search
+from .encoder_decoder import EncoderDecoder
 from .feedforward import FeedForwardClassifier
-from .seq2seq import Seq2Seq
+from .seq2seq import CELLS, Seq2Seq
+from .transformer import Transformer
 
 MODELS: dict[str, type[ConfiguredModel]] = {
     "feedforward": FeedForwardClassifier,
     "cnn": TextCNN,
     "gru": Seq2Seq,
     "lstm": Seq2Seq,
+    "transformer": Transformer,
 }
 CLASSIFIERS = ("feedforward", "cnn")
-SEQ2SEQ = ("gru", "lstm")
+SEQ2SEQ = tuple(name for name, kind in MODELS.items() if issubclass(kind, EncoderDecoder))
 
 __all__ = [
     "CLASSIFIERS",
@@ -27,10 +30,12 @@ __all__ = [
     "SEQ2SEQ",
     "ConfiguredModel",
     "Decodable",
+    "EncoderDecoder",
     "FeedForwardClassifier",
     "Hypothesis",
     "Seq2Seq",
     "TextCNN",
+    "Transformer",
     "beam_search",
     "build",
     "greedy_search",
@@ -38,14 +43,14 @@ __all__ = [
 
 
 def build(name: str, config: Mapping[str, Any]) -> ConfiguredModel:
-    """An untrained model from its name ("feedforward", "cnn", "gru", "lstm") and what its `config()` gave.
+    """An untrained model from its name (one of MODELS) and what its `config()` gave.
 
     Raises DataError for an unknown name and CheckpointError for a dictionary that does not describe such a
     model.
     """
     if not isinstance(name, str) or name not in MODELS:
         raise DataError(f"unknown model {name!r}; known are {', '.join(MODELS)}")
-    if name not in SEQ2SEQ:
+    if name not in CELLS:
         return MODELS[name].from_config(config)
     if isinstance(config, Mapping) and config.get("cell", name) != name:
         raise CheckpointError(f"a {name!r} model cannot have the cell {config['cell']!r}")

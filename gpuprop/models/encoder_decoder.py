@@ -9,6 +9,7 @@ import numpy as np
 from .. import ops
 from ..backend.arrays import Array
 from ..errors import DataError
+from ..nn.embedding import Embedding
 from ..tensors import Tensor
 from .configured import MOST_ROWS, ConfiguredModel, check_table, whole
 from .decoding import Hypothesis, State, beam_search, evaluating, greedy_search
@@ -32,6 +33,11 @@ class EncoderDecoder(ConfiguredModel):
         target_mask (B, T), True = real token: the logits of these only, packed rows (N, V).
         """
         raise NotImplementedError(f"{type(self).__name__} needs a forward")
+
+    @property
+    def source_table(self) -> Embedding:
+        """The vectors of source tokens."""
+        raise NotImplementedError(f"{type(self).__name__} needs a source_table")
 
     def alignment(self, source: Any, source_mask: Any, target_in: Any) -> np.ndarray[Any, Any]:
         """Attention of each target position over the source (B, T, S), rows that add up to 1, on the host."""

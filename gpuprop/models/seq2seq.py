@@ -219,11 +219,11 @@ class Seq2Seq(EncoderDecoder):
                 f"tied {tied!r} makes the output's weights those of the embedding: embedding_dim "
                 f"({embedding_dim}) must be hidden_size ({hidden_size})"
             )
-        config |= vocabulary_config(
+        vocabularies = vocabulary_config(
             source_vocabulary_size, target_vocabulary_size, padding_idx, bos_idx, eos_idx, tied,
             max(embedding_dim, hidden_size),
         )  # fmt: skip
-        self._config = config
+        self._config = vocabularies | config
         sizes = (embedding_dim, hidden_size, num_layers, cell)
         self.encoder = RecurrentEncoder(source_vocabulary_size, *sizes, dropout, padding_idx)
         memory_size = self.encoder.output_size
@@ -239,6 +239,10 @@ class Seq2Seq(EncoderDecoder):
         memory, states = self.encode(source, source_mask)
         logits: Tensor = self.decoder(target_in, states, memory, target_mask)[0]
         return logits
+
+    @property
+    def source_table(self) -> Embedding:
+        return self.encoder.embedding
 
     def alignment(self, source: Any, source_mask: Any, target_in: Any) -> np.ndarray[Any, Any]:
         with evaluating(self), no_grad():

@@ -11,7 +11,9 @@ from .linear import Linear
 from .losses import BCEWithLogitsLoss, CrossEntropyLoss, MSELoss, SequenceCrossEntropyLoss
 from .module import Module, ModuleList, Sequential
 from .pooling import AvgPool1d, MaxOverTime, MaxPool1d, MeanOverTime
+from .positions import LearnedPositions, SinusoidalPositions
 from .recurrent import GRU, LSTM
+from .transformer import TransformerDecoderLayer, TransformerEncoderLayer
 
 __all__ = [
     "GELU",
@@ -27,6 +29,7 @@ __all__ = [
     "Dropout",
     "Embedding",
     "LayerNorm",
+    "LearnedPositions",
     "Linear",
     "LogSoftmax",
     "MSELoss",
@@ -40,8 +43,11 @@ __all__ = [
     "SequenceCrossEntropyLoss",
     "Sequential",
     "Sigmoid",
+    "SinusoidalPositions",
     "Softmax",
     "Tanh",
+    "TransformerDecoderLayer",
+    "TransformerEncoderLayer",
     "conv_max_over_time",
     "init",
 ]

@@ -151,13 +151,14 @@ class SymbolTokenizer(Tokenizer):
 class BPETokenizer(Tokenizer):
     """Byte-level byte-pair encoding (Sennrich et al. 2016; Radford et al. 2019) by the `tokenizers` package.
 
-    Any text comes back unchanged from `decode(encode(text))`. `model` is the package's JSON text; make one
-    with `BPETokenizer.train(lines, vocab_size)`.
+    Any text comes back unchanged from `decode(encode(text))`, in small letters with `lowercase`. `model` is
+    the package's JSON text; make one with `BPETokenizer.train(lines, vocab_size)`.
     """
 
     name = "bpe"
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, lowercase: bool = False) -> None:
+        self.lowercase = _check_flag(self.name, "lowercase", lowercase)
         if not isinstance(model, str):
             raise DataError("tokenizer 'bpe': model must be the JSON text of a trained tokenizer")
         package = _import_tokenizers()
@@ -172,7 +173,7 @@ class BPETokenizer(Tokenizer):
         self.model = model
 
     @classmethod
-    def train(cls, lines: Iterable[str], vocab_size: int = 8_000) -> BPETokenizer:
+    def train(cls, lines: Iterable[str], vocab_size: int = 8_000, lowercase: bool = False) -> BPETokenizer:
         """Learns merges from `lines` until there are `vocab_size` pieces (at least 257: the bytes and a
         merge).
         """
@@ -188,17 +189,18 @@ class BPETokenizer(Tokenizer):
             show_progress=False,
             initial_alphabet=sorted(package.pre_tokenizers.ByteLevel.alphabet()),
         )
-        tokenizer.train_from_iterator(lines, trainer)
-        return cls(tokenizer.to_str())
+        tokenizer.train_from_iterator((line.lower() for line in lines) if lowercase else lines, trainer)
+        return cls(tokenizer.to_str(), lowercase)
 
     def encode(self, text: str) -> list[str]:
+        text = text.lower() if self.lowercase else text
         return list(self._tokenizer.encode(text, add_special_tokens=False).tokens)
 
     def decode(self, tokens: Sequence[str]) -> str:
         return str(self._tokenizer.decoder.decode(list(tokens))) if tokens else ""
 
     def _options(self) -> dict[str, Any]:
-        return {"model": self.model}
+        return {"model": self.model, **({"lowercase": True} if self.lowercase else {})}
 
 
 _TOKENIZERS: dict[str, type[Tokenizer]] = {
@@ -210,7 +212,7 @@ _OPTIONS: dict[str, frozenset[str]] = {
     "whitespace": frozenset({"lowercase"}),
     "char": frozenset({"lowercase"}),
     "symbol": frozenset(),
-    "bpe": frozenset({"model"}),
+    "bpe": frozenset({"model", "lowercase"}),
 }
 TOKENIZER_NAMES = tuple(_TOKENIZERS)
 
@@ -242,9 +244,10 @@ def create_tokenizer(
     it.
     """
     if name == "bpe":
-        if options:
-            raise DataError(f"tokenizer 'bpe': unknown option {next(iter(options))!r}; it takes vocab_size")
-        return BPETokenizer.train(lines, vocab_size)
+        unknown = next((option for option in options if option != "lowercase"), None)
+        if unknown is not None:
+            raise DataError(f"tokenizer 'bpe': unknown option {unknown!r}; it takes vocab_size, lowercase")
+        return BPETokenizer.train(lines, vocab_size, **options)
     return tokenizer_from_config({"name": name, **options})
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..backprop import no_grad
 from ..errors import CheckpointError
-from ..models import SEQ2SEQ, Seq2Seq
+from ..models import SEQ2SEQ, EncoderDecoder
 from ..nn.losses import SequenceCrossEntropyLoss
 from ..tensors import Tensor
 from ..text.batches import Batches, PairBatch, pair_batches
@@ -54,7 +54,7 @@ class SequenceToSequence:
 
     def __init__(
         self,
-        model: Seq2Seq,
+        model: EncoderDecoder,
         source: TextField,
         target: TextField,
         max_output: int,
@@ -94,9 +94,13 @@ class SequenceToSequence:
 
     def loss(self, batch: PairBatch) -> Tensor:
         """The mean loss a target token of a batch."""
-        logits = self.model(batch.source, batch.source_mask, batch.target_in)
-        result: Tensor = self.criterion(logits, batch.target_out)
+        result: Tensor = self.criterion(*self._scored(batch))
         return result
+
+    def _scored(self, batch: PairBatch) -> tuple[Tensor, Any]:
+        """Logits (N, V) and targets (N,) of the real target tokens."""
+        logits = self.model(batch.source, batch.source_mask, batch.target_in, batch.target_mask)
+        return logits, batch.target_out[batch.target_mask]
 
     def count(self, batch: PairBatch) -> float:
         """How much a batch weighs in a mean loss: its target tokens."""
@@ -109,8 +113,7 @@ class SequenceToSequence:
         with no_grad():
             batches = pair_batches(data.sources, data.targets, batch_tokens=EVALUATION_TOKENS, shuffle=False)
             for batch in batches:
-                logits = self.model(batch.source, batch.source_mask, batch.target_in)
-                losses.append(self.summed(logits, batch.target_out))
+                losses.append(self.summed(*self._scored(batch)))
                 tokens += batch.tokens
         self.model.train(was_training)
         return float(sum(loss.item() for loss in losses)) / tokens
@@ -181,5 +184,5 @@ class SequenceToSequence:
             path, config, SEQ2SEQ,
             source_vocabulary_size=len(source.vocabulary), target_vocabulary_size=len(target.vocabulary),
         )  # fmt: skip
-        assert isinstance(model, Seq2Seq)
+        assert isinstance(model, EncoderDecoder)
         return cls(model, source, target, longest)

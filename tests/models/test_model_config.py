@@ -15,6 +15,7 @@ GOOD = {
     "cnn": models.TextCNN(20, 2, embedding_dim=5, widths=(2, 3), filters=3, max_norm=3),
     "gru": models.Seq2Seq(20, 9, embedding_dim=4, hidden_size=3, num_layers=2, attention="additive"),
     "lstm": models.Seq2Seq(20, 9, embedding_dim=4, hidden_size=3, cell="lstm", dropout=0.1),
+    "transformer": models.Transformer(9, 9, 4, 2, 6, 2, norm="post", positions="learned", tied="all"),
 }
 
 
@@ -68,6 +69,13 @@ def test_an_unknown_name_lists_the_known_ones():
         ("gru", {"eos_idx": 9}, "eos_idx .* from 0 to 8"),
         ("gru", {"hidden_size": 2.5}, "hidden_size"),
         ("gru", {"dropout": None}, "dropout"),
+        ("gru", {"tied": "both"}, "tied must be one of none, target, all"),
+        ("gru", {"tied": "target"}, r"embedding_dim \(4\) must be hidden_size \(3\)"),
+        ("transformer", {"num_heads": 3}, "not a multiple of num_heads 3"),
+        ("transformer", {"norm": "none"}, "norm must be one of pre, post"),
+        ("transformer", {"feedforward": 0}, "feedforward"),
+        ("transformer", {"max_positions": -1}, "max_positions"),
+        ("transformer", {"target_vocabulary_size": 8}, "one vocabulary for both sides"),
     ],
 )
 def test_a_damaged_configuration_is_refused(name, change, message):
