@@ -11,13 +11,19 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from .training.presets import expanded
+
 WIDEST = 100
 COLUMN = 26  # where the explanation of an option starts
 PANELS = ("Arguments", "Data", "Model", "Text", "Training", "Run", "Options")
 
 
 class ManualCommand(TyperCommand):
-    """A command whose --help is a manual page."""
+    """A command whose --help is a manual page, and whose --preset, where it has one, stands for options."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        presets = any(param.name == "preset" for param in self.params)
+        return list(super().parse_args(ctx, expanded(args) if presets else args))
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         formatter.write("\n".join(page(self, ctx)) + "\n")

@@ -31,6 +31,8 @@ def prepare_seq2seq(options: Seq2SeqOptions) -> Prepared:
     test = None if options.test is None else task.read(options.test)
     # half as long again as anything seen: enough for a good model, and a bound for one that never ends
     task.max_output = max(map(len, train.targets)) * 3 // 2 + 5
+    if model.longest is not None:
+        task.max_output = min(task.max_output, model.longest)
     sizes = f"{len(source.vocabulary):,} and {len(target.vocabulary):,}"
     names = f"{source.tokenizer.name} and {target.tokenizer.name}"
     notes = [f"vocabularies of {sizes} entries (tokenizers {names})"]

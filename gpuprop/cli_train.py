@@ -43,11 +43,14 @@ SEQ2SEQ_HELP = f"""Train an encoder-decoder with attention: translate, summarize
 
 Each line of the files is source<TAB>target, in UTF-8. The best epoch is the one with the lowest loss on the
 validation rows (see --best-by).
+
+Presets: g2p (word<TAB>p h o n e s), multi30k (captions to translate), headline (a paragraph to one line).
 {_COMMON_HELP}"""
 SEQ2SEQ_EXAMPLES = r"""Examples:
 
   gpuprop train seq2seq --train pairs.tsv --valid dev.tsv --out runs/en-fr \
-      --min-frequency 2 --dropout 0.3
+      --model transformer --tokenizer bpe --joint --tied all --dropout 0.2
+  gpuprop train seq2seq --preset g2p --train words.tsv --out runs/g2p --epochs 5
   gpuprop train seq2seq --train words.tsv --out runs/g2p \
       --source-tokenizer char --target-tokenizer symbol
 """

@@ -43,6 +43,11 @@ class EncoderDecoder(ConfiguredModel):
         """Attention of each target position over the source (B, T, S), rows that add up to 1, on the host."""
         raise NotImplementedError(f"{type(self).__name__} has no attention to show")
 
+    @property
+    def longest(self) -> int | None:
+        """The longest text that the model's positions allow, in tokens, `<s>` included; None: any."""
+        return None
+
     def start(self, source: Any, mask: Any = None) -> State:
         """`Decodable`: read the source."""
         raise NotImplementedError(f"{type(self).__name__} needs a start")

@@ -187,6 +187,11 @@ class Transformer(EncoderDecoder):
     def source_table(self) -> Embedding:
         return self.encoder.embedding.table
 
+    @property
+    def longest(self) -> int | None:
+        learned = self._config["positions"] == "learned"
+        return int(self._config["max_positions"]) if learned else None
+
     def alignment(self, source: Any, source_mask: Any, target_in: Any) -> np.ndarray[Any, Any]:
         """Of the last layer's attention over the memory, the mean over its heads."""
         with evaluating(self), no_grad():

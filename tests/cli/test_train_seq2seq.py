@@ -1,0 +1,73 @@
+"""`gpuprop train seq2seq`: its models, presets, and tables shared by both sides."""
+
+import json
+
+import pytest
+
+from gpuprop.training import load_run
+
+SMALL = ("--epochs", "2", "--embedding-dim", "8", "--hidden", "12", "--layers", "2", "--batch-size", "16")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--tokenizer", "symbol", "--heads", "2", "--norm", "post", "--activation", "gelu"),
+        ("--tokenizer", "symbol", "--positions", "learned", "--max-positions", "9", "--tied", "target"),
+        ("--tokenizer", "word", "--joint", "--tied", "all", "--label-smoothing", "0.1"),
+    ],
+)
+def test_a_transformer_trains_and_predicts(cli, data, tmp_path, options):
+    run = tmp_path / "run"
+    files = ("--train", data / "pairs.tsv", "--test", data / "pairs_test.tsv", "--out", run)
+    done = cli("train", "seq2seq", "--model", "transformer", *files, *SMALL, *options)
+    assert done.code == 0
+    config = json.loads((run / "config.json").read_text("utf-8"))
+    assert config["model"]["name"] == "transformer"
+    assert config["model"]["config"]["num_layers"] == 2
+    assert config["model"]["config"]["feedforward"] == 12
+    answered = cli("predict", run, stdin=b"a b\nd\n")
+    assert answered.code == 0
+    assert len(answered.out.splitlines()) == 2
+
+
+def test_a_joint_vocabulary_is_one_for_both_sides(cli, data, tmp_path):
+    run = tmp_path / "run"
+    done = cli("train", "seq2seq", "--train", data / "pairs.tsv", "--out", run, *SMALL,
+               "--tokenizer", "bpe", "--bpe-size", "260", "--lowercase", "--joint")  # fmt: skip
+    assert done.code == 0
+    task = load_run(run)
+    assert task.source.vocabulary.entries == task.target.vocabulary.entries
+    assert task.source.tokenizer.encode("A B") == task.target.tokenizer.encode("a b")
+
+
+def test_options_beside_a_preset_win(cli, data, tmp_path):
+    run = tmp_path / "run"
+    done = cli("train", "seq2seq", "--preset", "g2p", "--train", data / "pairs.tsv", "--out", run, *SMALL,
+               "--source-tokenizer", "symbol", "--warmup-steps", "2")  # fmt: skip
+    assert done.code == 0
+    training = json.loads((run / "config.json").read_text("utf-8"))["training"]
+    assert training["preset"] == "g2p"
+    assert training["source_tokenizer"] == "symbol"
+    assert training["target_tokenizer"] == "symbol"
+    assert training["epochs"] == 2
+    assert training["label_smoothing"] == 0.1
+    assert training["model"] == "transformer"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--preset", "dutch"), "g2p"),
+        (("--model", "transformer", "--tied", "all"), "add --joint"),
+        (("--joint", "--source-tokenizer", "char", "--target-tokenizer", "word"), "not char and word"),
+        (("--keep-case", "--lowercase"), "exclude each other"),
+        (("--model", "transformer", "--heads", "3"), "not a multiple of num_heads 3"),
+        (("--tied", "target", "--hidden", "9"), r"embedding_dim (8) must be hidden_size (9)"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(cli, data, tmp_path, options, message):
+    done = cli("train", "seq2seq", "--train", data / "pairs.tsv", "--out", tmp_path / "run", *SMALL, *options)
+    assert done.code == 2
+    assert message in done.err
+    assert not (tmp_path / "run").exists()
