@@ -104,6 +104,10 @@ class TensorMethods:
         """Gaussian error linear unit; see `ops.gelu`."""
         return table["gelu"](self)
 
+    def glu(self) -> Tensor:
+        """Gated linear unit, which halves the last axis; see `ops.glu`."""
+        return table["glu"](self)
+
     def sum(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
         return table["sum"](self, axis=axis, keepdims=keepdims)
 

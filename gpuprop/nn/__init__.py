@@ -1,7 +1,7 @@
 """Layers and losses."""
 
 from . import init
-from .activation import GELU, LogSoftmax, ReLU, Sigmoid, Softmax, Tanh
+from .activation import GELU, GLU, LogSoftmax, ReLU, Sigmoid, Softmax, Tanh
 from .attention import AdditiveAttention, DotProductAttention, MultiHeadAttention
 from .conv import Conv1d, ConvMaxOverTime, conv_max_over_time
 from .dropout import Dropout
@@ -17,6 +17,7 @@ from .transformer import TransformerDecoderLayer, TransformerEncoderLayer
 
 __all__ = [
     "GELU",
+    "GLU",
     "GRU",
     "LSTM",
     "AdditiveAttention",

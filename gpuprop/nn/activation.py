@@ -23,6 +23,14 @@ class GELU(Module):
         return ops.gelu(x)
 
 
+class GLU(Module):
+    """Gated linear unit, (..., 2C) -> (..., C): the left half times the logistic function of the right half
+    (Dauphin et al. 2017)"""
+
+    def forward(self, x: Any) -> Tensor:
+        return ops.glu(x)
+
+
 class Tanh(Module):
     """Hyperbolic tangent"""
 

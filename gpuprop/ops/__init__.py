@@ -25,6 +25,7 @@ from .elementwise import (
     tanh,
 )
 from .embedding import embedding
+from .glu import glu
 from .gru import gru
 from .layer_norm import layer_norm
 from .linear import linear, matmul
@@ -53,6 +54,7 @@ __all__ = [
     "exp",
     "gelu",
     "getitem",
+    "glu",
     "gru",
     "join_heads",
     "layer_norm",
@@ -101,6 +103,7 @@ _methods.update(
     sigmoid=sigmoid,
     relu=relu,
     gelu=gelu,
+    glu=glu,
     sum=sum,
     mean=mean,
     max=max,

@@ -27,6 +27,7 @@ OPERATIONS = {
     "sigmoid": (lambda x: x.sigmoid(), X),
     "relu": (lambda x: x.relu(), X),
     "gelu": (lambda x: x.gelu(), X),
+    "glu": (lambda x: x.glu(), X),
     "softmax": (lambda x: x.softmax(axis=1), X),
     "log_softmax": (lambda x: x.log_softmax(), X),
     "sum": (lambda x: x.sum(axis=(0, 2)), X),
