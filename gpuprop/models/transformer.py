@@ -8,23 +8,19 @@ Padding costs nothing in training: only rows of real tokens go through the layer
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .. import ops
-from ..backend.arrays import Array, get_xp, to_device, to_host
+from ..backend.arrays import Array, to_device, to_host
 from ..backprop import no_grad
 from ..errors import DataError
-from ..nn import init
-from ..nn.dropout import Dropout
 from ..nn.embedding import Embedding
 from ..nn.layer_norm import LayerNorm
 from ..nn.linear import Linear
 from ..nn.module import Module, ModuleList
-from ..nn.positions import LearnedPositions, SinusoidalPositions
 from ..nn.transformer import (
     ACTIVATIONS,
     NORMS,
@@ -33,38 +29,10 @@ from ..nn.transformer import (
     TransformerEncoderLayer,
 )
 from ..tensors import Tensor
-from .classifier import token_ids
 from .configured import MOST_LAYERS, MOST_UNITS, check_table, choice, probability, whole
 from .decoding import evaluating
 from .encoder_decoder import TIED, EncoderDecoder, vocabulary_config
-
-POSITIONS = ("sinusoidal", "learned")
-
-
-class PositionedEmbedding(Module):
-    """x = dropout(√E · table[ids] + position). The table starts normal with standard deviation 1/√E, so that
-    it can also be the output layer's weights (Press and Wolf 2017)."""
-
-    def __init__(self, rows: int, columns: int, padding_idx: int, positions: Module, dropout: float) -> None:
-        self.scale = math.sqrt(columns)
-        self.table = Embedding(rows, columns, padding_idx=padding_idx)
-        self.table.weight = init.normal((rows, columns), columns**-0.5)
-        self.table.weight.data[padding_idx] = 0
-        self.positions = positions
-        self.dropout = Dropout(dropout)
-
-    def forward(self, ids: Array, mask: Array) -> Tensor:
-        """ids (B, L), mask (B, L) -> the rows of real tokens (N, E)."""
-        xp = get_xp(ids)
-        places = xp.broadcast_to(xp.arange(ids.shape[1]), ids.shape)[mask]
-        x = self.positions(self.table(ids[mask]) * self.scale, places, ids.shape[1])
-        return self.dropout(x)
-
-    def at(self, ids: Array, place: int) -> Tensor:
-        """ids (N,), all at one position -> (N, 1, E)."""
-        places = get_xp(ids).full((len(ids), 1), place)
-        x: Tensor = self.positions(self.table(ids[:, None]) * self.scale, places, place + 1)
-        return self.dropout(x)
+from .positioned_embedding import POSITIONS, PositionedEmbedding
 
 
 class TransformerEncoder(Module):
@@ -76,7 +44,7 @@ class TransformerEncoder(Module):
         self.norm = LayerNorm(sizes[0])
 
     def forward(self, ids: Any, mask: Any = None) -> tuple[Tensor, Array]:
-        ids, mask = _readable(ids, mask, self.embedding)
+        ids, mask = self.embedding.readable("Transformer", ids, mask)
         x = self.embedding(ids, mask)
         for layer in self.layers:
             x = layer(x, mask)
@@ -163,7 +131,7 @@ class Transformer(EncoderDecoder):
         self._config = vocabularies | config
         sizes = (embedding_dim, num_heads, feedforward, dropout, activation, norm)
         source, target = (
-            PositionedEmbedding(rows, embedding_dim, padding_idx, self._positions(), dropout)
+            PositionedEmbedding(rows, embedding_dim, padding_idx, positions, max_positions, dropout)
             for rows in (source_vocabulary_size, target_vocabulary_size)
         )
         self.encoder = TransformerEncoder(source, num_layers, sizes)
@@ -171,15 +139,9 @@ class Transformer(EncoderDecoder):
         if tied == "all":
             source.table.weight = target.table.weight
 
-    def _positions(self) -> Module:
-        width = self._config["embedding_dim"]
-        if self._config["positions"] == "sinusoidal":
-            return SinusoidalPositions(width)
-        return LearnedPositions(self._config["max_positions"], width)
-
     def forward(self, source: Any, source_mask: Any, target_in: Any, target_mask: Any = None) -> Tensor:
         memory, memory_mask = self.encoder(source, source_mask)
-        ids, mask = _readable(target_in, target_mask, self.decoder.embedding)
+        ids, mask = self.decoder.embedding.readable("Transformer", target_in, target_mask)
         logits: Tensor = self.decoder(ids, mask, memory, memory_mask)
         return logits if target_mask is not None else ops.unpack(logits, mask)
 
@@ -189,15 +151,14 @@ class Transformer(EncoderDecoder):
 
     @property
     def longest(self) -> int | None:
-        learned = self._config["positions"] == "learned"
-        return int(self._config["max_positions"]) if learned else None
+        return self.encoder.embedding.longest
 
     def alignment(self, source: Any, source_mask: Any, target_in: Any) -> np.ndarray[Any, Any]:
         """Of the last layer's attention over the memory, the mean over its heads."""
         with evaluating(self), no_grad():
             memory, memory_mask = self.encoder(source, source_mask)
             decoder = self.decoder
-            ids, mask = _readable(target_in, None, decoder.embedding)
+            ids, mask = decoder.embedding.readable("Transformer", target_in, None)
             y = decoder.embedding(ids, mask)
             for i in range(len(decoder.layers) - 1):
                 y = decoder.layers[i](y, memory, mask, memory_mask)
@@ -235,12 +196,6 @@ class Transformer(EncoderDecoder):
     def _decoder_layers(self) -> list[TransformerDecoderLayer]:
         layers = self.decoder.layers
         return [layer for layer in layers if isinstance(layer, TransformerDecoderLayer)]
-
-
-def _readable(ids: Any, mask: Any, embedding: PositionedEmbedding) -> tuple[Array, Array]:
-    padding_idx = embedding.table.padding_idx
-    assert padding_idx is not None
-    return token_ids("Transformer", ids, mask, embedding.table.weight, padding_idx)
 
 
 def _rows(cache: Cache, rows: Array) -> Cache:
