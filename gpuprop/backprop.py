@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 from .backend.arrays import Array
 from .backend.floats import flushed
+from .backend.half import is_half
 
 _creation = itertools.count(1)
 _recording: contextvars.ContextVar[bool] = contextvars.ContextVar("gpuprop_recording", default=True)
@@ -107,6 +108,7 @@ class Leaf:
             else:
                 self.buffer += grad
         else:  # a gradient may be shared with other edges: never changed in place
+            grad = grad.astype(self.dtype, copy=False) if is_half(self.dtype) else grad
             self.grad = grad if self.grad is None else self.grad + grad
 
 

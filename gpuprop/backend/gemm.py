@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from .arrays import Array, get_xp
+from .half import is_half
 from .threads import at_once, blas_on_one_thread, can_hold_blas, pieces
 
 LIBRARY_SPLITS = 1 << 18  # multiplications up to which OpenBLAS uses one thread anyway
@@ -20,7 +21,12 @@ LEAST = 1 << 22  # multiplications a piece below which handing it to another thr
 
 
 def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
-    """a @ b for stacks of matrices: (..., M, K) @ (..., K, N) -> (..., M, N), into `out` if given."""
+    """a @ b for stacks of matrices: (..., M, K) @ (..., K, N) -> (..., M, N), into `out` if given.
+
+    Half types are multiplied and added up in float32, and the result is rounded once.
+    """
+    if isinstance(a, np.ndarray) and (is_half(a.dtype) or is_half(b.dtype)):
+        return _half(a, b, out)
     if not isinstance(a, np.ndarray) or a.ndim < 2 or b.ndim < 2 or a.size * b.shape[-1] <= LIBRARY_SPLITS:
         return a @ b if out is None else get_xp(a).matmul(a, b, out=out)
     if a.shape[-1] == 1:  # an outer product: OpenBLAS takes three times as long as the multiplications
@@ -46,6 +52,14 @@ def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
 
     at_once(work, cut, products=True)
     return y
+
+
+def _half(a: Array, b: Array, out: Array | None) -> Array:
+    y = matmul(a.astype(np.float32), b.astype(np.float32))
+    if out is None:
+        return y.astype(a.dtype if a.dtype == b.dtype else np.float32, copy=False)
+    out[...] = y
+    return out
 
 
 def _stacks(a: Array, b: Array, out: Any) -> Array:

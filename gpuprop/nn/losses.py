@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import ops
+from ..backend.half import is_half
 from ..errors import ShapeError
 from ..ops.operands import beside
 from ..tensors import Tensor, tensor
@@ -104,6 +105,8 @@ class MSELoss(Module):
     def forward(self, x: Any, y: Any) -> Tensor:
         x = x if isinstance(x, Tensor) else tensor(x)
         same_shape("MSELoss", x, y)
+        if is_half(x.dtype):
+            x = ops.cast(x, np.dtype(np.float32))
         difference = x - (y if isinstance(y, Tensor) else beside(y, x))
         return reduce(difference * difference, self.reduction)
 

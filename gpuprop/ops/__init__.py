@@ -6,6 +6,7 @@ The functions here take tensors, arrays or numbers and return tensors.
 from ..tensor_methods import table as _methods
 from .attention import additive_attention_weights, attention, attention_weights
 from .binary_cross_entropy import binary_cross_entropy
+from .cast import cast
 from .conv1d import conv1d
 from .conv1d_relu_max import conv1d_relu_max
 from .dropout import dropout
@@ -45,6 +46,7 @@ __all__ = [
     "attention_weights",
     "avg_pool1d",
     "binary_cross_entropy",
+    "cast",
     "concatenate",
     "conv1d",
     "conv1d_relu_max",

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..backend.arrays import Array, get_xp
 from ..backend.gemm import matmul as product
+from ..backend.half import kept, lowest, total
 from ..backprop import Context
 from ..errors import ShapeError
 from ..op import Op
@@ -32,7 +33,7 @@ class DotProductWeights(Op):
 
     @staticmethod
     def forward(ctx: Context, query: Array, key: Array, *, mask: Array | None, scale: float) -> Array:
-        weights = product(query * scale, key.swapaxes(-1, -2))
+        weights = product(kept(query * scale, query), key.swapaxes(-1, -2))
         softmax_over_keys(weights, mask)
         ctx.save(query, key, weights, scale)
         return weights
@@ -44,7 +45,7 @@ class DotProductWeights(Op):
         denergy = softmax_gradient(weights, dweights)
         return (
             product(denergy, key) * scale if need_query else None,
-            product(denergy.swapaxes(-1, -2), query * scale) if need_key else None,
+            product(denergy.swapaxes(-1, -2), kept(query * scale, query)) if need_key else None,
         )
 
 
@@ -80,8 +81,8 @@ class AdditiveWeights(Op):
             u *= u
             xp.subtract(1.0, u, out=u)
             u *= de[..., None]
-            dquery[:, part] = u.sum(axis=2)
-            dkey += u.sum(axis=1)
+            dquery[:, part] = total(u, axis=2)
+            dkey += total(u, axis=1)
         dquery *= v
         dkey *= v
         return dquery, dkey, dv
@@ -107,14 +108,14 @@ def softmax_over_keys(energy: Array, mask: Array | None) -> None:
     if energy.shape[-1] == 0:
         return
     if mask is not None:
-        xp.copyto(energy, float(np.finfo(energy.dtype).min) / 2, where=~mask)
+        xp.copyto(energy, lowest(energy.dtype) / 2, where=~mask)
     energy -= energy.max(axis=-1, keepdims=True)
     xp.exp(energy, out=energy)
     if mask is not None:
         energy *= mask
-    total = energy.sum(axis=-1, keepdims=True)
-    xp.maximum(total, 1.0, out=total)  # the largest real key adds e^0 = 1: below it stands a row without keys
-    energy /= total
+    sums = total(energy, axis=-1, keepdims=True)
+    xp.maximum(sums, 1.0, out=sums)  # the largest real key adds e^0 = 1: below it stands a row without keys
+    energy /= sums
 
 
 def softmax_gradient(weights: Array, dweights: Array) -> Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..backend.arrays import Array, get_xp
+from ..backend.half import wide
 from ..backprop import Context
 from ..op import Op
 from ..tensors import Tensor
@@ -20,19 +21,20 @@ class BinaryCrossEntropy(Op):
     @staticmethod
     def forward(ctx: Context, z: Array, *, y: Array, weight: Array | None, pos_weight: Array | None) -> Array:
         xp = get_xp(z)
+        dtype, z = z.dtype, wide(z)  # a loss of half types is float32
         y = y.astype(z.dtype, copy=False)
         q = 1.0 if pos_weight is None else 1.0 + (pos_weight.astype(z.dtype, copy=False) - 1.0) * y
         w = 1.0 if weight is None else weight.astype(z.dtype, copy=False)
-        ctx.save(z, y, q, w)
+        ctx.save(z, y, q, w, dtype)
         softplus = xp.maximum(-z, 0) + xp.log1p(xp.exp(-abs(z)))
         return w * ((1.0 - y) * z + q * softplus)
 
     @staticmethod
     def backward(ctx: Context, dy: Array) -> Array:
-        z, y, q, w = ctx.saved
-        return dy * (w * ((1.0 - y) - q * (1.0 - sigmoid_of(z))))
+        z, y, q, w, dtype = ctx.saved
+        return (dy * (w * ((1.0 - y) - q * (1.0 - sigmoid_of(z))))).astype(dtype, copy=False)
 
 
 def binary_cross_entropy(logits: Any, targets: Any, weight: Any = None, pos_weight: Any = None) -> Tensor:
-    """Loss of each element: logits (...), targets (...) in 0..1 -> (...)."""
+    """Loss of each element: logits (...), targets (...) in 0..1 -> (...), float32 for half types."""
     return BinaryCrossEntropy.apply(logits, y=targets, weight=weight, pos_weight=pos_weight)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..backend.arrays import Array
+from ..backend.half import kept
 from ..backend.threads import LEAST, over_rows
 
 BLOCK = 1 << 16  # elements at a time: what f computes on the way is then still in a core's cache
@@ -21,7 +22,7 @@ def blockwise(f: Callable[..., Array], *arrays: Array) -> Array:
     """
     first = arrays[0]
     if not isinstance(first, np.ndarray) or first.size < LEAST or not _alike(arrays):
-        return f(*arrays)
+        return kept(f(*arrays), *arrays)
     y = np.empty(first.shape, first.dtype)
     flat = all(a.flags.c_contiguous for a in arrays)
     parts: list[Any] = [a.reshape(-1) if flat else a for a in (*arrays, y)]

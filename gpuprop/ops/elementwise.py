@@ -7,6 +7,7 @@ import operator
 from typing import Any
 
 from ..backend.arrays import Array, get_xp
+from ..backend.half import kept, total
 from ..backprop import Context
 from ..op import Op
 from ..tensors import Tensor
@@ -18,9 +19,9 @@ def unbroadcast(grad: Array, shape: tuple[int, ...]) -> Array:
     """Sum `grad` over the axes along which an input of `shape` was repeated (broadcasting, transposed)."""
     if grad.shape == shape:
         return grad
-    grad = grad.sum(axis=tuple(range(grad.ndim - len(shape))))
+    grad = total(grad, tuple(range(grad.ndim - len(shape))))
     repeated = tuple(i for i, n in enumerate(shape) if n == 1 and grad.shape[i] != 1)
-    return grad.sum(axis=repeated, keepdims=True) if repeated else grad
+    return total(grad, repeated, keepdims=True) if repeated else grad
 
 
 def _shape(x: Any) -> tuple[int, ...]:
@@ -48,7 +49,7 @@ class Subtract(Op):
     @staticmethod
     def forward(ctx: Context, a: Array, b: Array) -> Array:
         ctx.save(_shape(a), _shape(b))
-        return a - b
+        return kept(a - b, a, b)
 
     @staticmethod
     def backward(ctx: Context, dy: Array) -> tuple[Array | None, ...]:
@@ -80,7 +81,7 @@ class Divide(Op):
 
     @staticmethod
     def forward(ctx: Context, a: Array, b: Array) -> Array:
-        y = a / b
+        y = kept(a / b, a, b)
         ctx.save(_shape(a), b, y)
         return y
 
@@ -101,7 +102,7 @@ class Power(Op):
     @staticmethod
     def forward(ctx: Context, x: Array, *, exponent: float) -> Array:
         ctx.save(x, exponent)
-        return x * x if exponent == 2 else x**exponent
+        return x * x if exponent == 2 else kept(x**exponent, x)
 
     @staticmethod
     def backward(ctx: Context, dy: Array) -> Array:

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..backend import kernels
 from ..backend.arrays import Array, get_xp
+from ..backend.half import wide
 from ..backend.threads import over_rows
 from ..backprop import Context, Leaf
 from ..errors import DataError
@@ -56,7 +57,7 @@ class Embedding(Op):
         if dtable is None or not dtable.flags.c_contiguous:
             dtable = xp.empty(shape, dy.dtype)
         dtable.fill(0)
-        add_rows(dtable, ids, dy)
+        add_rows(dtable, ids, dy.astype(dtable.dtype, copy=False))
         if padding_idx is not None:
             dtable[padding_idx] = 0
         return dtable
@@ -95,7 +96,7 @@ def set_rows(table: Array, ids: Array, values: Array) -> Array:
         table[distinct[more]] += values[order[starts[more] + k]]
     for i in np.flatnonzero(counts > RANKS):
         rest = order[starts[i] + RANKS : starts[i] + counts[i]]
-        table[distinct[i]] += np.add.reduce(values[rest], axis=0)
+        table[distinct[i]] += np.add.reduce(wide(values[rest]), axis=0)
     return distinct
 
 

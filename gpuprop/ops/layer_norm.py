@@ -10,6 +10,7 @@ import numpy as np
 from ..backend.arrays import Array, get_xp
 from ..backend.gemm import matmul as product
 from ..backend.gemm import rows
+from ..backend.half import is_half, total, wide
 from ..backend.threads import host_size, over_rows
 from ..backprop import Context
 from ..errors import ShapeError
@@ -23,13 +24,15 @@ HOST_BLOCK = 1 << 16  # elements at a time: what stays in a core's cache
 class LayerNorm(Op):
     """y = w x̂ + b,  x̂ = (x - μ) / √(σ² + ε)        x (..., D), w (D,), b (D,)   (Ba et al. 2016, section 3)
 
-    μ and σ² are the mean and the variance (divided by D) of each row. With g = w dy and means over D:
+    μ and σ² are the mean and the variance (divided by D) of each row, in float32 for half types. With
+    g = w dy and means over D:
         dx = (g - mean(g) - x̂ mean(g x̂)) / √(σ² + ε)        dw = Σ dy x̂        db = Σ dy
     """
 
     @staticmethod
     def forward(ctx: Context, x: Array, weight: Array, bias: Array, *, eps: float) -> Array:
-        xp = get_xp(x)
+        xp, dtype = get_xp(x), x.dtype
+        x, weight, bias = wide(x), wide(weight), wide(bias)
         flat = rows(x)
         normal, y = xp.empty_like(flat), xp.empty_like(flat)
         inverse = xp.empty((flat.shape[0], 1), x.dtype)
@@ -44,15 +47,15 @@ class LayerNorm(Op):
                 y[part] += bias
 
         over_rows(work, len(flat), 4 * host_size(flat), products=True)
-        ctx.save(normal, inverse, weight)
-        return y.reshape(x.shape)
+        ctx.save(normal, inverse, weight, dtype)
+        return y.reshape(x.shape).astype(dtype, copy=False)
 
     @staticmethod
     def backward(ctx: Context, dy: Array) -> tuple[Array | None, ...]:
-        normal, inverse, weight = ctx.saved
+        normal, inverse, weight, dtype = ctx.saved
         xp = get_xp(dy)
         need_x, need_w, need_b = ctx.needs_grad
-        flat = rows(dy)
+        flat = wide(rows(dy))
         dx = xp.empty_like(normal)
         dweights: dict[int, Array] = {}  # one a piece, by its first row
 
@@ -72,7 +75,7 @@ class LayerNorm(Op):
 
         over_rows(work, len(flat), 4 * host_size(flat), products=True)
         return (
-            dx.reshape(dy.shape) if need_x else None,
+            dx.reshape(dy.shape).astype(dtype, copy=False) if need_x else None,
             sum(dweights[start] for start in sorted(dweights)) if need_w else None,
             column_sums(flat, ctx.destination(2)) if need_b else None,
         )
@@ -85,8 +88,8 @@ def _means(xp: Any, x: Array) -> Array:
 
 def row_dots(a: Array, b: Array) -> Array:
     """Σ a b over the last axis, which stays as 1: in one pass, without the array a b."""
-    if a.dtype.kind != "f":  # einsum does not know bfloat16
-        return (a * b).sum(axis=-1, keepdims=True)
+    if is_half(a.dtype):  # einsum does not know bfloat16
+        return total(a * b, -1, keepdims=True)
     return get_xp(a).einsum("...i,...i->...", a, b)[..., None]
 
 

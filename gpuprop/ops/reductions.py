@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from ..backend.arrays import Array, get_xp
+from ..backend.half import total, wide
 from ..backprop import Context
 from ..op import Op
 from ..tensor_methods import Axis
@@ -29,7 +30,7 @@ class Sum(Op):
     @staticmethod
     def forward(ctx: Context, x: Array, *, axis: Axis, keepdims: bool) -> Array:
         ctx.save(x.shape, _axes(axis, x.ndim))
-        return x.sum(axis=axis, keepdims=keepdims)
+        return total(x, axis, keepdims)
 
     @staticmethod
     def backward(ctx: Context, dy: Array) -> Array:
@@ -43,7 +44,7 @@ class Mean(Op):
     @staticmethod
     def forward(ctx: Context, x: Array, *, axis: Axis, keepdims: bool) -> Array:
         ctx.save(x.shape, _axes(axis, x.ndim))
-        return x.mean(axis=axis, keepdims=keepdims)
+        return wide(x).mean(axis=axis, keepdims=keepdims).astype(x.dtype, copy=False)
 
     @staticmethod
     def backward(ctx: Context, dy: Array) -> Array:

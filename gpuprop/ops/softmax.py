@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..backend.arrays import Array, get_xp
+from ..backend.half import total
 from ..backprop import Context
 from ..op import Op
 from ..tensors import Tensor
@@ -16,7 +17,7 @@ class Softmax(Op):
     @staticmethod
     def forward(ctx: Context, x: Array, *, axis: int) -> Array:
         y = get_xp(x).exp(x - x.max(axis=axis, keepdims=True))
-        y /= y.sum(axis=axis, keepdims=True)
+        y /= total(y, axis, keepdims=True)
         ctx.save(y, axis)
         return y
 
@@ -24,7 +25,7 @@ class Softmax(Op):
     def backward(ctx: Context, dy: Array) -> Array:
         y, axis = ctx.saved
         dx = y * dy
-        dx -= y * dx.sum(axis=axis, keepdims=True)
+        dx -= y * total(dx, axis, keepdims=True)
         return dx
 
 
@@ -35,14 +36,14 @@ class LogSoftmax(Op):
     def forward(ctx: Context, x: Array, *, axis: int) -> Array:
         xp = get_xp(x)
         shifted = x - x.max(axis=axis, keepdims=True)
-        y = shifted - xp.log(xp.exp(shifted).sum(axis=axis, keepdims=True))
+        y = shifted - xp.log(total(xp.exp(shifted), axis, keepdims=True))
         ctx.save(y, axis)
         return y
 
     @staticmethod
     def backward(ctx: Context, dy: Array) -> Array:
         y, axis = ctx.saved
-        return dy - get_xp(y).exp(y) * dy.sum(axis=axis, keepdims=True)
+        return dy - get_xp(y).exp(y) * total(dy, axis, keepdims=True)
 
 
 def softmax(x: Any, axis: int = -1) -> Tensor:
