@@ -16,7 +16,11 @@ EXAMPLES = {
     "feedforward_sentiment.py": ("vader_movie", "accuracy on the test sentences"),
     "cnn_sentiment.py": ("vader_movie", "accuracy on the test sentences"),
     "encoder_decoder_pronounce.py": ("cmudict", "test words wrong"),
+    "translate.py": ("multi30k", "BLEU on the test captions"),
+    "summarize.py": ("debian_descriptions", "ROUGE-1 on the test paragraphs"),
 }
+
+SCORES = ("BLEU", "ROUGE")  # in points, the others are shares
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -53,7 +57,7 @@ def test_example_runs(name, place):
     assert "epoch 1: loss " in run.stdout
     measured = [line for line in run.stdout.splitlines() if line.startswith(last)]
     assert len(measured) == 1
-    assert 0.0 <= float(measured[0].rsplit(" ", 1)[1]) <= 1.0
+    assert 0.0 <= float(measured[0].rsplit(" ", 1)[1]) <= (100.0 if last.startswith(SCORES) else 1.0)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is there on Linux only")
