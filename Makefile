@@ -11,7 +11,7 @@ CUDA_MAJOR := $(shell nvidia-smi 2>/dev/null | sed -n 's/.*CUDA Version: \([0-9]
 CUDA_EXTRA := $(if $(CUDA_MAJOR),$(if $(filter 12,$(CUDA_MAJOR)),$(comma)cuda12,$(comma)cuda13))
 comma := ,
 
-.PHONY: demo test test-full lint types docs wheel quality gpu format clean help
+.PHONY: demo test test-full lint types docs wheel quality quality-seq2seq gpu format clean help
 
 help:  ## what each target does
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -44,6 +44,9 @@ wheel: $(VENV)/.dev  ## build the package and test it outside the checkout
 
 quality: $(VENV)/.test  ## train the models of the README's quality table (about an hour on 2 cores)
 	$(BIN)/python -m gpuprop.bench.quality --out $(RUN)/quality --threads 1
+
+quality-seq2seq: $(VENV)/.test  ## train the README's encoder-decoders (hours on 2 cores; ONLY=name for one)
+	GPUPROP_THREADS=1 $(BIN)/python -m gpuprop.bench.quality_seq2seq --out $(RUN)/quality $(if $(ONLY),--only $(ONLY))
 
 gpu:  ## GPU tests and short trainings with this machine's own Python; writes runs/gpu.json
 	PYTHONPATH=. $(PYTHON) tests/gpu/check.py --out $(RUN)/gpu.json

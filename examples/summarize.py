@@ -79,10 +79,9 @@ def rouge(
     scorer, scores = RougeScorer(["rouge1"]), []
     for start in range(0, min(rows, len(data)), 100):
         part = slice(start, min(start + 100, rows))
-        for guess, line in zip(
-            summarize(model, words, data.sources[part], beam_size), data.targets[part], strict=True
-        ):
-            scores.append(scorer.score(line, guess)["rouge1"].fmeasure)
+        guesses = summarize(model, words, data.sources[part], beam_size)
+        pairs = zip(data.targets[part], guesses, strict=True)
+        scores += [scorer.score(line, guess)["rouge1"].fmeasure for line, guess in pairs]
     return 100 * float(np.mean(scores))
 
 

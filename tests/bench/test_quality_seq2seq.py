@@ -1,0 +1,56 @@
+"""The second quality table: scores as measured, rows that say when nothing was, trainings not repeated."""
+
+import json
+
+import pytest
+
+from gpuprop.bench import quality_seq2seq as quality
+from gpuprop.training.presets import PRESETS
+from gpuprop.training.recipes_seq2seq import RECIPES
+
+MACHINE = {
+    "cpu": "Some CPU", "cores": 2, "threads": "1", "python": "3.11", "numpy": "2.4",
+    "gpuprop": "0.1", "date": "2026-01-01",
+}  # fmt: skip
+
+
+def test_errors_are_in_per_cent_and_other_scores_in_points():
+    runs = [
+        {"minutes": 12.4, "greedy": {"wer": 0.3, "per": 0.08}, "averaged": {"wer": 0.25, "per": 0.0612}},
+    ]
+    line = quality.row("g2p_gru", runs)
+    assert "| 30.0 % / 8.0 % | **25.0 % / 6.1 %** | ≤ 28.6 % / 7.6 % | ≤ 24.4 % |" in line
+    assert line.endswith("| 12 |")
+    runs = [{"minutes": 1.0, "greedy": {"bleu": 30.04}, "averaged": {"bleu": 31.0}}]
+    assert "| 30.0 | **31.0** | ≥ 28.3 | ≥ 33.0 |" in quality.row("multi30k_gru", runs)
+
+
+def test_a_row_without_a_training_says_so_and_every_command_is_there():
+    text = quality.table({"machine": MACHINE, "runs": {}})
+    assert text.count("| not trained |") == len(RECIPES)
+    for name in RECIPES:
+        assert f"# {name}" in text
+    assert "gpuprop train seq2seq --preset g2p " in text
+
+
+@pytest.mark.parametrize("change", [{}, {"epochs": 3}, {"seed": 2}, {"dropout": 0.9}])
+def test_only_a_complete_training_with_these_options_counts(tmp_path, change):
+    recipe = RECIPES["g2p_transformer"]
+    training = {**PRESETS["g2p"], "seed": 1, **change}
+    config = {"format": "gpuprop-run", "version": 1, "training": training}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert not quality.is_trained(recipe, tmp_path, 1)
+    (tmp_path / "metrics.jsonl").write_text('{"seconds": 1}\n' * (training["epochs"] - 1))
+    assert not quality.is_trained(recipe, tmp_path, 1)
+    (tmp_path / "metrics.jsonl").write_text('{"seconds": 1}\n' * training["epochs"])
+    assert quality.is_trained(recipe, tmp_path, 1) == (change == {})
+
+
+def test_recipes_have_bounds_of_scores_that_are_measured():
+    for name, recipe in RECIPES.items():
+        kinds = {"rouge1", "rouge2", "rougeL"} if recipe.scores == ("rouge",) else set(recipe.scores)
+        assert set(recipe.must) <= kinds, name
+        assert set(recipe.goal) <= kinds, name
+        assert recipe.model in ("gru", "conv", "transformer"), name
+        assert all((recipe.goal[s] < bound) == (s in ("wer", "per")) for s, bound in recipe.must.items()
+                   if s in recipe.goal), name  # fmt: skip
