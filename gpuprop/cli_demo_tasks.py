@@ -15,7 +15,8 @@ from .text.field import TextField
 from .text.tokenize import create_tokenizer
 from .training.classify import Classification
 from .training.metrics import best_references, exact_match, majority_baseline
-from .training.seq2seq import PairRows, SequenceToSequence
+from .training.pair_rows import PairRows
+from .training.seq2seq import SequenceToSequence
 from .training.session import Settings
 
 SENTENCES = (

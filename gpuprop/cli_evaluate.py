@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +15,9 @@ from rich.text import Text
 from .cli_support import EXIT_CODES, command, say, table_console, use_device
 from .errors import DataError
 from .training.classify import Classification
-from .training.tasks import Task, load_run
+from .training.seq2seq import SequenceToSequence
+from .training.tasks import load_run
+from .training.text_metrics import GROUPING, POINTS, metric_names
 
 EVALUATE_HELP = f"""Score a trained model on a file.
 
@@ -23,17 +26,30 @@ encoder-decoder, in UTF-8; every label must be one that the model knows.
 
 Classifiers: accuracy, loss (mean cross-entropy), macro F1, precision, recall and F1 of each class, the
 confusion matrix (rows: the right label, columns: the predicted one) and n.
-Encoder-decoders: loss (a target token, the tokens before it given), exact_match (share of targets entirely
-right), token_error_rate (edit distance over tokens, divided by the tokens of the targets) and n.
+Encoder-decoders: loss (a target token, the tokens before it given), perplexity (e^loss), exact_match (share
+of targets entirely right), token_error_rate (edit distance over tokens, divided by the tokens of the targets)
+and n. With --metric also, of the texts that the model writes:
 
-With --json standard output is one JSON object of these and nothing else.
+  bleu    BLEU of sacrebleu, in points, against the lines as they stand
+  chrf    chrF2 of sacrebleu, in points
+  rouge   ROUGE-1, 2 and L of rouge-score, F1 in points; Latin letters only
+  wer     word error: the share of sources whose output is none of the targets
+  per     phoneme error: edit distance to the closest target, over its length
+
+bleu, chrf and rouge need the extra text (pip install "gpuprop[text]"). wer and per take the lines of one
+source together, as --multi-reference does.
+
+With --json standard output is one JSON object and nothing else: loss, perplexity, exact_match,
+token_error_rate, wer, per (fractions), bleu, chrf, rouge1, rouge2, rougeL (points), bleu_signature,
+chrf_signature and n.
 
 {EXIT_CODES}
 """
 EVALUATE_EXAMPLES = """Examples:
 
   gpuprop evaluate runs/mine test.tsv
-  gpuprop evaluate runs/g2p test.tsv --json --beam 5 --multi-reference
+  gpuprop evaluate runs/g2p test.tsv --metric wer,per --beam 5
+  gpuprop evaluate runs/de-en test.tsv --metric bleu,chrf --lowercase --json
 """
 
 
@@ -49,6 +65,18 @@ class EvaluateOptions:
     beam: Annotated[
         int, typer.Option("--beam", min=1, metavar="N", help="Encoder-decoders: width of the beam.")
     ] = 1
+    metric: Annotated[
+        str,
+        typer.Option(
+            "--metric",
+            metavar="NAME,...",
+            help="Encoder-decoders: more scores, of bleu, chrf, rouge, wer, per.",
+            show_default=False,
+        ),
+    ] = ""
+    lowercase: Annotated[
+        bool, typer.Option("--lowercase", help="bleu, chrf: do not tell Word from word.")
+    ] = False
     multi_reference: Annotated[
         bool,
         typer.Option(
@@ -66,12 +94,13 @@ class EvaluateOptions:
 def evaluate(options: EvaluateOptions) -> None:
     """Score a trained model on a file."""
     use_device(options.device)
+    metrics = metric_names(options.metric) if options.metric else ()
     task = load_run(options.run)
-    if isinstance(task, Classification) and (options.beam != 1 or options.multi_reference):
-        raise DataError(
-            f"--beam and --multi-reference are for encoder-decoders; {options.run} is a classifier"
-        )
-    scores = score(task, options)
+    if isinstance(task, Classification):
+        refuse_decoding(options)
+        scores = task.evaluate(task.read(options.file))
+    else:
+        scores = score(task, options, metrics)
     if options.json:
         print(json.dumps(scores, allow_nan=False), flush=True)
         return
@@ -80,16 +109,28 @@ def evaluate(options: EvaluateOptions) -> None:
         console.print(part)
 
 
-def score(task: Task, options: EvaluateOptions) -> dict[str, Any]:
+def refuse_decoding(options: EvaluateOptions) -> None:
+    """Raise DataError for options that mean nothing to a classifier."""
+    given = {
+        "--beam": options.beam != 1,
+        "--metric": bool(options.metric),
+        "--lowercase": options.lowercase,
+        "--multi-reference": options.multi_reference,
+    }
+    for name, used in given.items():
+        if used:
+            raise DataError(f"{name} is for encoder-decoders; {options.run} is a classifier: leave it out")
+
+
+def score(task: SequenceToSequence, options: EvaluateOptions, metrics: Sequence[str]) -> dict[str, Any]:
     """The scores of a file, ready for JSON."""
-    if isinstance(task, Classification):
-        return task.evaluate(task.read(options.file))
     data = task.read(options.file)
-    if not options.multi_reference and len({tuple(row) for row in data.sources}) < len(data):
+    group = options.multi_reference or bool(set(metrics) & set(GROUPING))
+    if not group and data.repeated():
         say(
             f"{options.file}: some sources have several targets; --multi-reference counts the closest of them"
         )
-    return task.evaluate(data, options.beam, options.multi_reference)
+    return task.evaluate(data, options.beam, group, metrics, options.lowercase)
 
 
 def tables(scores: dict[str, Any]) -> list[Any]:
@@ -97,7 +138,9 @@ def tables(scores: dict[str, Any]) -> list[Any]:
     top = Table.grid(padding=(0, 2))
     for name, value in scores.items():
         if isinstance(value, (int, float)):
-            top.add_row(name.replace("_", " "), f"{value:.4f}" if isinstance(value, float) else f"{value:,}")
+            top.add_row(name.replace("_", " "), number(name, value))
+        elif isinstance(value, str):
+            top.add_row(name.replace("_", " "), Text(value))
     if "per_class" not in scores:
         return [top]
     classes = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
@@ -111,6 +154,13 @@ def tables(scores: dict[str, Any]) -> list[Any]:
     if len(scores["labels"]) <= 12:
         parts += ["", "confusion (rows: right label, columns: predicted)", _confusion(scores)]
     return parts
+
+
+def number(name: str, value: float) -> str:
+    """A score as a table shows it: points with two decimals, other scores with four."""
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.2f}" if name in (*POINTS, "perplexity") else f"{value:.4f}"
 
 
 def _confusion(scores: dict[str, Any]) -> Table:

@@ -25,6 +25,7 @@ def prepare_seq2seq(options: Seq2SeqOptions) -> Prepared:
     vectors = read_vectors(options, source.vocabulary)
     model = build_model(options, len(source.vocabulary), len(target.vocabulary), vectors)
     task = SequenceToSequence(model, source, target, 1, options.label_smoothing)
+    task.watch(options.best_by)
     rows = task.encode(sources, targets, options.train)
     train = rows.take(kept)
     valid = rows.take(held) if options.valid is None else task.read(options.valid)

@@ -11,11 +11,13 @@ from typing import Any
 from ..errors import GpupropError
 from .files import atomic_write
 from .progress import score_name
+from .text_metrics import POINTS
 
 MISSING = 'no learning curves: matplotlib is not installed (pip install "gpuprop[plots]")'
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9")  # told apart by colour-blind readers too
 _DASHES = ("-", "--", "-.", ":", "-")  # equal curves still show
 _LEAST_RANGE = 0.1
+_LOSSES = ("valid_loss", "valid_perplexity")
 _GREY = "#666666"
 
 
@@ -57,7 +59,7 @@ def _panel(
     epochs = [record["epoch"] for record in history]
     marker = "o" if len(epochs) <= 30 else None
     for (name, label), colour, dashes in zip(names.items(), _COLOURS, _DASHES, strict=False):
-        values = [record[name] for record in history]
+        values = [_scale(name) * record[name] for record in history]
         axes.plot(epochs, values, dashes, marker=marker, markersize=3, color=colour, label=label)
     best = [record["epoch"] for record in history if record.get("best")]
     if best:
@@ -83,8 +85,14 @@ def _losses(history: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def _scores(history: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    names = [name for name in history[0] if name.startswith("valid_") and name not in _LOSSES]
     return {
-        name: score_name(name)
-        for name in history[0]
-        if name.startswith("valid_") and name != "valid_loss" and all(name in record for record in history)
+        name: score_name(name) + (" / 100" if _scale(name) != 1.0 else "")
+        for name in names
+        if all(name in record for record in history)
     }
+
+
+def _scale(name: str) -> float:
+    """Scores in points are drawn as fractions, beside the others."""
+    return 0.01 if name.removeprefix("valid_") in POINTS else 1.0

@@ -16,6 +16,8 @@ from ..errors import DataError
 
 MODES = ("auto", "live", "plain", "off")
 SAY_EVERY = 30.0  # seconds between two plain lines within a long epoch
+NARROWEST = 7  # letters of a column
+_SPELLED = {"bleu": "BLEU", "chrf": "chrF", "rougeL": "ROUGE-L", "wer": "WER", "per": "PER"}
 
 
 class Display:
@@ -94,20 +96,21 @@ def make_display(mode: str) -> Display:
 
 def epoch_header(record: Mapping[str, Any]) -> str:
     """The line above the epochs: the names of the columns."""
-    return "  ".join(["  epoch", *(name for name, _ in _columns(record)), "seconds"])
+    return "  ".join(["  epoch", *(name.rjust(NARROWEST) for name, _ in _columns(record)), "seconds"])
 
 
 def epoch_row(record: Mapping[str, Any], epochs: int) -> str:
-    """One epoch in columns as wide as their names."""
+    """One epoch in columns as wide as their names, or as most numbers."""
     cells = [f"{record['epoch']}/{epochs}".rjust(7)]
-    cells += [f"{value:.4f}".rjust(len(name)) for name, value in _columns(record)]
+    cells += [f"{value:.4f}".rjust(max(len(name), NARROWEST)) for name, value in _columns(record)]
     cells.append(f"{record['seconds']:.1f}".rjust(7))
     return "  ".join(cells) + ("  best" if record.get("best") else "")
 
 
 def score_name(name: str) -> str:
     """A recorded score for a reader: "valid_macro_f1" is "macro F1"."""
-    return name.removeprefix("valid_").replace("_", " ").replace("f1", "F1")
+    name = name.removeprefix("valid_")
+    return _SPELLED.get(name) or name.replace("_", " ").replace("f1", "F1")
 
 
 def _columns(record: Mapping[str, Any]) -> list[tuple[str, float]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,32 +17,13 @@ from ..text.files import read_pairs
 from . import run
 from .classify import load_model
 from .metrics import best_references, exact_match, token_error_rate
+from .pair_rows import PairRows, Questions
 from .rows import check_lengths
+from .text_metrics import GROUPING, metric_names, perplexity, written_scores
 
 EVALUATION_TOKENS = 4096  # in a batch, both sides and padding included
 LENGTH_PENALTY = 1.0  # of beam search (Wu et al. 2016): a beam without one prefers short texts
-VALIDATION_DECODED = 500  # rows that are decoded each epoch; the loss is of all rows
-
-
-@dataclass(frozen=True)
-class PairRows:
-    """Encoded pairs, row i from line i + 1, and the target's tokens as they stand in the file, uncut."""
-
-    sources: list[list[int]]
-    targets: list[list[int]]
-    references: list[list[str]]
-
-    def __len__(self) -> int:
-        return len(self.sources)
-
-    def take(self, index: Iterable[int]) -> PairRows:
-        """Some of the rows."""
-        chosen = list(index)
-        return PairRows(
-            [self.sources[i] for i in chosen],
-            [self.targets[i] for i in chosen],
-            [self.references[i] for i in chosen],
-        )
+VALIDATION_DECODED = 500  # sources that are decoded each epoch; the loss is of all rows
 
 
 class SequenceToSequence:
@@ -63,6 +43,8 @@ class SequenceToSequence:
         self.model, self.source, self.target, self.max_output = model, source, target, max_output
         self.criterion = SequenceCrossEntropyLoss(label_smoothing=label_smoothing)
         self.summed = SequenceCrossEntropyLoss(reduction="sum")
+        self.watched = "loss"
+        self.metrics: tuple[str, ...] = ()
 
     @property
     def fields(self) -> dict[str, TextField]:
@@ -79,7 +61,8 @@ class SequenceToSequence:
         source_rows, target_rows = self.source.encode(sources), self.target.encode(targets)
         check_lengths(source_rows, self.source, path)
         check_lengths(target_rows, self.target, path)
-        return PairRows(source_rows, target_rows, [self.target.tokenizer.encode(text) for text in targets])
+        references = [self.target.tokenizer.encode(text) for text in targets]
+        return PairRows(source_rows, target_rows, references, list(sources), list(targets))
 
     def read(self, path: str | Path) -> PairRows:
         """The encoded rows of a file of source<TAB>target lines."""
@@ -133,33 +116,51 @@ class SequenceToSequence:
                 decoded[row] = ids
         return decoded
 
-    def evaluate(self, data: PairRows, beam: int = 1, group: bool = False) -> dict[str, Any]:
-        """loss, exact_match, token_error_rate, n.
+    def evaluate(
+        self,
+        data: PairRows,
+        beam: int = 1,
+        group: bool = False,
+        metrics: Iterable[str] | None = None,
+        lowercase: bool = False,
+    ) -> dict[str, Any]:
+        """loss, perplexity, exact_match, token_error_rate, the `metrics` (default: those of `watch`), n.
 
-        group: rows of one source are one row with several right answers, of which the closest counts.
+        group: rows of one source are one row with several right answers, of which the closest counts; "wer"
+        and "per" always group. lowercase: BLEU and chrF do not tell Word from word. See `text_metrics`.
         """
         loss = self.mean_loss(data)
-        sources, references = data.sources, [[reference] for reference in data.references]
-        if group:
-            grouped: dict[tuple[int, ...], list[list[str]]] = {}
-            for row, reference in zip(data.sources, data.references, strict=True):
-                grouped.setdefault(tuple(row), []).append(reference)
-            sources, references = [list(row) for row in grouped], list(grouped.values())
-        guesses = [self.target.decode_tokens(ids) for ids in self.decode(sources, beam)]
-        wanted = best_references(guesses, references)
+        names = self.metrics if metrics is None else metric_names(metrics)
+        questions = data.questions(group or bool(set(names) & set(GROUPING)))
+        scores = {"loss": loss, "perplexity": perplexity(loss)}
+        return scores | self._written(questions, beam, names, lowercase) | {"n": len(questions)}
+
+    def _written(
+        self, questions: Questions, beam: int, metrics: Sequence[str], lowercase: bool = False
+    ) -> dict[str, Any]:
+        """The scores of what the model writes."""
+        decoded = self.decode(questions.sources, beam)
+        guesses = [self.target.decode_tokens(ids) for ids in decoded]
+        closest = best_references(guesses, questions.references)
+        texts = [self.target.decode(ids) for ids in decoded]
         return {
-            "loss": loss,
-            "exact_match": exact_match(guesses, wanted),
-            "token_error_rate": token_error_rate(guesses, wanted),
-            "n": len(sources),
+            "exact_match": exact_match(guesses, closest),
+            "token_error_rate": token_error_rate(guesses, closest),
+            **written_scores(metrics, texts, questions.texts, guesses, questions.references, lowercase),
         }
 
+    def watch(self, name: str) -> None:
+        """Score every epoch by this too: a metric of `text_metrics`, "rougeL" or "perplexity" say."""
+        self.watched, self.metrics = name, metric_names([name])
+
     def validate(self, data: PairRows) -> dict[str, float]:
-        """The scores that are recorded each epoch: the loss of all rows, the others of the first few
-        hundred."""
-        scores = self.evaluate(data.take(range(min(len(data), VALIDATION_DECODED))))
-        loss = scores["loss"] if len(data) <= VALIDATION_DECODED else self.mean_loss(data)
-        return {"loss": loss, **{name: scores[name] for name in ("exact_match", "token_error_rate")}}
+        """The scores that are recorded each epoch: the loss of all rows, the others of the first few hundred
+        sources."""
+        questions = data.questions(bool(set(self.metrics) & set(GROUPING))).first(VALIDATION_DECODED)
+        loss = self.mean_loss(data)
+        scores = {"loss": loss, "perplexity": perplexity(loss), **self._written(questions, 1, self.metrics)}
+        recorded = dict.fromkeys(("loss", "exact_match", "token_error_rate", self.watched))
+        return {name: scores[name] for name in recorded}
 
     def predict(self, texts: Sequence[str], beam: int = 1) -> list[str]:
         """The target text of each source text."""

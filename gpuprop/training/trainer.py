@@ -29,7 +29,7 @@ from .signals import Signals
 
 Record = dict[str, Any]
 READ_EVERY = 20  # steps between two looks at the loss: each look waits for a GPU
-_LOWER_IS_BETTER = ("loss", "error", "error_rate", "perplexity")
+_LOWER_IS_BETTER = ("loss", "error", "error_rate", "perplexity", "_wer", "_per")
 
 
 @dataclass
@@ -90,10 +90,10 @@ class Trainer:
     the epoch's mean (default: its `size`, else 1). accumulate: batches a step, whose losses are averaged by
     their counts; the rest of an epoch is a smaller last step. validate(): scores of the model, recorded as
     "valid_<name>"; it runs in evaluation mode without gradients. watch: which record entries decide what is
-    best, later ones where earlier ones are equal; names that end in loss, error, error_rate or perplexity are
-    better when lower, others when higher. patience: stop after this many epochs without a better one.
-    on_best(record) and on_epoch(record) are called after the epoch is over, in this order. progress: "auto",
-    "live", "plain", "off" or a Display.
+    best, later ones where earlier ones are equal; names that end in loss, error, error_rate, perplexity, _wer
+    or _per are better when lower, others when higher. patience: stop after so many epochs without a better
+    one. on_best(record) and on_epoch(record) are called after the epoch is over, in this order. progress:
+    "auto", "live", "plain", "off" or a Display.
 
     After `fit` the model holds its best weights. Two runs from one seed give the same bits on a CPU.
     """

@@ -52,8 +52,9 @@ def test_translator_json(cli, data, translator):
     done = cli("evaluate", translator, data / "pairs_test.tsv", "--json", "--beam", "2")
     assert done.code == 0
     scores = strict(done.out)
-    assert list(scores) == ["loss", "exact_match", "token_error_rate", "n"]
+    assert list(scores) == ["loss", "perplexity", "exact_match", "token_error_rate", "n"]
     assert scores["n"] == 20
+    assert scores["perplexity"] == pytest.approx(np.exp(scores["loss"]))
     assert scores["loss"] > 0
     assert 0 <= scores["exact_match"] <= 1
 
@@ -86,3 +87,54 @@ def test_labels_of_any_spelling(cli, tmp_path):
     assert cli("train", "classify", *arguments, *options).code == 0
     assert "[red]x[/red]" in cli("evaluate", tmp_path / "run", tmp_path / "t.tsv").out
     assert cli("predict", tmp_path / "run", stdin=b"down\n").out.startswith("größe 2\t")
+
+
+def test_metrics_of_what_a_translator_writes(cli, data, translator):
+    sacrebleu = pytest.importorskip("sacrebleu")
+    pytest.importorskip("rouge_score")
+    asked = ("--metric", "bleu,chrf,rouge,wer,per", "--beam", "2", "--json")
+    done = cli("evaluate", translator, data / "pairs_test.tsv", *asked)
+    assert (done.code, done.err) == (0, "")
+    scores = strict(done.out)
+    rows = [line.split("\t") for line in (data / "pairs_test.tsv").read_text().splitlines()]
+    answers = dict(rows)  # a source has one target here
+    said = cli("predict", translator, "--beam", "2", stdin="\n".join(answers).encode()).out.splitlines()
+    assert scores["n"] == len(answers)
+    assert scores["bleu"] == pytest.approx(sacrebleu.corpus_bleu(said, [list(answers.values())]).score)
+    wrong = sum(guess != target for guess, target in zip(said, answers.values(), strict=True))
+    assert scores["wer"] == pytest.approx(wrong / len(answers))
+    assert scores["per"] == scores["token_error_rate"]
+    assert scores["chrf_signature"].startswith("nrefs:")
+    assert {"chrf", "rouge1", "rouge2", "rougeL"} < set(scores)
+
+
+def test_word_error_takes_the_lines_of_a_source_together(cli, translator, tmp_path):
+    said = cli("predict", translator, stdin=b"a\n").out.strip()
+    (tmp_path / "t.tsv").write_text(f"a\tQ Q Q\na\t{said}\n")
+    done = cli("evaluate", translator, tmp_path / "t.tsv", "--metric", "wer,per", "--json")
+    scores = strict(done.out)
+    assert (done.err, scores["n"], scores["wer"], scores["per"], scores["exact_match"]) == ("", 1, 0, 0, 1)
+
+
+def test_bleu_is_of_the_lines_as_they_stand(cli, translator, tmp_path):
+    """Not of tokens: the symbols are joined again, and the target keeps what the model cannot write."""
+    pytest.importorskip("sacrebleu")
+    said = cli("predict", translator, stdin=b"a b c d\n").out.strip()
+    for target, blind in ((said, False), (said.lower(), True)):
+        (tmp_path / "t.tsv").write_text(f"a b c d\t{target}\n")
+        options = ("--metric", "chrf", *(["--lowercase"] if blind else []))
+        scores = strict(cli("evaluate", translator, tmp_path / "t.tsv", "--json", *options).out)
+        assert scores["chrf"] == pytest.approx(100.0)
+        assert ("case:lc" if blind else "case:mixed") in scores["chrf_signature"]
+    table = cli("evaluate", translator, tmp_path / "t.tsv", "--metric", "chrf").out
+    assert "chrf signature" in table
+    assert "perplexity" in table
+
+
+def test_unknown_metrics_and_metrics_of_classifiers(cli, data, translator, classifier):
+    done = cli("evaluate", translator, data / "pairs_test.tsv", "--metric", "meteor")
+    assert (done.code, done.out) == (2, "")
+    assert "unknown metric 'meteor'; known are bleu, chrf, rouge, wer, per" in done.err
+    done = cli("evaluate", classifier, data / "kinds_test.tsv", "--metric", "wer")
+    assert (done.code, done.out) == (2, "")
+    assert "--metric is for encoder-decoders" in done.err

@@ -71,3 +71,18 @@ def test_options_that_do_not_fit_are_refused(cli, data, tmp_path, options, messa
     assert done.code == 2
     assert message in done.err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["bleu", "rougeL", "wer", "per", "perplexity"])
+def test_the_best_epoch_by_what_the_model_writes(cli, data, tmp_path, name):
+    pytest.importorskip({"bleu": "sacrebleu", "rougeL": "rouge_score"}.get(name, "numpy"))
+    run = tmp_path / "run"
+    done = cli("train", "seq2seq", "--train", data / "pairs.tsv", "--valid", data / "pairs_test.tsv", "--out",
+               run, *SMALL, "--tokenizer", "symbol", "--best-by", name, "--test", data / "pairs_test.tsv",
+               "--lr", "0.02")  # fmt: skip
+    assert done.code == 0
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
+    sign = -1 if name in ("wer", "per", "perplexity") else 1
+    first, second = ((sign * record[f"valid_{name}"], -record["valid_loss"]) for record in records)
+    assert records[1]["best"] == (second > first)
+    assert name.replace("_", " ") in done.out
