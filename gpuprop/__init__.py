@@ -39,7 +39,7 @@ from .tensors import Parameter, Tensor, tensor
 from .version import __version__
 
 if TYPE_CHECKING:
-    from . import models, testing, text, training
+    from . import interop, models, testing, text, training
     from .testing import gradcheck
     from .training import Trainer, load, save
 
@@ -64,6 +64,7 @@ __all__ = [
     "get_device",
     "get_xp",
     "gradcheck",
+    "interop",
     "is_grad_enabled",
     "kernels",
     "load",
@@ -87,6 +88,7 @@ __all__ = [
 
 # Loaded when first used, so that importing gpuprop stays quick.
 _LAZY = {
+    "interop": ("gpuprop.interop", None),
     "models": ("gpuprop.models", None),
     "testing": ("gpuprop.testing", None),
     "text": ("gpuprop.text", None),

@@ -41,6 +41,7 @@ ALLOWED = {
         "version",
     },
     "testing": {"backend", "backprop", "op", "tensors", "errors"},
+    "interop": {"backend", "tensors", "errors", "nn"},
     "bench": {"errors", "models", "nn", "ops", "optim", "text", "training"},  # the public face
 }
 TOP = {"__init__", "__main__", "cli"}  # may use everything

@@ -107,8 +107,8 @@ class Module:
         own = dict(self.named_parameters())
         missing = [name for name in own if name not in state]
         unexpected = [name for name in state if name not in own]
-        problems = [f"missing: {_few(missing)}"] if strict and missing else []
-        problems += [f"unexpected: {_few(unexpected)}"] if strict and unexpected else []
+        problems = [f"missing: {few(missing)}"] if strict and missing else []
+        problems += [f"unexpected: {few(unexpected)}"] if strict and unexpected else []
         problems += [
             f"{name} has shape {tuple(state[name].shape)}, the model expects {p.shape}"
             for name, p in own.items()
@@ -129,7 +129,7 @@ class Module:
         return _describe(self, "", set())[0]
 
 
-def _few(names: list[str]) -> str:
+def few(names: list[str]) -> str:
     """The first names of a list that may be long."""
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
