@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from .backend.arrays import Array
@@ -22,7 +22,28 @@ from .backend.floats import flushed
 from .backend.half import is_half
 
 _creation = itertools.count(1)
-_recording: contextvars.ContextVar[bool] = contextvars.ContextVar("gpuprop_recording", default=True)
+_recording: contextvars.ContextVar[bool | Watcher] = contextvars.ContextVar("gpuprop_recording", default=True)
+
+
+class Watcher:
+    """Sees each operation as it is recorded, and each node as the gradient passes it; see `watching`."""
+
+    def recorded(self, node: Node, outputs: tuple[Any, ...], static: Mapping[str, Any]) -> None:
+        """An operation was recorded as `node`: `outputs` are its arrays, `static` its keyword arguments."""
+
+    def passing(self, node: Node) -> None:
+        """All gradients of the node's outputs are there: hand them on with `node.run_backward()`."""
+        node.run_backward()
+
+
+@contextlib.contextmanager
+def watching(watcher: Watcher) -> Iterator[None]:
+    """Inside, `watcher` sees what is recorded and what flows back. Costs nothing outside."""
+    token = _recording.set(watcher)
+    try:
+        yield
+    finally:
+        _recording.reset(token)
 
 
 @contextlib.contextmanager
@@ -37,6 +58,11 @@ def no_grad() -> Iterator[None]:
 
 def is_grad_enabled() -> bool:
     """False inside `no_grad`."""
+    return _recording.get() is not False
+
+
+def recording() -> bool | Watcher:
+    """Whether operations are recorded, and who watches that."""
     return _recording.get()
 
 
@@ -167,9 +193,11 @@ def backward_from(edge: Edge, grad: Array) -> None:
         root.accumulate(grad)
         return
     root.accumulate(output, grad)
+    watcher = _recording.get()
+    visit = Node.run_backward if isinstance(watcher, bool) else watcher.passing
     with flushed():
         for node in _newest_first(root):
-            node.run_backward()
+            visit(node)
 
 
 def _newest_first(root: Node) -> list[Node]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .backprop import Context, Node, is_grad_enabled
+from .backprop import Context, Node, recording
 from .tensors import Tensor
 
 
@@ -31,10 +31,15 @@ class Op:
         edges = tuple([x.edge if isinstance(x, Tensor) else None for x in inputs])
         arrays = [x.data if isinstance(x, Tensor) else x for x in inputs]
         needs_grad = tuple([e is not None for e in edges])
-        record = True in needs_grad and is_grad_enabled()
+        record = True in needs_grad and recording()
         ctx = Context(needs_grad if record else (False,) * len(edges), edges)
         result = cls.forward(ctx, *arrays, **static)
-        if not isinstance(result, tuple):
-            return Tensor(result, (Node(cls, ctx, edges, 1), 0) if record else None)
-        node = Node(cls, ctx, edges, len(result)) if record else None
-        return tuple(Tensor(y, None if node is None else (node, i)) for i, y in enumerate(result))
+        if not record:
+            return Tensor(result) if not isinstance(result, tuple) else tuple(Tensor(y) for y in result)
+        outputs = result if isinstance(result, tuple) else (result,)
+        node = Node(cls, ctx, edges, len(outputs))
+        if record is not True:
+            record.recorded(node, outputs, static)
+        if outputs is not result:
+            return Tensor(result, (node, 0))
+        return tuple(Tensor(y, (node, i)) for i, y in enumerate(outputs))

@@ -11,6 +11,7 @@ import pytest
 import gpuprop as gp
 from gpuprop import ops
 from gpuprop.backend.arrays import to_host
+from gpuprop.backprop import Watcher, watching
 from gpuprop.testing import GradcheckError, gradcheck
 
 rng = np.random.default_rng(0)
@@ -302,3 +303,38 @@ def test_comparisons_and_argmax_are_arrays_and_min_has_a_gradient(device):
 
 def test_gradcheck_takes_one_array_as_it_is():
     assert gradcheck(lambda x: x.tanh(), np.ones((2, 3))) < 1e-6
+
+
+class Log(Watcher):
+    def __init__(self):
+        self.made, self.passed = [], []
+
+    def recorded(self, node, outputs, static):
+        self.made.append((node.op.__name__, [y.shape for y in outputs]))
+
+    def passing(self, node):
+        self.passed.append((node.op.__name__, float(node.grads[0].sum())))
+        super().passing(node)
+
+
+def test_a_watcher_sees_what_is_recorded_and_what_flows_back():
+    x = gp.tensor(np.ones((2, 3)), requires_grad=True)
+    log = Log()
+    with watching(log):
+        y = (x * 2.0).sum()
+        with gp.no_grad():
+            x * 3.0
+        (x.detach() * 4.0).sum()
+        y.backward()
+    assert log.made == [("Multiply", [(2, 3)]), ("Sum", [()])]
+    assert log.passed == [("Sum", 1.0), ("Multiply", 6.0)]
+    np.testing.assert_array_equal(x.grad, np.full((2, 3), 2.0))
+
+
+def test_a_watcher_is_not_told_of_what_is_outside():
+    x, log = gp.tensor(np.ones(3), requires_grad=True), Log()
+    with pytest.raises(ZeroDivisionError), watching(log):
+        raise ZeroDivisionError
+    (x * 2.0).sum().backward()
+    assert log.made == log.passed == []
+    assert gp.is_grad_enabled()

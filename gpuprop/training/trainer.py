@@ -24,6 +24,7 @@ from ..nn.module import Module
 from ..optim import Optimizer, ReduceLROnPlateau, Schedule, clip_grad_norm_
 from ..tensors import Tensor
 from .accumulation import backward_of_mean, groups_of
+from .observer import Observer
 from .progress import Display, make_display
 from .signals import Signals
 
@@ -92,8 +93,8 @@ class Trainer:
     "valid_<name>"; it runs in evaluation mode without gradients. watch: which record entries decide what is
     best, later ones where earlier ones are equal; names that end in loss, error, error_rate, perplexity, _wer
     or _per are better when lower, others when higher. patience: stop after so many epochs without a better
-    one. on_best(record) and on_epoch(record) are called after the epoch is over, in this order. progress:
-    "auto", "live", "plain", "off" or a Display.
+    one. on_best(record) and on_epoch(record) are called after the epoch is over, in this order. observers:
+    see `Observer`; they are told of every step. progress: "auto", "live", "plain", "off" or a Display.
 
     After `fit` the model holds its best weights. Two runs from one seed give the same bits on a CPU.
     """
@@ -113,6 +114,7 @@ class Trainer:
         accumulate: int = 1,
         on_best: Callable[[Record], None] | None = None,
         on_epoch: Callable[[Record], None] | None = None,
+        observers: Sequence[Observer] = (),
         progress: str | Display = "auto",
     ) -> None:
         if patience is not None and patience < 1:
@@ -125,6 +127,7 @@ class Trainer:
         self.count = count or (lambda batch: getattr(batch, "size", 1))
         self.accumulate = accumulate
         self.on_best, self.on_epoch = on_best, on_epoch
+        self.observers = list(observers)
         self.display = make_display(progress) if isinstance(progress, str) else progress
         self.state = TrainingState()
         self._best_weights: dict[str, np.ndarray[Any, Any]] | None = None
@@ -169,6 +172,8 @@ class Trainer:
                 self._keep_unfinished()
                 raise
             finally:
+                for observer in self.observers:
+                    observer.finish()
                 self._restore_best()
         return self.history
 
@@ -202,15 +207,22 @@ class Trainer:
             self._finish_epoch(record)
 
     def _step(self, batches: Sequence[Any]) -> list[tuple[Tensor, float]]:
+        for observer in self.observers:
+            observer.before_step(self.model, self.state.step + 1)
         self.optimizer.zero_grad()
         losses = backward_of_mean(self.loss, self.count, batches)
+        for observer in self.observers:
+            observer.after_backward()
+        norm = None
         if self.clip_norm is not None:
             groups = self.optimizer.param_groups
-            clip_grad_norm_((p for group in groups for p in group["params"]), self.clip_norm)
+            norm = clip_grad_norm_((p for group in groups for p in group["params"]), self.clip_norm)
         self.optimizer.step()
         if self.schedule is not None and not isinstance(self.schedule, ReduceLROnPlateau):
             self.schedule.step()
         self.state.step += 1
+        for observer in self.observers:
+            observer.after_step(norm)
         return losses
 
     def _validated(self) -> Record:

@@ -12,6 +12,7 @@ import pytest
 import gpuprop as gp
 from gpuprop import nn
 from gpuprop.training import Display, Interrupted, PlainDisplay
+from gpuprop.training.observer import Observer
 from gpuprop.training.session import make_optimizer, make_schedule
 
 
@@ -332,3 +333,46 @@ def test_a_warm_up_longer_than_training_is_refused():
     optimizer = gp.optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
     with pytest.raises(gp.DataError, match="warm-up of 6 steps"):
         make_schedule("linear", optimizer, 2, 3, 6)
+
+
+class Witness(Observer):
+    """Writes down what it is told, and what the gradients are then."""
+
+    def __init__(self):
+        self.told, self.norms = [], []
+
+    def before_step(self, model, step):
+        self.model = model
+        self.told.append(f"before {step}")
+
+    def after_backward(self):
+        self.told.append("backward")
+        self.norms.append(math.sqrt(sum(float((p.grad**2).sum()) for p in self.model.parameters())))
+
+    def after_step(self, norm):
+        self.told.append("after")
+        assert norm.item() == pytest.approx(self.norms[-1], rel=1e-5)
+        assert math.sqrt(sum(float((p.grad**2).sum()) for p in self.model.parameters())) < 0.0101
+
+    def finish(self):
+        self.told.append("finish")
+
+
+def test_observers_are_told_of_every_step_and_see_gradients_before_clipping():
+    witness = Witness()
+    make(clip_norm=0.01, observers=[witness]).fit(batches(rows=16), epochs=1)
+    assert witness.told == [
+        "before 1", "backward", "after", "before 2", "backward", "after", "finish",
+    ]  # fmt: skip
+    assert min(witness.norms) > 0.01
+
+
+def test_observers_are_told_of_the_end_of_a_training_that_failed():
+    witness = Witness()
+
+    def loss(batch):
+        raise RuntimeError("no loss today")
+
+    with pytest.raises(RuntimeError, match="no loss today"):
+        make(loss=loss, observers=[witness]).fit(batches(), epochs=1)
+    assert witness.told == ["before 1", "finish"]

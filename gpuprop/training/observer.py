@@ -1,0 +1,25 @@
+"""What looks on while a model trains, between the parts of a step."""
+
+from __future__ import annotations
+
+from ..nn.module import Module
+from ..tensors import Tensor
+
+
+class Observer:
+    """Is told of every optimizer step, in this order; what it does not define does nothing.
+
+    Nothing here may wait for the device at every step.
+    """
+
+    def before_step(self, model: Module, step: int) -> None:
+        """Step number `step`, from 1, begins; the gradients are still those of the step before."""
+
+    def after_backward(self) -> None:
+        """The parameters have the gradients of this step, not clipped."""
+
+    def after_step(self, norm: Tensor | None) -> None:
+        """The parameters are updated. norm: of all gradients before clipping, where it was computed."""
+
+    def finish(self) -> None:
+        """Training is over, or has failed, perhaps in the middle of a step."""
