@@ -17,6 +17,7 @@ DATA, TEXT, MODEL, TRAINING, RUN = "Data", "Text", "Model", "Training", "Run"
 TokenizerName = Literal["word", "whitespace", "char", "symbol", "bpe"]
 TokenizerChoice = Literal["auto", "word", "whitespace", "char", "symbol", "bpe"]
 OptimizerName = Literal["sgd", "adam", "adamw", "rmsprop", "adagrad"]
+PrecisionName = Literal["fp32", "tf32", "bf16", "fp16"]
 ScheduleName = Literal["constant", "step", "linear", "cosine", "inverse-sqrt", "plateau"]
 
 
@@ -162,6 +163,15 @@ class CommonOptions:
         int | None,
         option("--early-stop", "Stop after so many epochs without a better one.", TRAINING, "N", 1),
     ] = None
+    precision: Annotated[
+        PrecisionName,
+        option(
+            "--precision",
+            "Of the model's arithmetic; weights and losses stay in 32 bits. tf32 means nothing on a CPU, "
+            "where bf16 and fp16 are imitated, slowly.",
+            TRAINING,
+        ),
+    ] = "fp32"
     seed: Annotated[int, option("--seed", "Same seed, same bits (on a CPU).", TRAINING, "N", 0)] = 0
 
     device: Annotated[
@@ -203,6 +213,7 @@ class CommonOptions:
             batch_tokens=self.batch_tokens,
             accumulate=self.accumulate,
             keep_last=self.keep_last,
+            precision=self.precision,
             lr=self.lr if self.lr is not None else lr,
             optimizer=self.optimizer,
             schedule=self.schedule,

@@ -99,7 +99,7 @@ def run_training(options: ClassifyOptions | Seq2SeqOptions, prepared: Prepared) 
         task, prepared.train, prepared.valid, prepared.settings, folder, "off" if options.quiet else "auto"
     )
     if not options.quiet:
-        _announce(options, prepared)
+        _announce(options, prepared, session)
     try:
         session.train()
     except KeyboardInterrupt:
@@ -111,12 +111,14 @@ def run_training(options: ClassifyOptions | Seq2SeqOptions, prepared: Prepared) 
     _report(options, prepared, session)
 
 
-def _announce(options: ClassifyOptions | Seq2SeqOptions, prepared: Prepared) -> None:
+def _announce(options: ClassifyOptions | Seq2SeqOptions, prepared: Prepared, session: Session) -> None:
     rows = f"{len(prepared.train):,} rows to train on"
     where = f"of {options.valid}" if options.valid else "held out"
     say(f"{options.train}: {rows}, {len(prepared.valid):,} {where} to validate")
     for note in prepared.notes:
         say(note)
+    if session.trainer.precision.note:
+        say(session.trainer.precision.note)
     say(f"model {options.model}: {prepared.task.model.num_parameters():,} parameters on {get_device()}")
 
 
@@ -135,6 +137,10 @@ def _report(options: ClassifyOptions | Seq2SeqOptions, prepared: Prepared, sessi
             f"best epoch {best['epoch']}: validation {scores}"
             + (f" ({prepared.baseline})" if prepared.baseline else "")
         )
+    skipped = sum(record.get("skipped_steps", 0) for record in session.trainer.history)
+    if skipped and not options.quiet:
+        steps = session.trainer.state.step
+        say(f"{skipped} of {steps} steps were skipped, as gradients overflowed float16; the loss scale fell")
     if prepared.test is not None:
         print(f"{options.test}: {scores_text(prepared.task.evaluate(prepared.test))}", flush=True)
     if not options.quiet:

@@ -159,12 +159,14 @@ class Parameter(Tensor):
 
     order: the memory order of the axes when it differs from what users see. `Linear.weight` is shown as
     (out, in) and kept as (in, out) with order (1, 0), because that product is faster on both devices.
+    master: the float32 values while `data` is a copy of them in a half type (mixed precision), else None.
     """
 
-    __slots__ = ("order",)
+    __slots__ = ("master", "order")
 
     def __init__(self, data: Array, order: tuple[int, ...] | None = None) -> None:
         super().__init__(data)
+        self.master: Array | None = None
         self.order = order if order is not None else tuple(range(data.ndim))
         self.requires_grad = True
         self.data = self.in_memory_order(data)

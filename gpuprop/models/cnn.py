@@ -82,6 +82,9 @@ class TextCNN(EmbeddingClassifier):
 
     def _limit_norm(self, limit: float) -> None:
         """Scale rows of the last weight down to `limit` before they are used (Kim 2014, section 2.1)."""
-        weight = self.output.weight.data
-        norms = get_xp(weight).sqrt((weight * weight).sum(axis=1, keepdims=True))
-        weight *= limit / get_xp(weight).maximum(norms, limit)
+        weight = self.output.weight
+        values = weight.data if weight.master is None else weight.master
+        norms = get_xp(values).sqrt((values * values).sum(axis=1, keepdims=True))
+        values *= limit / get_xp(values).maximum(norms, limit)
+        if weight.master is not None:
+            weight.data[...] = values

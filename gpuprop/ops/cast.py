@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..backend.arrays import Array
+from ..backend.half import is_half
 from ..backprop import Context
 from ..op import Op
 from ..tensors import Tensor
@@ -28,3 +29,9 @@ def cast(x: Any, dtype: Any) -> Tensor:
     """x (...) in a floating-point type such as "float32"; the gradient comes back in the type of x."""
     x = x if isinstance(x, Tensor) else Tensor(x)
     return x if x.dtype == dtype else Cast.apply(x, dtype=dtype)
+
+
+def as_weight(x: Any, weight: Any) -> Any:
+    """x in the type of the weight it meets, where that is a half type: mixed precision has float32 features
+    beside weights in half."""
+    return cast(x, weight.dtype) if is_half(weight.dtype) and x.dtype != weight.dtype else x

@@ -14,6 +14,7 @@ from ..backend.gemm import matmul as product
 from ..backprop import Context
 from ..op import Op
 from ..tensors import Tensor
+from .cast import as_weight
 from .operands import data_of
 from .windows import Geometry, Padding, geometry_of
 
@@ -235,5 +236,6 @@ def conv1d(
     right, as in PyTorch) or "causal" (all on the left: output t sees nothing after t).
     T = (L + left + right - dilation (K - 1) - 1) // stride + 1. Raises ShapeError when shapes do not fit.
     """
+    x = as_weight(x, weight)
     geometry = geometry_of(data_of(x), data_of(weight), data_of(bias), stride, padding, dilation, groups)
     return Conv1d.apply(x, weight, bias, geometry=geometry)

@@ -17,6 +17,7 @@ from ..backprop import Context
 from ..errors import ShapeError
 from ..op import Op
 from ..tensors import Tensor
+from .cast import as_weight
 from .conv1d import conv1d
 from .elementwise import relu
 from .masks import real_tokens
@@ -221,6 +222,7 @@ def conv1d_relu_max(
     if not count or len(each) != count:
         raise ShapeError(f"conv1d_relu_max got {count} convolutions and {len(each)} paddings")
     arrays = [(data_of(w), data_of(b)) for w, b in convolutions]
+    x = as_weight(x, arrays[0][0])
     array = data_of(x)
     sides = [geometry_of(array, w, b, 1, p, 1, 1).padding for (w, b), p in zip(arrays, each, strict=True)]
     mask = None if mask is None else real_tokens(_checked(mask, array), array)

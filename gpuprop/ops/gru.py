@@ -12,6 +12,7 @@ from ..backprop import Context
 from ..op import Op
 from ..tensors import Tensor
 from . import recurrent
+from .cast import as_weight
 from .linear import column_sums, weight_gradient
 from .masks import real_tokens
 
@@ -163,6 +164,5 @@ def gru(
     mask (B, L), True = real token: elsewhere the output is 0 and the state passes unchanged.
     reverse runs from the last token to the first. One token (L = 1) is a decoder's step.
     """
-    return GRU.apply(
-        x, weight_ih, weight_hh, bias_ih, bias_hh, h0, mask=real_tokens(mask, x), reverse=reverse
-    )
+    x, mask = as_weight(x, weight_ih), real_tokens(mask, x)
+    return GRU.apply(x, weight_ih, weight_hh, bias_ih, bias_hh, h0, mask=mask, reverse=reverse)

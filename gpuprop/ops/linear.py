@@ -15,6 +15,7 @@ from ..backprop import Context
 from ..op import Op
 from ..tensors import Tensor
 from .blockwise import BLOCK, blockwise
+from .cast import as_weight
 from .elementwise import unbroadcast
 
 
@@ -102,7 +103,7 @@ def linear(x: Any, weight: Any, bias: Any = None, *, activation: str | None = No
     """
     if activation not in (None, "relu"):
         raise ValueError(f'linear: activation is None or "relu", not {activation!r}')
-    return Linear.apply(x, weight, bias, relu=activation is not None)
+    return Linear.apply(as_weight(x, weight), weight, bias, relu=activation is not None)
 
 
 def matmul(a: Any, b: Any) -> Tensor:

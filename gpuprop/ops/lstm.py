@@ -14,6 +14,7 @@ from ..backprop import Context
 from ..op import Op
 from ..tensors import Tensor
 from . import recurrent
+from .cast import as_weight
 from .linear import column_sums, weight_gradient
 from .masks import real_tokens
 
@@ -196,5 +197,5 @@ def lstm(
     mask (B, L), True = real token: elsewhere the output is 0 and the state passes unchanged.
     reverse runs from the last token to the first. One token (L = 1) is a decoder's step.
     """
-    mask = real_tokens(mask, x)
+    x, mask = as_weight(x, weight_ih), real_tokens(mask, x)
     return LSTM.apply(x, weight_ih, weight_hh, bias_ih, bias_hh, h0, c0, mask=mask, reverse=reverse)

@@ -6,7 +6,9 @@ Clipping, the optimizer and an all-reduce walk a few long arrays instead of many
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
 
 from ..backend.arrays import Array, get_xp
 from ..tensors import Parameter
@@ -62,3 +64,15 @@ class Arena:
             p.as_seen(flat[a:b].reshape([p.shape[axis] for axis in p.order]))
             for p, (a, b) in zip(self.parameters, self.ranges, strict=True)
         ]
+
+
+def gradients_are_finite(arenas: Iterable[Arena]) -> Array:
+    """A bool in device memory: no gradient is NaN or infinite, nor is the sum of their squares."""
+    squares = [arena.grads[a:b].dot(arena.grads[a:b]) for arena in arenas for a, b in arena.spans()]
+    if not squares:
+        return np.ones((), bool)
+    xp = get_xp(squares[0]) if not isinstance(squares[0], np.generic) else np
+    total = squares[0]
+    for square in squares[1:]:
+        total = total + square
+    return xp.asarray(xp.isfinite(total))

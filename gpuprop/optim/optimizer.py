@@ -28,6 +28,9 @@ class Optimizer:
     parameters: parameters, or groups `{"params": [...], "lr": ...}` with options of their own.
     Making an optimizer moves the parameters into one block of memory (their values do not change).
     Parameters without a gradient are left alone by `step`, moments included.
+
+    skip: a bool in device memory, or None; the next `step` looks at it, and where it is True parameters and
+    moments stay as they are. A GPU is not waited for, so that `steps` counts the skipped step there.
     """
 
     slots: ClassVar[tuple[str, ...]] = ()
@@ -37,6 +40,7 @@ class Optimizer:
     ) -> None:
         self.param_groups: list[dict[str, Any]] = []
         self.steps = 0
+        self.skip: Array | None = None
         entries = list(parameters)
         if not entries:
             raise ValueError("an optimizer needs at least one parameter")
@@ -68,12 +72,18 @@ class Optimizer:
                 p.grad = None
 
     def step(self) -> None:
-        """Update every parameter that has a gradient."""
+        """Update every parameter that has a gradient, unless `skip` is set and True."""
+        skip, self.skip = self.skip, None
+        if skip is not None and get_xp(skip) is np:
+            if skip:
+                random.advance_step()
+                return
+            skip = None
         self.steps += 1
         with flushed():
             for group, arena, state in zip(self.param_groups, self.arenas, self.state, strict=True):
                 for start, stop in arena.spans():
-                    work = partial(self._update_range, group, arena, state, start)
+                    work = partial(self._update_range, group, arena, state, skip, start)
                     if get_xp(arena.data) is np:
                         over_rows(work, stop - start, (stop - start) * PASSES)
                     else:
@@ -81,7 +91,14 @@ class Optimizer:
         random.advance_step()
 
     def _update_range(
-        self, group: dict[str, Any], arena: Arena, state: dict[str, Array], base: int, start: int, stop: int
+        self,
+        group: dict[str, Any],
+        arena: Arena,
+        state: dict[str, Array],
+        skip: Array | None,
+        base: int,
+        start: int,
+        stop: int,
     ) -> None:
         """Update elements base + start .. base + stop, on a CPU in chunks."""
         xp = get_xp(arena.data)
@@ -91,7 +108,11 @@ class Optimizer:
         for i in range(base + start, base + stop, chunk):
             j = min(i + chunk, base + stop)
             moments = [state[slot][i:j] for slot in self.slots]
+            changed = [arena.data[i:j], *moments]
+            before = [] if skip is None else [array.copy() for array in changed]
             self.update(group, arena.data[i:j], arena.grads[i:j], moments, scratch[: j - i])
+            for array, old in zip(changed, before, strict=False):
+                xp.copyto(array, old, where=skip)
             for moment in moments if clear else ():
                 moment *= abs(moment) > TINY
 

@@ -18,6 +18,7 @@ from .metrics import (
     token_error_rate,
 )
 from .monitor import GpuMonitor
+from .precision import make_precision
 from .progress import Display, PlainDisplay
 from .run import RunFolder, read_metrics
 from .seq2seq import SequenceToSequence
@@ -46,6 +47,7 @@ __all__ = [
     "load_run",
     "macro_f1",
     "majority_baseline",
+    "make_precision",
     "precision_recall_f1",
     "read_metrics",
     "save",

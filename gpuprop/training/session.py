@@ -39,6 +39,7 @@ class Settings:
     batch_tokens: int | None = None
     accumulate: int = 1
     keep_last: int = 0
+    precision: str = "fp32"
 
 
 def make_optimizer(name: str, model: Module, lr: float, weight_decay: float) -> optim.Optimizer:
@@ -114,6 +115,7 @@ class Session:
             patience=settings.early_stop,
             count=task.count,
             accumulate=settings.accumulate,
+            precision=settings.precision,
             on_best=None if folder is None else lambda record: folder.save_model(task.model),
             on_epoch=self._keep_epoch,
             progress=progress,

@@ -25,6 +25,7 @@ from ..optim import Optimizer, ReduceLROnPlateau, Schedule, clip_grad_norm_
 from ..tensors import Tensor
 from .accumulation import backward_of_mean, groups_of
 from .observer import Observer
+from .precision import make_precision
 from .progress import Display, make_display
 from .signals import Signals
 
@@ -89,7 +90,8 @@ class Trainer:
 
     loss(batch): the mean loss of a batch, a tensor of one number. count(batch): how much the batch weighs in
     the epoch's mean (default: its `size`, else 1). accumulate: batches a step, whose losses are averaged by
-    their counts; the rest of an epoch is a smaller last step. validate(): scores of the model, recorded as
+    their counts; the rest of an epoch is a smaller last step. precision: "fp32", "tf32", "bf16" or "fp16"
+    over float32 weights; validation is in float32. validate(): scores of the model, recorded as
     "valid_<name>"; it runs in evaluation mode without gradients. watch: which record entries decide what is
     best, later ones where earlier ones are equal; names that end in loss, error, error_rate, perplexity, _wer
     or _per are better when lower, others when higher. patience: stop after so many epochs without a better
@@ -112,6 +114,7 @@ class Trainer:
         patience: int | None = None,
         count: Callable[[Any], float] | None = None,
         accumulate: int = 1,
+        precision: str = "fp32",
         on_best: Callable[[Record], None] | None = None,
         on_epoch: Callable[[Record], None] | None = None,
         observers: Sequence[Observer] = (),
@@ -126,6 +129,7 @@ class Trainer:
         self.watch = _watched(watch, validate is not None)
         self.count = count or (lambda batch: getattr(batch, "size", 1))
         self.accumulate = accumulate
+        self.precision = make_precision(precision, model, optimizer)
         self.on_best, self.on_epoch = on_best, on_epoch
         self.observers = list(observers)
         self.display = make_display(progress) if isinstance(progress, str) else progress
@@ -136,7 +140,7 @@ class Trainer:
     @property
     def history(self) -> list[Record]:
         """One record an epoch: epoch, step, train_loss, valid_..., lr, seconds, tokens_per_second, device,
-        best."""
+        best; with fp16 skipped_steps and loss_scale."""
         return self.state.history
 
     @property
@@ -165,6 +169,7 @@ class Trainer:
         # NumPy's warnings would only come before the error that a loss out of range becomes
         with self._signals, self.display, np.errstate(over="ignore", invalid="ignore"):
             self.display.start(epochs, steps, self.device)
+            self.precision.start()
             try:
                 while self.state.epoch < epochs and not self._out_of_patience():
                     self._epoch(batches)
@@ -190,6 +195,7 @@ class Trainer:
             tokens += sum(getattr(batch, "tokens", 0) for batch in group)
             if number % READ_EVERY == 1:
                 meter.read()
+                self.precision.read()
             self.display.step(number, meter.recent, tokens)
         if state.step == first_step:
             raise DataError("there are no batches to train on")
@@ -202,6 +208,7 @@ class Trainer:
             "seconds": round(time.perf_counter() - started, 3),
             "tokens_per_second": round(tokens / seconds, 1) if seconds else 0.0,
             "device": str(self.device),
+            **self.precision.record(),
         }
         with self._signals.hold():
             self._finish_epoch(record)
@@ -210,7 +217,9 @@ class Trainer:
         for observer in self.observers:
             observer.before_step(self.model, self.state.step + 1)
         self.optimizer.zero_grad()
-        losses = backward_of_mean(self.loss, self.count, batches)
+        with self.precision.computing():
+            losses = backward_of_mean(self.loss, self.count, batches, self.precision)
+        self.optimizer.skip = self.precision.unscale()
         for observer in self.observers:
             observer.after_backward()
         norm = None

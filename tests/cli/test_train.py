@@ -408,3 +408,17 @@ def test_batches_by_tokens_and_steps_of_several_batches(cli, data, tmp_path, tas
     refused = cli(*common, "--out", tmp_path / "no", "--batch-tokens", 50, "--batch-size", 8)
     assert refused.code == 2
     assert "--batch-size and --batch-tokens" in refused.err
+
+
+def test_precision_is_recorded_and_explained(cli, data, tmp_path):
+    pytest.importorskip("ml_dtypes")
+    for name, said in (("fp16", "imitated on a CPU"), ("bf16", "imitated"), ("tf32", "nothing on a CPU")):
+        out = tmp_path / name
+        arguments = ("--train", data / "kinds.tsv", "--out", out, "--precision", name, *CLASSIFY)
+        done = cli("train", "classify", *arguments)
+        assert done.code == 0
+        assert said in done.err
+        records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        assert [("loss_scale" in r, "skipped_steps" in r) for r in records] == [(name == "fp16",) * 2] * 3
+        assert gp.load(out / "model.safetensors")["output.weight"].dtype == np.float32
+        assert ("steps were skipped" in done.err) == (sum(r.get("skipped_steps", 0) for r in records) > 0)

@@ -151,3 +151,24 @@ def test_cast_goes_there_and_its_gradient_comes_back(name):
     assert x.grad.dtype == np.float32
     np.testing.assert_array_equal(x.grad, [2.0, 5.0])
     assert ops.cast(x, "float32") is x
+
+
+LAYERS = {
+    "linear": lambda: nn.Linear(4, 3),
+    "conv1d": lambda: nn.Conv1d(4, 3, 2),
+    "gru": lambda: nn.GRU(4, 3),
+    "lstm": lambda: nn.LSTM(4, 3),
+}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_float32_features_meet_half_weights_in_the_half_type(layer, name):
+    module = LAYERS[layer]()
+    for p in module.parameters():
+        p.data = p.in_memory_order(p.data.astype(HALVES[name]))
+    x = gp.tensor(np.random.default_rng(0).standard_normal((2, 5, 4)).astype(np.float32), requires_grad=True)
+    y = module(x)
+    y = y[0] if isinstance(y, tuple) else y
+    assert y.dtype == HALVES[name]
+    y.sum().backward()
+    assert x.grad.dtype == np.float32

@@ -1,0 +1,213 @@
+"""Training in other precisions than float32: half types with float32 master weights, and TF32.
+
+(Micikevicius et al. 2018, Mixed precision training.) The optimizer's parameters are the master weights. While
+a loss is computed each parameter's `data` is a copy in the half type; gradients are added up in the
+optimizer's float32 memory as they arrive. Small gradients would vanish in float16, so the loss is multiplied
+with a scale that is as large as it can be without overflow, and the gradients are divided by it.
+
+    precision = gp.training.make_precision("fp16", model, optimizer)
+    optimizer.zero_grad()
+    with precision.computing():
+        loss = criterion(model(x), y)
+        loss.backward(precision.scaled(loss))
+    optimizer.skip = precision.unscale()
+    optimizer.step()
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..backend.arrays import Array, bfloat16, get_xp, is_cupy, to_host
+from ..backend.gemm import tf32_products
+from ..errors import DataError, DeviceError, TrainingError
+from ..nn.module import Module
+from ..optim import Optimizer
+from ..optim.arena import gradients_are_finite
+from ..tensors import Parameter, Tensor
+
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+FIRST_SCALE, LEAST_SCALE, MOST_SCALE = 2.0**15, 2.0**-10, 2.0**24
+GROW_AFTER = 2000  # steps without overflow
+
+
+class Precision:
+    """float32 (or whatever type the parameters have), and what the other precisions change.
+
+    name: see `PRECISIONS`. note: what the user should know about it on this device, or "".
+    """
+
+    name = "fp32"
+    note = ""
+
+    def start(self) -> None:
+        """The weights may have changed by other means than the optimizer: training begins."""
+
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """Inside, forward and backward are computed in this precision."""
+        yield
+
+    def scaled(self, loss: Tensor, share: float = 1.0) -> Array:
+        """The gradient to start `loss.backward` from, where the loss counts `share`."""
+        return get_xp(loss.data).full_like(loss.data, share)
+
+    def unscale(self) -> Array | None:
+        """Bring the gradients back to their size. Returns a bool in device memory, True when they overflowed
+        and the step is to be skipped, or None in precisions that need no scale."""
+        return None
+
+    def read(self) -> None:
+        """Hear from the device which steps were skipped (waits for it)."""
+
+    def record(self) -> dict[str, Any]:
+        """What metrics.jsonl says of it each epoch (waits for the device): skipped_steps of the epoch,
+        loss_scale; empty without a scale."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` needs to go on; empty without a scale."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+
+
+class TF32(Precision):
+    """Products of float32 values on tensor cores: 10 bits of each factor's fraction, sums in float32."""
+
+    name = "tf32"
+
+    def __init__(self, model: Module) -> None:
+        if not any(is_cupy(p.data) for p in model.parameters()):
+            self.note = "tf32 means nothing on a CPU: products are computed in float32"
+
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        with tf32_products():
+            yield
+
+
+class MixedPrecision(Precision):
+    """bfloat16, whose range is that of float32: no scale is needed. See the file's text."""
+
+    name = "bf16"
+
+    def __init__(self, model: Module, optimizer: Optimizer, dtype: np.dtype[Any]) -> None:
+        self.model, self.optimizer = model, optimizer
+        for name, p in model.named_parameters():
+            if p.dtype.itemsize < 4:
+                raise DataError(f"mixed precision starts from float32 weights, but {name} is {p.dtype}")
+        xp = get_xp(*(p.data for p in model.parameters()))
+        try:
+            self._flat = [xp.empty(arena.size, dtype) for arena in optimizer.arenas]
+        except TypeError as error:
+            raise DeviceError(
+                f"this CuPy has no {dtype.name}: install CuPy 14 or later, or train with fp16"
+            ) from error
+        self._copies: list[tuple[Parameter, Array]] = []
+        for arena, flat in zip(optimizer.arenas, self._flat, strict=True):
+            self._copies += zip(arena.parameters, arena.views(flat), strict=True)
+        trained = {id(p) for p, _ in self._copies}
+        self._frozen = [
+            (p, p.in_memory_order(p.data.astype(dtype)))
+            for p in model.parameters() if id(p) not in trained
+        ]  # fmt: skip
+        if xp is np:
+            self.note = f"{self.name} is imitated on a CPU, to try it out: fp32 is faster"
+
+    def start(self) -> None:
+        for p, copy in self._frozen:
+            copy[...] = p.data
+
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        for arena, flat in zip(self.optimizer.arenas, self._flat, strict=True):
+            flat[...] = arena.data
+        pairs = [*self._copies, *self._frozen]
+        masters = [p.data for p, _ in pairs]
+        try:
+            for p, copy in pairs:
+                p.master, p.data = p.data, copy
+            yield
+        finally:
+            for (p, _), master in zip(pairs, masters, strict=True):
+                p.data, p.master = master, None
+
+
+class ScaledPrecision(MixedPrecision):
+    """float16 with a dynamic loss scale in device memory: halved, and the step skipped, when a gradient
+    overflows; doubled after `GROW_AFTER` steps without. Nothing waits for the device until `record`."""
+
+    name = "fp16"
+
+    def __init__(self, model: Module, optimizer: Optimizer) -> None:
+        super().__init__(model, optimizer, np.dtype(np.float16))
+        xp = get_xp(optimizer.arenas[0].data)
+        self.scale = xp.full((), FIRST_SCALE, np.float32)
+        self._since = xp.zeros((), np.int64)  # steps since the last overflow, or since the scale grew
+        self._skipped = xp.zeros((), np.int64)
+        self._known = self._recorded = 0  # of the skipped: what the host has heard of, and written down
+
+    def scaled(self, loss: Tensor, share: float = 1.0) -> Array:
+        xp = get_xp(loss.data)
+        return xp.asarray(super().scaled(loss, share) * self.scale)
+
+    def unscale(self) -> Array:
+        xp = get_xp(self.scale)
+        inverse = xp.asarray(1.0 / self.scale)
+        for arena in self.optimizer.arenas:
+            for start, stop in arena.spans():
+                arena.grads[start:stop] *= inverse.astype(arena.grads.dtype)
+        overflow = ~gradients_are_finite(self.optimizer.arenas)
+        grows = self._since + 1 >= GROW_AFTER
+        factor = xp.where(overflow, 0.5, xp.where(grows, 2.0, 1.0))
+        self.scale[...] = xp.clip(self.scale * factor, LEAST_SCALE, MOST_SCALE)
+        self._since[...] = xp.where(overflow | grows, 0, self._since + 1)
+        self._skipped += overflow
+        return xp.asarray(overflow)
+
+    def read(self) -> None:
+        skipped = int(to_host(self._skipped))
+        if is_cupy(self._skipped):  # the optimizer counted them, not knowing
+            self.optimizer.steps -= skipped - self._known
+        self._known = skipped
+
+    def record(self) -> dict[str, Any]:
+        self.read()
+        scale, before, self._recorded = float(to_host(self.scale)), self._recorded, self._known
+        if scale <= LEAST_SCALE:
+            raise TrainingError(
+                f"gradients overflow float16 even with a loss scale of {scale:g}: train with --precision "
+                "bf16 or fp32, lower the learning rate, or clip gradients"
+            )
+        return {"skipped_steps": self._known - before, "loss_scale": scale}
+
+    def state_dict(self) -> dict[str, Any]:
+        self.read()
+        return {
+            "scale": float(to_host(self.scale)),
+            "since": int(to_host(self._since)),
+            "skipped": self._known,
+            "recorded": self._recorded,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.scale[...], self._since[...] = float(state["scale"]), int(state["since"])
+        self._known, self._recorded = int(state["skipped"]), int(state["recorded"])
+        self._skipped[...] = self._known
+
+
+def make_precision(name: str, model: Module, optimizer: Optimizer) -> Precision:
+    """A precision by its command-line name: "fp32", "tf32", "bf16" (needs ml_dtypes on a CPU) or "fp16"."""
+    if name not in PRECISIONS:
+        raise DataError(f"precision is one of {', '.join(PRECISIONS)}, not {name!r}")
+    if name == "tf32":
+        return TF32(model)
+    if name == "bf16":
+        return MixedPrecision(model, optimizer, bfloat16())
+    return ScaledPrecision(model, optimizer) if name == "fp16" else Precision()
