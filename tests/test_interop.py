@@ -168,11 +168,32 @@ def test_what_is_no_dictionary_of_arrays_is_refused():
         interop.from_torch({"model": {}}, nn.Linear(3, 2))
 
 
-def test_half_precision_is_read():
+@pytest.mark.parametrize("through_a_file", [False, True])
+def test_half_precision_is_read(through_a_file, tmp_path):
     torch = pytest.importorskip("torch")
+    pytest.importorskip("ml_dtypes")
     peer, layer = torch.nn.Linear(3, 2).to(torch.bfloat16), nn.Linear(3, 2)
-    interop.from_torch(peer.state_dict(), layer)
+    state = peer.state_dict()
+    if through_a_file:
+        pytest.importorskip("safetensors.torch").save_file(state, tmp_path / "half.safetensors")
+        state = gp.load(tmp_path / "half.safetensors")
+    interop.from_torch(state, layer)
+    assert layer.weight.dtype == np.float32
     assert np.array_equal(layer.state_dict()["weight"], peer.weight.detach().float().numpy())
+
+
+def test_a_file_that_holds_tied_weights_once_is_read(tmp_path):
+    torch = pytest.importorskip("torch")
+    peer, model = torch.nn.Module(), Pair()
+    peer.table, peer.conv = torch.nn.Embedding(5, 4), torch.nn.Conv1d(4, 6, 3)
+    peer.output = torch.nn.Linear(4, 5)
+    peer.output.weight = peer.table.weight
+    pytest.importorskip("safetensors.torch").save_model(peer, str(tmp_path / "model.safetensors"))
+    state = gp.load(tmp_path / "model.safetensors")
+    assert len(state) == 4
+    assert interop.from_torch(state, model) == ([], [])
+    for name, array in interop.to_torch(model).items():
+        assert np.array_equal(array, peer.state_dict()[name].numpy())
 
 
 def test_pytorch_is_never_imported():
@@ -183,6 +204,7 @@ def test_pytorch_is_never_imported():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.skipif(not GUIDE.exists(), reason="the source archive holds no guide")
 def test_the_guide_runs(tmp_path, monkeypatch):
     pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)

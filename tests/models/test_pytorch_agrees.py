@@ -7,7 +7,6 @@ from torch_peers import DTYPES, TOLERANCE, same_gradients, torch, twins
 
 import gpuprop as gp
 from gpuprop.models import Seq2Seq, Transformer
-from gpuprop.nn.positions import sinusoids
 
 BOS, EOS, ROWS, SIZE = 2, 3, 11, 6
 functional = torch.nn.functional
@@ -91,7 +90,7 @@ class PeerTransformer(torch.nn.Module):
             self.source_positions = torch.nn.Embedding(9, SIZE)
             self.target_positions = torch.nn.Embedding(9, SIZE)
         else:
-            self.register_buffer("table", torch.from_numpy(sinusoids(9, SIZE)))
+            self.register_buffer("table", sinusoids())
         layer = {"dropout": 0.0, "batch_first": True, "norm_first": norm == "pre", "activation": activation}
         E, D = torch.nn.TransformerEncoderLayer, torch.nn.TransformerDecoderLayer
         norms = [torch.nn.LayerNorm(SIZE) for _ in range(2)]
@@ -117,6 +116,11 @@ class PeerTransformer(torch.nn.Module):
             tgt_key_padding_mask=target_in == 0,
         )  # fmt: skip
         return self.generator(y)
+
+
+def sinusoids():
+    angle = torch.arange(9)[:, None] / 10000.0 ** (torch.arange(0, SIZE, 2, dtype=torch.float64) / SIZE)
+    return torch.stack([angle.sin(), angle.cos()], dim=2).reshape(9, SIZE).float()
 
 
 def tie(source, target, output, tied):
