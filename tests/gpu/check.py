@@ -42,7 +42,7 @@ PYTEST = (
     *("-q", "-m", "gpu and not full", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib"),
     *("-W", "ignore::pytest.PytestConfigWarning", "-W", "ignore::pytest.PytestUnknownMarkWarning"),
 )
-# Each example, and the package it needs beside gpuprop's own: without it the example is left out, and said so.
+# Each example, and the package it needs beside gpuprop's own: without it the example is left out.
 EXAMPLES = {
     "feedforward_sentiment.py": None,
     "cnn_sentiment.py": None,
