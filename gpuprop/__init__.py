@@ -40,6 +40,7 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from . import interop, models, testing, text, training
+    from .explanation import explain
     from .testing import gradcheck
     from .training import Trainer, load, save
 
@@ -61,6 +62,7 @@ __all__ = [
     "__version__",
     "available_devices",
     "concatenate",
+    "explain",
     "get_device",
     "get_xp",
     "gradcheck",
@@ -93,6 +95,7 @@ _LAZY = {
     "testing": ("gpuprop.testing", None),
     "text": ("gpuprop.text", None),
     "training": ("gpuprop.training", None),
+    "explain": ("gpuprop.explanation", "explain"),
     "gradcheck": ("gpuprop.testing", "gradcheck"),
     "Trainer": ("gpuprop.training", "Trainer"),
     "load": ("gpuprop.training", "load"),

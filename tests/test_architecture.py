@@ -33,6 +33,7 @@ ALLOWED = {
         "op",
         "tensors",
         "errors",
+        "explanation",
         "models",
         "nn",
         "ops",
@@ -40,6 +41,8 @@ ALLOWED = {
         "text",
         "version",
     },
+    "flops": {"backprop", "ops"},
+    "explanation": {"backend", "backprop", "flops", "nn", "ops", "tensors"},
     "testing": {"backend", "backprop", "op", "tensors", "errors"},
     "interop": {"backend", "tensors", "errors", "nn"},
     "bench": {"errors", "models", "nn", "ops", "optim", "text", "training"},  # the public face

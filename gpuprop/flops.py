@@ -1,0 +1,88 @@
+"""How many floating-point operations the backward pass of an operation takes, from shapes.
+
+A product of (M, K) and (K, N) counts 2 M K N. Only gradients that are wanted count. Operations without
+products count one for every element of the gradients they return.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from .backprop import Context
+from .ops.attention import AdditiveWeights, DotProductWeights
+from .ops.conv1d import Conv1d
+from .ops.conv1d_relu_max import ConvReluMax
+from .ops.gru import GRU
+from .ops.linear import Linear, MatMul
+from .ops.lstm import LSTM
+
+Shape = tuple[int, ...]
+Count = Callable[[Context, int], int]
+
+
+def backward_flops(op: Any, ctx: Context, dy: list[Shape | None], gradients: list[Shape | None]) -> int:
+    """Of one operation, from what its forward kept, the shapes of the gradients that arrive and of those it
+    returns (None where there is none)."""
+    arrived = sum(math.prod(shape) for shape in dy if shape is not None)
+    if op in _PRODUCTS:
+        return _PRODUCTS[op](ctx, arrived)
+    return sum(math.prod(shape) for shape in gradients if shape is not None)
+
+
+def _linear(ctx: Context, dy: int) -> int:
+    """dx = dz W, dW = dzᵀ x, db = Σ dz; dz = dy where y > 0."""
+    weight, y = ctx.saved[1:]
+    need_x, need_weight, need_bias = ctx.needs_grad
+    return dy * (2 * weight.shape[1] * (need_x + need_weight) + need_bias + (y is not None))
+
+
+def _matmul(ctx: Context, dy: int) -> int:
+    """da = dy bᵀ, db = aᵀ dy."""
+    return 2 * dy * ctx.saved[0].shape[-1] * sum(ctx.needs_grad)
+
+
+def _conv1d(ctx: Context, dy: int) -> int:
+    """As `_linear`, each output reading a window of K · C / groups values."""
+    window = math.prod(ctx.saved[1].shape[:2])  # kept as (K, C, O)
+    return dy * (2 * window * sum(ctx.needs_grad[:2]) + ctx.needs_grad[2])
+
+
+def _conv_relu_max(ctx: Context, dy: int) -> int:
+    """The winning window of each text and filter alone: K · C values, for dx and for dW."""
+    x, joined = ctx.saved[:2]
+    wanted = ctx.needs_grad[0] + any(ctx.needs_grad[1::2])
+    return 2 * x.shape[0] * joined.size * wanted + dy
+
+
+def _recurrent(ctx: Context, dy: int) -> int:
+    """At every position the products with both weights: for x, for the state before, and for the weights."""
+    sequence, weight_ih, weight_hh = ctx.saved[:3]
+    positions = sequence.shape[0] * sequence.shape[1]
+    need_x, need_ih, need_hh = ctx.needs_grad[:3]
+    products = weight_ih.size * (need_x + need_ih) + weight_hh.size * (1 + need_hh)
+    biases = weight_ih.shape[0] * sum(ctx.needs_grad[3:5])
+    return int(positions * (2 * products + biases))
+
+
+def _dot_product(ctx: Context, dy: int) -> int:
+    """dE = A (dA - Σ A dA), then dq = dE k and dk = dEᵀ q."""
+    return dy * (4 + 2 * ctx.saved[0].shape[-1] * sum(ctx.needs_grad))
+
+
+def _additive(ctx: Context, dy: int) -> int:
+    """u = tanh(q + k) again, dv = Σ dE u, dE (1 - u²) and its two sums: 9 for each of (B, T, S, H)."""
+    return dy * (4 + 9 * ctx.saved[0].shape[-1])
+
+
+_PRODUCTS: dict[Any, Count] = {
+    Linear: _linear,
+    MatMul: _matmul,
+    Conv1d: _conv1d,
+    ConvReluMax: _conv_relu_max,
+    GRU: _recurrent,
+    LSTM: _recurrent,
+    DotProductWeights: _dot_product,
+    AdditiveWeights: _additive,
+}
