@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 SHUFFLE_STREAM = 1 << 32  # streams below are handed out one by one to weights and layers
+SAMPLE_STREAM = SHUFFLE_STREAM + 3  # +1 and +2: held-out rows and unknown word vectors
 LANES = 16  # 16-bit random numbers in one Philox block of 256 bits
 
 

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import CheckpointError, DataError
+from .beam import beam_search
 from .cnn import TextCNN
 from .configured import ConfiguredModel
-from .decoding import Decodable, Hypothesis, beam_search, greedy_search
+from .decoding import Decodable, Hypothesis, greedy_search
 from .encoder_decoder import EncoderDecoder
 from .feedforward import FeedForwardClassifier
+from .sampling import sample
 from .seq2seq import CELLS, Seq2Seq
 from .transformer import Transformer
 
@@ -39,6 +41,7 @@ __all__ = [
     "beam_search",
     "build",
     "greedy_search",
+    "sample",
 ]
 
 

@@ -11,8 +11,10 @@ from ..backend.arrays import Array
 from ..errors import DataError
 from ..nn.embedding import Embedding
 from ..tensors import Tensor
+from .beam import beam_search
 from .configured import MOST_ROWS, ConfiguredModel, check_table, whole
-from .decoding import Hypothesis, State, beam_search, evaluating, greedy_search
+from .decoding import Hypothesis, State, check_search, evaluating, greedy_search
+from .sampling import sample
 
 TIED = ("none", "target", "all")
 """Which tables over a vocabulary are one: none; the target's embedding and the output layer's weights; or
@@ -48,6 +50,16 @@ class EncoderDecoder(ConfiguredModel):
         """The longest text that the model's positions allow, in tokens, `<s>` included; None: any."""
         return None
 
+    @property
+    def longest_source(self) -> int | None:
+        """The longest source that can be read, in tokens; None: any."""
+        return self.longest
+
+    @property
+    def longest_target(self) -> int | None:
+        """The longest target that can be learned, in tokens, for `<s>` stands before it; None: any."""
+        return None if self.longest is None else self.longest - 1
+
     def start(self, source: Any, mask: Any = None) -> State:
         """`Decodable`: read the source."""
         raise NotImplementedError(f"{type(self).__name__} needs a start")
@@ -62,8 +74,7 @@ class EncoderDecoder(ConfiguredModel):
 
     def greedy(self, source: Any, source_mask: Any = None, max_length: int = 100) -> list[list[int]]:
         """The target ids of each row, without `<s>` and `</s>`, at most `max_length`; see `greedy_search`."""
-        with evaluating(self):
-            return [list(h.tokens) for h in greedy_search(self, source, source_mask, max_length, *self._ends)]
+        return [list(best[0].tokens) for best in self.beam(source, source_mask, 1, max_length)]
 
     def beam(
         self,
@@ -75,10 +86,39 @@ class EncoderDecoder(ConfiguredModel):
         n_best: int = 1,
     ) -> list[list[Hypothesis]]:
         """The `n_best` best hypotheses of each row, best first; see `beam_search`."""
+        check_search(max_length, beam_size, length_penalty, n_best)
+        longest = self._within(max_length)
         with evaluating(self):
+            if beam_size == 1:
+                ends = self._ends
+                found = greedy_search(self, source, source_mask, longest, *ends, alpha=length_penalty)
+                return [[hypothesis] for hypothesis in found]
             return beam_search(
-                self, source, source_mask, beam_size, max_length, length_penalty, n_best, *self._ends
+                self, source, source_mask, beam_size, longest, length_penalty, n_best, *self._ends
             )
+
+    def sample(
+        self,
+        source: Any,
+        source_mask: Any = None,
+        max_length: int = 100,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        seed: int = 0,
+        rows: Any = None,
+        draw: int = 0,
+    ) -> list[Hypothesis]:
+        """A text of each row drawn by the model's own probabilities; see `sample`."""
+        check_search(max_length, 1, 0.0, 1)
+        with evaluating(self):
+            return sample(
+                self, source, source_mask, self._within(max_length), temperature, top_k, seed, rows, draw,
+                *self._ends,
+            )  # fmt: skip
+
+    def _within(self, max_length: int) -> int:
+        """What of `max_length` the model's positions allow."""
+        return max_length if self.longest is None else min(max_length, self.longest)
 
     @property
     def _ends(self) -> tuple[int, int]:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 import gpuprop as gp
 from gpuprop.backend.arrays import to_device
-from gpuprop.models.decoding import Hypothesis, beam_search, greedy_search, length_penalty, top_k
+from gpuprop.models.beam import beam_search, top_k
+from gpuprop.models.decoding import Hypothesis, greedy_search, length_penalty
 
 BOS, EOS = 0, 1
 MASK = None
@@ -101,12 +102,14 @@ def test_a_wide_beam_finds_what_trying_everything_finds(table, alpha):
 @given(table=tables, alpha=alphas)
 def test_a_beam_of_one_is_greedy(table, alpha):
     rows, length = table.scores.shape[:2]
-    greedy = greedy_search(table, np.arange(rows), MASK, length, bos=BOS, eos=EOS)
+    greedy = greedy_search(table, np.arange(rows), MASK, length, BOS, EOS, alpha)
     beams = [found[0] for found in search(table, 1, alpha)]
     assert [h.tokens for h in beams] == [h.tokens for h in greedy]
     assert [h.finished for h in beams] == [h.finished for h in greedy]
-    totals = [[h.log_probability for h in found] for found in (beams, greedy)]
-    np.testing.assert_allclose(*totals, rtol=1e-12)
+    for name in ("log_probability", "score"):
+        np.testing.assert_allclose(
+            *[[getattr(h, name) for h in found] for found in (beams, greedy)], rtol=1e-12
+        )
 
 
 @given(table=tables, alpha=alphas, beam_size=st.integers(1, 4))
@@ -185,8 +188,24 @@ def test_the_largest_come_first_and_ties_by_column(x, k):
         assert list(value) == [row[c] for c in order]
 
 
+@given(
+    seed=st.integers(0, 2**31),
+    columns=st.integers(150, 700),
+    k=st.integers(1, 5),
+    values=st.sampled_from([2, 5, 1000]),
+)
+def test_the_largest_of_long_rows_are_found_by_blocks(seed, columns, k, values):
+    """Few different values: ties within blocks, between them and with the columns behind the last block."""
+    x = np.random.default_rng(seed).integers(0, values, (4, columns)).astype(np.float64)
+    x[x == 0] = -np.inf
+    found, places = top_k(x, k)
+    expected = np.argsort(-x, axis=1, kind="stable")[:, :k]
+    np.testing.assert_array_equal(places, expected)
+    np.testing.assert_array_equal(found, np.take_along_axis(x, expected, axis=1))
+
+
 def test_the_largest_of_a_row_on_each_device(device):
-    x = np.random.default_rng(0).integers(0, 9, (5, 40)).astype(np.float32)
+    x = np.random.default_rng(0).integers(0, 9, (5, 1000)).astype(np.float32)
     values, columns = top_k(to_device(x), 7)
     expected = np.argsort(-x, axis=1, kind="stable")[:, :7]
     np.testing.assert_array_equal(gp.tensor(columns).numpy(), expected)
@@ -200,6 +219,11 @@ def test_a_model_of_nan_is_reported():
         greedy_search(table, np.arange(2), MASK, 3, bos=BOS, eos=EOS)
     with pytest.raises(gp.TrainingError, match="NaN"):
         search(table, 2)
+    for columns, k in ((1000, 3), (5, 5)):
+        x = np.zeros((2, columns))
+        x[1, columns - 1] = np.nan
+        with pytest.raises(gp.TrainingError, match="NaN"):
+            top_k(x, k)
 
 
 @pytest.mark.parametrize(
@@ -210,6 +234,7 @@ def test_a_model_of_nan_is_reported():
         ({"beam_size": True}, "beam_size"),
         ({"beam_size": 2, "max_length": -3}, "max_length .* -3"),
         ({"beam_size": 2, "alpha": -1.0}, "length penalty .* -1.0"),
+        ({"beam_size": 2, "alpha": 1e4}, "length penalty must be a number from 0 to 20, not 10000.0"),
         ({"beam_size": 2, "alpha": float("nan")}, "length penalty .* nan"),
         ({"beam_size": 2, "n_best": 3}, "n_best 3 .* make beam_size 3"),
     ],
