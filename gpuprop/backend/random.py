@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,17 @@ class RandomState:
         self.row_offset = 0
         self.next_stream = 0
         self.calls: Counter[int] = Counter()
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON values that `load_state_dict` needs to go on with the same numbers."""
+        calls = {str(stream): n for stream, n in self.calls.items()}
+        return {"seed": self.seed, "step": self.step, "next_stream": self.next_stream, "calls": calls}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.__init__(int(saved["seed"]))  # type: ignore[misc]
+        self.step, self.next_stream = int(saved["step"]), int(saved["next_stream"])
+        self.calls.update({int(stream): int(n) for stream, n in saved["calls"].items()})
 
 
 state = RandomState()

@@ -144,7 +144,8 @@ class Optimizer:
         for k, (group, arena, state) in enumerate(
             zip(self.param_groups, self.arenas, self.state, strict=True)
         ):
-            group.update(saved["groups"][k])
+            options = saved["groups"][k].items()  # JSON made lists of tuples
+            group.update({n: tuple(v) if isinstance(v, list) else v for n, v in options})
             for slot in self.slots:
                 for i, view in enumerate(arena.views(state[slot])):
                     view[...] = get_xp(view).asarray(theirs[f"{k}.{slot}.{i}"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .averaging import average_checkpoints
 from .checkpoint import load, save
+from .checkpoint_folder import CheckpointFolder
 from .classify import Classification
 from .curves import draw_curves
 from .metrics import (
@@ -20,18 +21,23 @@ from .metrics import (
 from .monitor import GpuMonitor
 from .precision import make_precision
 from .progress import Display, PlainDisplay
+from .resumable import Resumable
 from .run import RunFolder, read_metrics
 from .seq2seq import SequenceToSequence
 from .signals import Interrupted
 from .tasks import load_run
-from .trainer import Trainer, TrainingState
+from .trainer import Trainer
+from .training_state import EpochProgress, TrainingState
 
 __all__ = [
+    "CheckpointFolder",
     "Classification",
     "Display",
+    "EpochProgress",
     "GpuMonitor",
     "Interrupted",
     "PlainDisplay",
+    "Resumable",
     "RunFolder",
     "SequenceToSequence",
     "Trainer",

@@ -24,6 +24,7 @@ _DTYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
     "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?",
 }  # fmt: skip
+HEADER_ALLOWANCE = 16 << 20  # bytes of memory that any header may take
 
 
 def save(
@@ -34,7 +35,7 @@ def save(
     metadata: texts kept in the file's header. Atomic: TrainingError (a full disk, say) leaves the old file.
     """
     values = model.state_dict() if isinstance(model, Module) else model
-    arrays = {name: _host_array(name, value) for name, value in values.items()}
+    arrays = {name: host_array(name, value) for name, value in values.items()}
     header = {name: str(value) for name, value in (metadata or {}).items()}
     package = importlib.import_module(
         "safetensors.numpy"
@@ -52,6 +53,7 @@ def load_with_metadata(path: str | Path) -> tuple[dict[str, np.ndarray[Any, Any]
     content = _read(Path(path))
     package = importlib.import_module("safetensors")
     try:
+        _check_cost(content)
         arrays = {name: _array(entry) for name, entry in package.deserialize(content)}
         return arrays, _header_texts(content)
     except (package.SafetensorError, ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
@@ -74,7 +76,8 @@ def load_into(model: Module, path: str | Path) -> None:
         raise CheckpointError(f"{path}: {bad} holds values that are not finite; train again")
 
 
-def _host_array(name: str, value: Any) -> np.ndarray[Any, Any]:
+def host_array(name: str, value: Any) -> np.ndarray[Any, Any]:
+    """An array or tensor on the host, its rows one after another in memory."""
     if not isinstance(name, str):
         raise TypeError(f"names of arrays are texts, not {name!r}")
     array = to_host(value.data if isinstance(value, Tensor) else value)
@@ -91,6 +94,17 @@ def _read(path: Path) -> bytes:
         raise CheckpointError(f"{path}: no such file; check the name, or train the model first") from error
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _check_cost(content: bytes) -> None:
+    """Raise ValueError for a header that would become far larger in memory than the file is: a hostile one.
+
+    Estimated are 384 bytes for a dictionary, 64 for a list and 24 for an entry.
+    """
+    header = memoryview(content)[8 : 8 + int.from_bytes(content[:8], "little")].tobytes()
+    cost = 384 * header.count(b"{") + 64 * header.count(b"[") + 24 * header.count(b",")
+    if cost > 2 * len(content) + HEADER_ALLOWANCE:
+        raise ValueError(f"its header of {len(header)} bytes would take {cost} bytes of memory")
 
 
 def _array(entry: Mapping[str, Any]) -> np.ndarray[Any, Any]:

@@ -188,18 +188,18 @@ class ScaledPrecision(MixedPrecision):
         return {"skipped_steps": self._known - before, "loss_scale": scale}
 
     def state_dict(self) -> dict[str, Any]:
-        self.read()
         return {
             "scale": float(to_host(self.scale)),
             "since": int(to_host(self._since)),
-            "skipped": self._known,
+            "skipped": int(to_host(self._skipped)),
+            "known": self._known,
             "recorded": self._recorded,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.scale[...], self._since[...] = float(state["scale"]), int(state["since"])
-        self._known, self._recorded = int(state["skipped"]), int(state["recorded"])
-        self._skipped[...] = self._known
+        self._skipped[...] = int(state["skipped"])
+        self._known, self._recorded = int(state["known"]), int(state["recorded"])
 
 
 def make_precision(name: str, model: Module, optimizer: Optimizer) -> Precision:

@@ -34,6 +34,7 @@ class Signals:
         self._pending: int | None = None
 
     def __enter__(self) -> Signals:
+        self._pending = None
         if threading.current_thread() is threading.main_thread():
             for number, default in _DEFAULTS.items():
                 if signal.getsignal(number) == default:

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -24,68 +24,19 @@ from ..nn.module import Module
 from ..optim import Optimizer, ReduceLROnPlateau, Schedule, clip_grad_norm_
 from ..tensors import Tensor
 from .accumulation import backward_of_mean, groups_of
+from .checkpoint_folder import CheckpointFolder
 from .observer import Observer
 from .precision import make_precision
 from .progress import Display, make_display
+from .resumable import Resumable, mark
 from .signals import Signals
+from .training_state import EpochProgress, LossMeter, Record, TrainingState
 
-Record = dict[str, Any]
 READ_EVERY = 20  # steps between two looks at the loss: each look waits for a GPU
 _LOWER_IS_BETTER = ("loss", "error", "error_rate", "perplexity", "_wer", "_per")
 
 
-@dataclass
-class TrainingState:
-    """Where training stands. Plain values, so that it can be saved beside weights and optimizer."""
-
-    epoch: int = 0  # epochs finished
-    step: int = 0  # optimizer steps taken
-    best: list[float] | None = None  # what was watched, signed so that more is better
-    best_epoch: int = 0
-    waited: int = 0  # epochs since then
-    history: list[Record] = field(default_factory=list)
-
-
-class LossMeter:
-    """Losses as they come from the device, read in bunches; a value that is not finite stops training."""
-
-    def __init__(self, state: TrainingState, optimizer: Optimizer) -> None:
-        self.state, self.optimizer = state, optimizer
-        self.pending: list[tuple[int, Tensor, float]] = []
-        self.total, self.weight = 0.0, 0.0
-        self.recent = math.nan
-
-    def add(self, loss: Tensor, weight: float) -> None:
-        """Take the loss of the step just done; its value is looked at later."""
-        self.pending.append((self.state.step, loss, weight))
-
-    def read(self) -> None:
-        """Look at the losses since the last time (waits for the device)."""
-        total, weight = 0.0, 0.0
-        for step, loss, share in self.pending:
-            value = float(loss.item())
-            if not math.isfinite(value):
-                self._refuse(step, value)
-            total, weight = total + value * share, weight + share
-        if weight:
-            self.recent = total / weight
-        self.total, self.weight = self.total + total, self.weight + weight
-        self.pending = []
-
-    def mean(self) -> float:
-        """The mean over the epoch so far."""
-        self.read()
-        return self.total / self.weight if self.weight else math.nan
-
-    def _refuse(self, step: int, value: float) -> None:
-        lr = self.optimizer.param_groups[0]["lr"]
-        raise TrainingError(
-            f"the loss is {value} at step {step} (epoch {self.state.epoch + 1}): training has diverged. "
-            f"Lower the learning rate (now {lr:.3g}) or clip gradients (clip norm 1, say)"
-        )
-
-
-class Trainer:
+class Trainer(Resumable):
     """Trains a model.
 
     loss(batch): the mean loss of a batch, a tensor of one number. count(batch): how much the batch weighs in
@@ -119,6 +70,7 @@ class Trainer:
         on_epoch: Callable[[Record], None] | None = None,
         observers: Sequence[Observer] = (),
         progress: str | Display = "auto",
+        checkpoints: CheckpointFolder | None = None,
     ) -> None:
         if patience is not None and patience < 1:
             raise DataError(f"patience is a number of epochs of at least 1, not {patience}")
@@ -133,8 +85,13 @@ class Trainer:
         self.on_best, self.on_epoch = on_best, on_epoch
         self.observers = list(observers)
         self.display = make_display(progress) if isinstance(progress, str) else progress
+        self.checkpoints = checkpoints
         self.state = TrainingState()
-        self._best_weights: dict[str, np.ndarray[Any, Any]] | None = None
+        self.best_weights: dict[str, np.ndarray[Any, Any]] | None = None
+        self.mark = mark(None, model)
+        self._position: Any = None
+        self._meter = LossMeter(self.state, EpochProgress(), optimizer)
+        self._whole = True  # not in the middle of a step
         self._signals = Signals()
 
     @property
@@ -165,52 +122,83 @@ class Trainer:
             raise DataError(
                 "batches must be iterable once an epoch: pass a list or gp.text.text_batches(...)"
             )
+        self._take_position(batches)
         steps = -(-len(batches) // self.accumulate) if isinstance(batches, Sized) else None
+        if self.checkpoints is not None:
+            self.checkpoints.prepare()
         # NumPy's warnings would only come before the error that a loss out of range becomes
         with self._signals, self.display, np.errstate(over="ignore", invalid="ignore"):
             self.display.start(epochs, steps, self.device)
             self.precision.start()
             try:
-                while self.state.epoch < epochs and not self._out_of_patience():
+                while not self.finished(epochs):
                     self._epoch(batches)
             except KeyboardInterrupt:
+                self._save_unfinished()
                 self._keep_unfinished()
                 raise
             finally:
                 for observer in self.observers:
                     observer.finish()
+                self.state.progress = None
                 self._restore_best()
         return self.history
 
+    def finished(self, epochs: int) -> bool:
+        """Whether `epochs` epochs are done, or no better one came for `patience`."""
+        out_of_patience = self.patience is not None and self.state.waited >= self.patience
+        return self.state.progress is None and (self.state.epoch >= epochs or out_of_patience)
+
     def _epoch(self, batches: Iterable[Any]) -> None:
-        state, started, tokens = self.state, time.perf_counter(), 0
-        first_step = state.step
-        meter = LossMeter(state, self.optimizer)
+        state, started = self.state, time.perf_counter()
+        progress = state.progress = state.progress or EpochProgress()
+        before = progress.seconds
+        meter = self._meter = LossMeter(state, progress, self.optimizer)
         self.model.train()
         self.display.epoch(state.epoch + 1)
-        for number, group in enumerate(groups_of(batches, self.accumulate), start=1):
+        for group in self._groups(batches, progress):
             with self._signals.hold():
+                self._whole = False
                 for loss, weight in self._step(group):
                     meter.add(loss, weight)
-            tokens += sum(getattr(batch, "tokens", 0) for batch in group)
-            if number % READ_EVERY == 1:
+                progress.steps, progress.batches = progress.steps + 1, progress.batches + len(group)
+                progress.tokens += sum(getattr(batch, "tokens", 0) for batch in group)
+                progress.over = len(group) < self.accumulate  # such batches have noticed their end
+                progress.seconds = before + time.perf_counter() - started
+                self.mark, self._whole = mark(batches, self.model), True
+                if self.checkpoints is not None and self.checkpoints.due(state.step):
+                    self._checkpoint()
+            if progress.steps % READ_EVERY == 1:
                 meter.read()
                 self.precision.read()
-            self.display.step(number, meter.recent, tokens)
-        if state.step == first_step:
+            self.display.step(progress.steps, meter.recent, progress.tokens)
+        if not progress.steps:
+            state.progress = None
             raise DataError("there are no batches to train on")
-        train_loss = meter.mean()
-        seconds = time.perf_counter() - started
-        record: Record = {"epoch": state.epoch + 1, "step": state.step, "train_loss": train_loss}
-        record |= self._validated()
-        record |= {
-            "lr": float(self.optimizer.param_groups[0]["lr"]),
-            "seconds": round(time.perf_counter() - started, 3),
-            "tokens_per_second": round(tokens / seconds, 1) if seconds else 0.0,
-            "device": str(self.device),
-            **self.precision.record(),
-        }
         with self._signals.hold():
+            progress.over, self.mark = True, mark(batches, self.model)
+        self._end_epoch(progress, before - started)
+
+    def _groups(self, batches: Iterable[Any], progress: EpochProgress) -> Iterator[list[Any]]:
+        """The batches of each step that is left of the epoch."""
+        if progress.over:
+            return iter(())
+        knows = hasattr(batches, "state_dict")
+        return groups_of(batches if knows else islice(batches, progress.batches, None), self.accumulate)
+
+    def _end_epoch(self, progress: EpochProgress, since: float) -> None:
+        """Validate, record and save. since: perf_counter() + since are the seconds of the epoch."""
+        state, seconds = self.state, time.perf_counter() + since
+        record: Record = {"epoch": state.epoch + 1, "step": state.step, "train_loss": self._meter.mean()}
+        record |= self._validated()
+        with self._signals.hold():
+            record |= {
+                "lr": float(self.optimizer.param_groups[0]["lr"]),
+                "seconds": round(time.perf_counter() + since, 3),
+                "tokens_per_second": round(progress.tokens / seconds, 1) if seconds else 0.0,
+                "device": str(self.device),
+                **self.precision.record(),
+            }
             self._finish_epoch(record)
 
     def _step(self, batches: Sequence[Any]) -> list[tuple[Tensor, float]]:
@@ -254,9 +242,10 @@ class Trainer:
         if missing:
             raise DataError(f"cannot watch {missing[0]!r}: the records have {', '.join(record)}")
         value = [sign * record[name] for name, sign in self.watch]
+        self._whole = False
         record["best"] = state.best is None or value > state.best
         if record["best"]:
-            self._keep_best(record)
+            self.best_weights = self.model.state_dict()
             state.best, state.best_epoch, state.waited = value, record["epoch"], 0
         else:
             state.waited += 1
@@ -264,29 +253,39 @@ class Trainer:
             name, sign = self.watch[0]
             falls = self.schedule.mode == "min"
             self.schedule.step(record[name] if falls == (sign < 0) else -record[name])
-        state.epoch += 1
+        state.epoch, state.progress = state.epoch + 1, None
         state.history.append(record)
+        self.mark["random"], self._whole = mark(None, self.model)["random"], True
+        self._checkpoint()  # first, so that a disk that fills up now takes nothing away
+        if record["best"] and self.on_best is not None:
+            self.on_best(record)
         if self.on_epoch is not None:
             self.on_epoch(record)
         self.display.finished(record)
 
-    def _keep_best(self, record: Record) -> None:
-        self._best_weights = self.model.state_dict()
-        if self.on_best is not None:
-            self.on_best(record)
+    def _checkpoint(self) -> None:
+        if self.checkpoints is None:
+            return
+        self._meter.read()
+        best = self.best
+        self.checkpoints.save(self.state_dict(), self.state.step, None if best is None else best["step"])
+
+    def _save_unfinished(self) -> None:
+        """Interrupted within an epoch: save where training stands, unless a step was cut in two."""
+        if self._whole and self.state.progress is not None and self.state.progress.steps:
+            self._checkpoint()
 
     def _keep_unfinished(self) -> None:
         """Interrupted in the first epoch: what there is is the best there is."""
-        if self._best_weights is None and self.state.step:
-            self._keep_best({"epoch": self.state.epoch, "step": self.state.step})
+        if self.best_weights is None and self.state.step:
+            self.best_weights = self.model.state_dict()
+            if self.on_best is not None:
+                self.on_best({"epoch": self.state.epoch, "step": self.state.step})
 
     def _restore_best(self) -> None:
-        if self._best_weights is not None:
-            self.model.load_state_dict(self._best_weights)
+        if self.best_weights is not None:
+            self.model.load_state_dict(self.best_weights)
         self.model.eval()
-
-    def _out_of_patience(self) -> bool:
-        return self.patience is not None and self.state.waited >= self.patience
 
 
 def _watched(watch: str | Sequence[str] | None, validated: bool) -> list[tuple[str, float]]:
