@@ -176,7 +176,7 @@ def test_the_scale_is_saved_and_restored():
     model = scalar_model()
     trainer = fit(model, Planted(model, {2, 3}), 5, precision="fp16")
     state = trainer.precision.state_dict()
-    assert state == {"scale": 2.0**13, "since": 2, "skipped": 2, "recorded": 2}
+    assert state == {"scale": 2.0**13, "since": 2, "skipped": 2, "known": 2, "recorded": 2}
     fresh = make_precision("fp16", model, trainer.optimizer)
     fresh.load_state_dict(state)
     assert fresh.state_dict() == state
