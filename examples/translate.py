@@ -85,7 +85,9 @@ def bleu(models: Models, data: datasets.PairData, rows: int, beam_size: int = 1)
     guesses: list[str] = []
     for start in range(0, min(rows, len(data)), 100):
         guesses += translate(models, data.sources[start : min(start + 100, rows)], beam_size)
-    return float(sacrebleu.corpus_bleu(guesses, [data.targets[: len(guesses)]], lowercase=True).score)
+    return float(
+        sacrebleu.corpus_bleu(guesses, [data.targets[: len(guesses)]], lowercase=True, force=True).score
+    )
 
 
 if __name__ == "__main__":
