@@ -19,6 +19,7 @@ from .backend.instantiations import C_TYPES
 from .backend.signatures import parse_kernels
 from .errors import DataError, KernelError
 from .ops.dropout import Dropout
+from .ops.scaled_dot_product_attention import Attention
 from .tensors import Parameter, tensor
 
 # Of the largest value: a few roundings of the type that is stored.
@@ -42,6 +43,21 @@ class Check:
 
 
 Results = list[Any]
+
+
+def attention(dtype: Any) -> Results:
+    """Context and gradients: short texts with padding, and long ones, causal, with dropout."""
+    results: Results = []
+    for queries, keys, p in ((20, 31, 0.0), (70, 67, 0.25)):
+        rng = np.random.default_rng(0)
+        shapes = ((2, 2, queries, 20), (2, 2, keys, 20), (2, 2, keys, 5))
+        inputs = [tensor(rng.standard_normal(s).astype(dtype), requires_grad=True) for s in shapes]
+        place = None if p == 0 else (p, 5, 9, 2, 0, 3)
+        mask = np.arange(keys) < np.array([keys, keys // 2])[:, None, None, None]
+        y = Attention.apply(*inputs, mask=mask, causal=p > 0, scale=0.2, place=place)
+        y.backward(rng.standard_normal(y.shape).astype(dtype))
+        results += [y.data, *(x.grad for x in inputs)]
+    return results
 
 
 def conv1d(dtype: Any) -> Results:
@@ -98,6 +114,7 @@ def embedding(dtype: Any) -> Results:
 
 
 OURS: dict[str, Callable[[Any], Results]] = {
+    "attention.cu": attention,
     "conv1d.cu": conv1d,
     "dropout.cu": dropout,
     "embedding.cu": embedding,

@@ -26,12 +26,23 @@ def _softmax_cross_entropy(value: str, acc: str) -> list[str]:
     return forward + backward + [f"{name}_reduce<{acc}, {label}>" for label in labels]
 
 
+def _attention(value: str, acc: str) -> list[str]:
+    names = ("forward", "backward_query", "backward_key")
+    return [f"attention_{name}<{value}, {acc}, {tile}>" for name in names for tile in attention_tiles(acc)]
+
+
+def attention_tiles(acc: str) -> tuple[int, ...]:
+    """The sides of the tiles that the attention kernels are made for; doubles of the larger do not fit."""
+    return (32,) if acc == "double" else (32, 64)
+
+
 def _one(name: str) -> dict[str, list[str]]:
     return {dtype: [f"{name}<{value}>"] for dtype, (value, _) in C_TYPES.items()}
 
 
 # file -> NumPy type -> the expressions compiled together for it
 INSTANTIATIONS: dict[str, dict[str, list[str]]] = {
+    "attention.cu": {dtype: _attention(*types) for dtype, types in C_TYPES.items()},
     "conv1d.cu": {dtype: _conv1d(*types) for dtype, types in C_TYPES.items()},
     "dropout.cu": _one("dropout"),
     "embedding.cu": _one("add_sorted_rows"),

@@ -9,6 +9,7 @@ from ..errors import ShapeError
 from ..ops.attention import additive_attention_weights, attention, attention_weights
 from ..ops.linear import linear, matmul
 from ..ops.packing import join_heads, split_heads
+from ..ops.scaled_dot_product_attention import scaled_dot_product_attention
 from ..tensors import Tensor
 from . import init
 from .checks import positive, probability, require_text
@@ -174,7 +175,9 @@ class MultiHeadAttention(Module):
 
     def _attended(self, q: Any, k: Any, v: Any, key_mask: Any, causal: bool, rows: Any) -> Tensor:
         dropout = self.dropout if self.training else 0.0
-        context, _ = attention(q, k, v, key_mask, causal=causal, dropout=dropout, stream=self._stream)
+        context = scaled_dot_product_attention(
+            q, k, v, key_mask, causal=causal, dropout=dropout, stream=self._stream
+        )
         return self.out_proj(join_heads(context, rows))
 
     def _check(self, query: Any, key: Any, value: Any, key_mask: Any, query_mask: Any) -> None:

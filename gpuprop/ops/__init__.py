@@ -34,6 +34,7 @@ from .lstm import lstm
 from .packing import join_heads, pack, split_heads, unpack
 from .pooling import avg_pool1d, max_over_time, max_pool1d, mean_over_time
 from .reductions import max, mean, sum
+from .scaled_dot_product_attention import scaled_dot_product_attention
 from .shapes import concatenate, getitem, reshape, stack, swapaxes, transpose
 from .softmax import log_softmax, softmax
 from .softmax_cross_entropy import softmax_cross_entropy
@@ -75,6 +76,7 @@ __all__ = [
     "power",
     "relu",
     "reshape",
+    "scaled_dot_product_attention",
     "sigmoid",
     "softmax",
     "softmax_cross_entropy",

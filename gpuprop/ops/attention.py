@@ -1,24 +1,25 @@
-"""Attention: how much each query looks at each key, and the mean of the values under these weights."""
+"""Attention with its weights: how much each query looks at each key, and the mean of the values under them.
+
+Where nobody looks at the weights, `scaled_dot_product_attention` computes the mean alone, in one operation.
+"""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
 from ..backend.arrays import Array, get_xp
 from ..backend.gemm import matmul as product
-from ..backend.half import kept, lowest, total
+from ..backend.half import kept, total
 from ..backprop import Context
-from ..errors import ShapeError
 from ..op import Op
 from ..tensors import Tensor
 from .dropout import dropout as drop
-from .layer_norm import row_dots
 from .linear import matmul
-from .masks import real_tokens
-from .operands import data_of
+from .masked_softmax import hide, softmax_gradient, softmax_over_keys
+from .masks import key_mask
+from .scaled_dot_product_attention import default_scale
 
 HOST_BLOCK = 1 << 18  # elements of (B, T, S, H) at a time: what stays in a core's cache
 GPU_BLOCK = 1 << 24
@@ -34,7 +35,7 @@ class DotProductWeights(Op):
     @staticmethod
     def forward(ctx: Context, query: Array, key: Array, *, mask: Array | None, scale: float) -> Array:
         weights = product(kept(query * scale, query), key.swapaxes(-1, -2))
-        softmax_over_keys(weights, mask)
+        softmax_over_keys(weights, hide(mask, weights.dtype))
         ctx.save(query, key, weights, scale)
         return weights
 
@@ -64,7 +65,7 @@ class AdditiveWeights(Op):
         weights = xp.empty((*query.shape[:2], key.shape[1]), query.dtype)
         for part in _blocks(query, key):
             weights[:, part] = product(_tanh_of_sum(xp, query[:, part], key), v[:, None])[..., 0]
-        softmax_over_keys(weights, mask)
+        softmax_over_keys(weights, hide(mask, weights.dtype))
         ctx.save(query, key, v, weights)
         return weights
 
@@ -102,59 +103,6 @@ def _blocks(query: Array, key: Array) -> list[slice]:
     return [slice(t, t + size) for t in range(0, query.shape[1], size)]
 
 
-def softmax_over_keys(energy: Array, mask: Array | None) -> None:
-    """Softmax over the last axis, in place, over the keys where `mask` is True only (0 if there is none)."""
-    xp = get_xp(energy)
-    if energy.shape[-1] == 0:
-        return
-    if mask is not None:
-        xp.copyto(energy, lowest(energy.dtype) / 2, where=~mask)
-    energy -= energy.max(axis=-1, keepdims=True)
-    xp.exp(energy, out=energy)
-    if mask is not None:
-        energy *= mask
-    sums = total(energy, axis=-1, keepdims=True)
-    xp.maximum(sums, 1.0, out=sums)  # the largest real key adds e^0 = 1: below it stands a row without keys
-    energy /= sums
-
-
-def softmax_gradient(weights: Array, dweights: Array) -> Array:
-    """A (dA - Σ A dA), in a new array."""
-    denergy = dweights - row_dots(weights, dweights)
-    denergy *= weights
-    return denergy
-
-
-def key_mask(mask: Any, query: Any, key: Any, causal: bool = False) -> Array | None:
-    """One mask of real keys, which broadcasts to (..., T, S), on the query's device; None if all are real.
-
-    mask: (B, S), one for all queries, or (B, T, S), or with all axes of the weights. causal: query t sees the
-    keys 0..t only. With heads, (B, heads, T, D), a mask of two or three axes holds for every head.
-    """
-    shape = (*query.shape[:-1], key.shape[-2])
-    if mask is not None:
-        given = tuple(mask.shape)
-        wide = _with_axes(given, len(shape))
-        if len(wide) != len(shape) or any(m not in (1, n) for m, n in zip(wide, shape, strict=True)):
-            raise ShapeError(
-                f"attention with weights {shape}, (..., queries, keys), got a mask {given}; "
-                f"give (batch, keys) or (batch, queries, keys)"
-            )
-        mask = real_tokens(mask, query)
-        mask = mask if mask is None else mask.reshape(wide)
-    if causal:
-        seen = get_xp(data_of(query)).tri(shape[-2], shape[-1], dtype=bool)
-        mask = seen if mask is None else mask & seen
-    return mask
-
-
-def _with_axes(mask: tuple[int, ...], ndim: int) -> tuple[int, ...]:
-    """A mask's shape with axes of 1 for the queries (if it has none) and for the heads."""
-    if len(mask) == 2 and ndim > 2:
-        mask = (mask[0], 1, mask[1])
-    return mask[:1] + (1,) * (ndim - len(mask)) + mask[1:]
-
-
 def attention_weights(
     query: Any, key: Any, mask: Any = None, *, causal: bool = False, scale: float | None = None
 ) -> Tensor:
@@ -162,8 +110,8 @@ def attention_weights(
 
     mask, causal: see `key_mask`. scale: 1/√D if None.
     """
-    scale = 1.0 / math.sqrt(max(1, query.shape[-1])) if scale is None else float(scale)
-    return DotProductWeights.apply(query, key, mask=key_mask(mask, query, key, causal), scale=scale)
+    mask = key_mask(mask, query, key, causal)
+    return DotProductWeights.apply(query, key, mask=mask, scale=default_scale(query, scale))
 
 
 def attention(

@@ -32,13 +32,12 @@ class Dropout(Op):
             return _launch(x, place)
         xp = get_xp(x)
         mask, y = xp.empty(x.size, bool), xp.empty(x.shape, x.dtype)
-        flat, into, limit = x.reshape(-1), y.reshape(-1), random.keep_threshold(p)
+        flat, into = x.reshape(-1), y.reshape(-1)
 
         def work(start: int, stop: int) -> None:
             for i in range(start, stop, BLOCK):
                 part = slice(i, min(i + BLOCK, stop))
-                bits = random.bits16(part.stop - i, first + i, *place[2:])
-                xp.less(xp.asarray(bits), limit, out=mask[part])
+                draw_mask(mask[part], first + i, place)
                 into[part] = (flat[part] * (1.0 / (1.0 - p))) * mask[part]
 
         over_rows(work, x.size, 2 * host_size(x))
@@ -52,6 +51,13 @@ class Dropout(Op):
             return _launch(dy, place)
         scale = 1.0 / (1.0 - place[0])
         return blockwise(lambda d, m: (d * scale) * m, dy, mask)
+
+
+def draw_mask(mask: Array, first: int, place: tuple[Any, ...]) -> None:
+    """Fill `mask` (n,): whether the elements first .. first + n are kept. place: as `Dropout` saves it."""
+    xp, (p, _, *where) = get_xp(mask), place
+    bits = random.bits16(mask.size, first, *where)
+    xp.less(xp.asarray(bits), random.keep_threshold(p), out=mask)
 
 
 def _launch(x: Array, place: tuple[Any, ...]) -> Array:

@@ -9,7 +9,9 @@ import pytest
 
 from gpuprop.backend.device import use_device
 from gpuprop.backend.instantiations import C_TYPES
+from gpuprop.backend.random import manual_seed
 from gpuprop.ops.conv1d import conv1d
+from gpuprop.ops.scaled_dot_product_attention import scaled_dot_product_attention
 from gpuprop.ops.softmax_cross_entropy import softmax_cross_entropy
 from gpuprop.tensors import Parameter, tensor
 from gpuprop.testing import unavailable
@@ -45,7 +47,21 @@ def loss(dtype, classes, label="int64", **options):
     return value.data, logits.grad
 
 
+def attend(dtype, queries, keys, **options):
+    """Up to 32 tokens are one tile; more are two, or three of doubles."""
+    rng = np.random.default_rng(0)
+    shapes = ((2, 2, queries, 20), (2, 2, keys, 20), (2, 2, keys, 5))
+    inputs = [tensor(rng.standard_normal(s).astype(dtype), requires_grad=True) for s in shapes]
+    manual_seed(0)
+    mask = np.arange(keys) < np.array([keys, keys // 2])[:, None]
+    y = scaled_dot_product_attention(*inputs, mask, stream=3, **options)
+    y.backward(rng.standard_normal(y.shape).astype(dtype))
+    return y.data, *(x.grad for x in inputs)
+
+
 CASES = {
+    "attention-short": lambda dtype: attend(dtype, 20, 31),
+    "attention-long": lambda dtype: attend(dtype, 67, 70, causal=True, dropout=0.25),
     "conv1d": lambda dtype: convolution(dtype, 1),
     "conv1d-narrow": lambda dtype: convolution(dtype, 4),
     "softmax-warp": lambda dtype: loss(dtype, 40, label_smoothing=0.1),

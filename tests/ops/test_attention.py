@@ -2,6 +2,7 @@
 
 import math
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -9,10 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import gpuprop as gp
+from gpuprop.backend import random
 from gpuprop.backend.arrays import to_host
 from gpuprop.backend.random import new_stream
 from gpuprop.errors import ShapeError
 from gpuprop.ops.attention import additive_attention_weights, attention, attention_weights
+from gpuprop.ops.scaled_dot_product_attention import scaled_dot_product_attention
 from gpuprop.testing import gradcheck
 
 few = settings(
@@ -197,3 +200,156 @@ def test_pytorch_agrees(causal):
     np.testing.assert_allclose(context.numpy(), expected.detach().numpy(), rtol=1e-9)
     for leaf, peer in zip(leaves, peers, strict=True):
         np.testing.assert_allclose(leaf.grad, peer.grad.numpy(), rtol=1e-9, atol=1e-13)
+
+
+def both(arrays, mask, first=0, **options):
+    """Context and gradients of the one operation, and of the composition that keeps its weights."""
+    results = []
+    for function in (scaled_dot_product_attention, lambda *a, **o: attention(*a, **o)[0]):
+        gp.manual_seed(5)
+        leaves = [gp.tensor(a, requires_grad=True) for a in arrays]
+        with random.rows_from(first):
+            context = function(*leaves, mask, **options)
+        context.backward(np.cos(np.arange(context.size)).reshape(context.shape).astype(context.dtype))
+        results.append([context.numpy(), *(to_host(leaf.grad) for leaf in leaves)])
+    return results
+
+
+@pytest.mark.parametrize("kind", ["none", "keys", "pairs", "heads"])
+@pytest.mark.parametrize(
+    ("queries", "keys", "size", "values"),
+    [(3, 4, 5, 2), (4, 1, 3, 3), (1, 7, 2, 4), (5, 3, 1, 1), (35, 33, 4, 3), (2, 131, 3, 66), (34, 5, 70, 2)],
+)
+@pytest.mark.parametrize("causal", [False, True])
+def test_one_operation_is_the_composition(device, queries, keys, size, values, kind, causal):
+    arrays = draw(queries, (2, 3, queries, size), (2, 3, keys, size), (2, 3, keys, values))
+    mask = masks(1, 2, queries, keys, kind)
+    if kind == "heads":
+        mask = np.random.default_rng(2).random((2, 3, queries, keys)) < 0.6
+    if mask is not None:
+        mask[1, ..., 0] = False  # with causal, a query without any key
+    for a, b in zip(*both(arrays, mask, causal=causal), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("queries", "keys", "size", "values", "kind", "causal", "dropout"),
+    [(3, 4, 2, 1, "keys", False, 0.4), (2, 1, 1, 2, "none", True, 0.0), (3, 2, 2, 2, "pairs", True, 0.4)],
+)
+def test_gradients_of_one_operation(device, queries, keys, size, values, kind, causal, dropout):
+    arrays = draw(1, (2, 2, queries, size), (2, 2, keys, size), (2, 2, keys, values))
+    mask = masks(2, 2, queries, keys, kind)
+
+    def function(*inputs):
+        gp.manual_seed(0)  # the same weights are dropped in every call
+        return scaled_dot_product_attention(*inputs, mask, causal=causal, dropout=dropout, stream=3)
+
+    gradcheck(function, arrays)
+
+
+@pytest.mark.parametrize("needed", [(0,), (1,), (2,), (0, 2)])
+def test_only_the_gradients_that_are_needed(device, needed):
+    arrays = draw(8, (2, 3, 4), (2, 5, 4), (2, 5, 2))
+    inputs = [gp.tensor(a, requires_grad=i in needed) for i, a in enumerate(arrays)]
+    gradcheck(lambda *a: scaled_dot_product_attention(*a, causal=True), inputs)
+
+
+@pytest.mark.parametrize("first", [0, 3])
+def test_the_bits_of_dropout_on_the_weights(device, first):
+    """The same weights are dropped as by the composition, on every device, in a part of a batch too."""
+    arrays = draw(9, (2, 3, 21, 4), (2, 3, 19, 4))
+    value = np.broadcast_to(np.eye(19), (2, 3, 19, 19)).copy()  # the context is the row of used weights
+    one, composed = both([*arrays, value], None, first, dropout=0.3, stream=11)
+    np.testing.assert_array_equal(one[0] == 0, composed[0] == 0)
+    assert 0.2 < (one[0] == 0).mean() < 0.4
+    bits = random.bits16(one[0].size, first * 3 * 21 * 19, 11, 0, 0, 5)
+    np.testing.assert_array_equal(one[0].reshape(-1) != 0, bits < random.keep_threshold(0.3))
+    for a, b in zip(one, composed, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("shape", [(0, 2, 3), (2, 0, 3), (2, 3, 0)])
+def test_nothing_to_attend_to(device, shape):
+    batch, queries, keys = shape
+    leaves = [
+        gp.tensor(a, requires_grad=True)
+        for a in draw(0, (batch, queries, 4), (batch, keys, 4), (batch, keys, 2))
+    ]
+    context = scaled_dot_product_attention(*leaves, causal=True, dropout=0.5, stream=1)
+    assert context.shape == (batch, queries, 2)
+    assert not context.numpy().any()
+    context.sum().backward()
+    assert all(leaf.grad.shape == leaf.shape and not to_host(leaf.grad).any() for leaf in leaves)
+
+
+def test_large_energies_do_not_overflow(device):
+    q, k, v = (100 * a for a in draw(10, (2, 40, 8), (2, 60, 8), (2, 60, 3)))
+    one, composed = both([a.astype(np.float32) for a in (q, k, v)], None)
+    expected = softmax_reference(q @ k.swapaxes(1, 2) / math.sqrt(8), np.array(True)) @ v
+    for context in (one[0], composed[0]):
+        np.testing.assert_allclose(context, expected, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["float16", "bfloat16", "float32"])
+def test_narrow_types_are_summed_in_float(device, name):
+    """Values and gradients are those of float64 on the same inputs, up to the rounding of what is stored."""
+    dtype = np.dtype(pytest.importorskip("ml_dtypes").bfloat16 if name == "bfloat16" else name)
+    arrays = [a.astype(dtype) for a in draw(11, (2, 3, 40, 8), (2, 3, 70, 8), (2, 3, 70, 5))]
+    mask = np.arange(70) < np.array([[70], [33]])
+    ends = []
+    for inputs in (arrays, [a.astype(np.float64) for a in arrays]):
+        leaves = [gp.tensor(a, requires_grad=True) for a in inputs]
+        context = scaled_dot_product_attention(*leaves, mask)
+        dy = np.cos(np.arange(context.size)).reshape(context.shape).astype(dtype).astype(context.dtype)
+        context.backward(dy)
+        ends.append([context.numpy(), *(to_host(leaf.grad) for leaf in leaves)])
+    allowed = {"float16": 1e-3, "bfloat16": 8e-3, "float32": 1e-6}[name]
+    for got, wanted in zip(*ends, strict=True):
+        assert got.dtype == dtype
+        assert np.abs(got.astype(np.float64) - wanted).max() <= allowed * np.abs(wanted).max()
+
+
+def test_blocks_and_threads_change_nothing(monkeypatch):
+    module = sys.modules["gpuprop.ops.scaled_dot_product_attention"]
+    arrays = draw(12, (3, 2, 5, 4), (3, 2, 6, 4), (3, 2, 6, 2))
+    mask, before = masks(3, 3, 5, 6, "pairs"), gp.num_threads()
+    wanted = both(arrays, mask, dropout=0.3, stream=1)[0]
+    for block in (1, 60, 70):  # a head, a row of the batch, also a row
+        monkeypatch.setattr(module, "BLOCK", block)
+        for a, b in zip(both(arrays, mask, dropout=0.3, stream=1)[0], wanted, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-15)
+    monkeypatch.undo()
+    large = [a.astype(np.float32) for a in draw(13, (4, 2, 128, 4), (4, 2, 128, 4), (4, 2, 128, 4))]
+    results = []
+    try:
+        for threads in (1, 2):
+            gp.set_num_threads(threads)
+            results.append(both(large, None, causal=True, dropout=0.1, stream=1)[0])
+    finally:
+        gp.set_num_threads(before)
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_weights_are_not_kept_without_gradients():
+    arrays = [
+        gp.tensor(a.astype(np.float32)) for a in draw(14, (8, 2, 64, 4), (8, 2, 256, 4), (8, 2, 256, 4))
+    ]
+    tracemalloc.start()
+    scaled_dot_product_attention(*arrays)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * 2 * 64 * 256 * 4  # the bytes of all weights
+
+
+def test_inputs_that_do_not_fit():
+    q, k, v = draw(15, (2, 3, 4), (2, 5, 4), (2, 5, 6))
+    for wrong in ((q, k[:1], v), (q, k, v[:, :4]), (q[..., :3], k, v), (q[0], k[0], v[0])):
+        with pytest.raises(ShapeError, match=r"expects query \(\.\.\., T, D\), key .* but got"):
+            scaled_dot_product_attention(*wrong)
+    with pytest.raises(ValueError, match="needs a stream"):
+        scaled_dot_product_attention(q, k, v, dropout=0.5)
+    with pytest.raises(ValueError, match=r"at least 0 and below 1, not 1\.0"):
+        scaled_dot_product_attention(q, k, v, dropout=1.0)
+    with pytest.raises(ShapeError, match="got a mask"):
+        scaled_dot_product_attention(q, k, v, np.ones((2, 3), bool))
