@@ -32,6 +32,7 @@ from .errors import (
     KernelError,
     ShapeError,
     TrainingError,
+    TrainingWarning,
 )
 from .op import Op
 from .ops import concatenate, stack
@@ -59,6 +60,7 @@ __all__ = [
     "Tensor",
     "Trainer",
     "TrainingError",
+    "TrainingWarning",
     "__version__",
     "available_devices",
     "concatenate",

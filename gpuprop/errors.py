@@ -42,6 +42,10 @@ class TrainingError(GpupropError, RuntimeError):
     """Training cannot go on: a loss that is not a number, a full disk."""
 
 
+class TrainingWarning(UserWarning):
+    """Training goes on, but the user should look at something: gradients that vanish or explode."""
+
+
 class KernelError(GpupropError, RuntimeError):
     """A kernel was launched wrongly or did something wrong while it ran."""
 

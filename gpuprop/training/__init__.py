@@ -7,6 +7,7 @@ from .checkpoint import load, save
 from .checkpoint_folder import CheckpointFolder
 from .classify import Classification
 from .curves import draw_curves
+from .failure import load_failure
 from .metrics import (
     accuracy,
     classification_report,
@@ -50,6 +51,7 @@ __all__ = [
     "edit_distance",
     "exact_match",
     "load",
+    "load_failure",
     "load_run",
     "macro_f1",
     "majority_baseline",

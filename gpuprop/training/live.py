@@ -62,6 +62,9 @@ class LiveDisplay(Display):
         self.done, self.loss, self.tokens = number, loss, tokens
         self.epoch_ended = time.monotonic()
 
+    def warn(self, text: str) -> None:
+        self.console.print(Text(f"warning: {text}", style="yellow"))
+
     def validating(self) -> None:
         self.busy_with = "validating"
 

@@ -7,12 +7,13 @@ import math
 import os
 import sys
 import time
+import warnings
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, TextIO
 
 from ..backend.device import Device
-from ..errors import DataError
+from ..errors import DataError, TrainingWarning
 
 MODES = ("auto", "live", "plain", "off")
 SAY_EVERY = 30.0  # seconds between two plain lines within a long epoch
@@ -40,6 +41,10 @@ class Display:
     def step(self, number: int, loss: float, tokens: int) -> None:
         """Step `number` of the epoch is done; loss: newest known (NaN at first); tokens: in this epoch so
         far."""
+
+    def warn(self, text: str) -> None:
+        """Something the user should know of, while training goes on."""
+        warnings.warn(text, TrainingWarning, stacklevel=2)
 
     def validating(self) -> None:
         """The epoch's steps are done; validation begins."""
@@ -71,6 +76,9 @@ class PlainDisplay(Display):
             of = "" if self.steps is None else f"/{self.steps}"
             rate = speed(tokens, now - self.began)
             self._say(f"  epoch {self.number}/{self.epochs}  step {number}{of}  loss {loss:.4f}  {rate}")
+
+    def warn(self, text: str) -> None:
+        self._say(f"warning: {text}")
 
     def finished(self, record: Mapping[str, Any]) -> None:
         if not self.headed:

@@ -3,6 +3,7 @@
 config.json         task, model, tokenizers, labels, options, data files with their SHA-256
 vocabulary.json     (source_vocabulary.json and target_vocabulary.json for pairs)
 model.safetensors   the best weights by validation, or an average (then model.best.safetensors has the best)
+failure/            the step that ended a training that failed
 epochs/             the weights of the last epochs, where these are kept
 metrics.jsonl       one line an epoch
 curves.png          losses and scores over the epochs
@@ -27,6 +28,7 @@ from ..text.vocabulary import Vocabulary
 from ..version import __version__
 from . import checkpoint
 from .averaging import forget_epochs, keep_epoch
+from .failure import FAILURE, forget_failure
 from .files import append_line, write_error, write_json
 
 FORMAT, VERSION = "gpuprop-run", 1
@@ -99,6 +101,7 @@ class RunFolder:
                 vocabulary.save(staging / name)
             checkpoint.save(model, staging / MODEL, {"format": FORMAT})
             forget_epochs(self.path)
+            forget_failure(self.path)
             for name in OWN_FILES:
                 if not (staging / name).exists():
                     (self.path / name).unlink(missing_ok=True)
@@ -122,7 +125,7 @@ def check_out(path: str | Path, overwrite: bool) -> None:
         raise DataError(
             "exists already; choose another --out, or replace the run in it with --overwrite", path
         )
-    if any(path.iterdir()) and not _is_run(path):
+    if any(file.name != FAILURE for file in path.iterdir()) and not _is_run(path):
         raise DataError(
             "holds files but no run of gpuprop, so --overwrite does not touch it; choose another --out", path
         )

@@ -118,6 +118,7 @@ class Session:
             precision=settings.precision,
             on_best=None if folder is None else lambda record: folder.save_model(task.model),
             on_epoch=self._keep_epoch,
+            run_folder=None if folder is None else folder.path,
             progress=progress,
         )
 

@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from ..optim import Optimizer, ReduceLROnPlateau, Schedule, clip_grad_norm_
 from ..tensors import Tensor
 from .accumulation import backward_of_mean, groups_of
 from .checkpoint_folder import CheckpointFolder
+from .guard import Guard
 from .observer import Observer
 from .precision import make_precision
 from .progress import Display, make_display
@@ -32,7 +34,7 @@ from .resumable import Resumable, mark
 from .signals import Signals
 from .training_state import EpochProgress, LossMeter, Record, TrainingState
 
-READ_EVERY = 20  # steps between two looks at the loss: each look waits for a GPU
+READ_EVERY = 10  # steps between two looks at the loss: each look waits for a GPU
 _LOWER_IS_BETTER = ("loss", "error", "error_rate", "perplexity", "_wer", "_per")
 
 
@@ -47,7 +49,8 @@ class Trainer(Resumable):
     best, later ones where earlier ones are equal; names that end in loss, error, error_rate, perplexity, _wer
     or _per are better when lower, others when higher. patience: stop after so many epochs without a better
     one. on_best(record) and on_epoch(record) are called after the epoch is over, in this order. observers:
-    see `Observer`; they are told of every step. progress: "auto", "live", "plain", "off" or a Display.
+    see `Observer`; they are told of every step. run_folder: gets what a step that fails leaves, for
+    `load_failure`. progress: "auto", "live", "plain", "off" or a Display.
 
     After `fit` the model holds its best weights. Two runs from one seed give the same bits on a CPU.
     """
@@ -69,6 +72,7 @@ class Trainer(Resumable):
         on_best: Callable[[Record], None] | None = None,
         on_epoch: Callable[[Record], None] | None = None,
         observers: Sequence[Observer] = (),
+        run_folder: str | Path | None = None,
         progress: str | Display = "auto",
         checkpoints: CheckpointFolder | None = None,
     ) -> None:
@@ -87,6 +91,7 @@ class Trainer(Resumable):
         self.display = make_display(progress) if isinstance(progress, str) else progress
         self.checkpoints = checkpoints
         self.state = TrainingState()
+        self.guard = Guard(self, run_folder)
         self.best_weights: dict[str, np.ndarray[Any, Any]] | None = None
         self.mark = mark(None, model)
         self._position: Any = None
@@ -114,9 +119,10 @@ class Trainer(Resumable):
         """Train until `epochs` epochs are done in all, or no better one came for `patience`; returns the
         history.
 
-        batches: anything that gives one epoch of batches each time it is iterated. Raises TrainingError when
-        a loss is not finite, and KeyboardInterrupt after Ctrl-C: the model then holds its best weights (those
-        of the unfinished epoch when there is no other) and `on_best` has seen them.
+        batches: anything that gives one epoch of batches each time it is iterated. Raises TrainingError at
+        most 10 steps after a loss or a gradient is not finite, naming the operation, and KeyboardInterrupt
+        after Ctrl-C: the model then holds its best weights (those of the unfinished epoch when there is no
+        other) and `on_best` has seen them.
         """
         if not hasattr(batches, "__iter__") or iter(batches) is batches:
             raise DataError(
@@ -127,7 +133,7 @@ class Trainer(Resumable):
         if self.checkpoints is not None:
             self.checkpoints.prepare()
         # NumPy's warnings would only come before the error that a loss out of range becomes
-        with self._signals, self.display, np.errstate(over="ignore", invalid="ignore"):
+        with self._signals, self.display, np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             self.display.start(epochs, steps, self.device)
             self.precision.start()
             try:
@@ -169,8 +175,7 @@ class Trainer(Resumable):
                 if self.checkpoints is not None and self.checkpoints.due(state.step):
                     self._checkpoint()
             if progress.steps % READ_EVERY == 1:
-                meter.read()
-                self.precision.read()
+                self._read()
             self.display.step(progress.steps, meter.recent, progress.tokens)
         if not progress.steps:
             state.progress = None
@@ -188,6 +193,7 @@ class Trainer(Resumable):
 
     def _end_epoch(self, progress: EpochProgress, since: float) -> None:
         """Validate, record and save. since: perf_counter() + since are the seconds of the epoch."""
+        self.guard.read(self.state.epoch + 1)
         state, seconds = self.state, time.perf_counter() + since
         record: Record = {"epoch": state.epoch + 1, "step": state.step, "train_loss": self._meter.mean()}
         record |= self._validated()
@@ -201,13 +207,21 @@ class Trainer(Resumable):
             }
             self._finish_epoch(record)
 
+    def _read(self) -> None:
+        """Hear of the steps since the last time (waits for the device)."""
+        self.guard.read(self.state.epoch + 1)
+        self._meter.read()
+        self.precision.read()
+
     def _step(self, batches: Sequence[Any]) -> list[tuple[Tensor, float]]:
         for observer in self.observers:
             observer.before_step(self.model, self.state.step + 1)
         self.optimizer.zero_grad()
         with self.precision.computing():
             losses = backward_of_mean(self.loss, self.count, batches, self.precision)
-        self.optimizer.skip = self.precision.unscale()
+        overflow = self.precision.unscale()
+        tensors = [loss for loss, _ in losses]
+        self.optimizer.skip = self.guard.watch(self.state.step + 1, batches, tensors, overflow)
         for observer in self.observers:
             observer.after_backward()
         norm = None
@@ -266,7 +280,7 @@ class Trainer(Resumable):
     def _checkpoint(self) -> None:
         if self.checkpoints is None:
             return
-        self._meter.read()
+        self._read()
         best = self.best
         self.checkpoints.save(self.state_dict(), self.state.step, None if best is None else best["step"])
 

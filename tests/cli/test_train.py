@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import gpuprop as gp
-from gpuprop.training import load_run
+from gpuprop.training import load_failure, load_run
 
 from .conftest import CLASSIFY, SEQ2SEQ
 
@@ -422,3 +422,32 @@ def test_precision_is_recorded_and_explained(cli, data, tmp_path):
         assert [("loss_scale" in r, "skipped_steps" in r) for r in records] == [(name == "fp16",) * 2] * 3
         assert gp.load(out / "model.safetensors")["output.weight"].dtype == np.float32
         assert ("steps were skipped" in done.err) == (sum(r.get("skipped_steps", 0) for r in records) > 0)
+
+
+def test_a_training_that_diverges_leaves_the_failed_step_and_its_folder_can_be_used_again(
+    cli, data, tmp_path
+):
+    out = tmp_path / "run"
+    arguments = (
+        "train",
+        "classify",
+        "--train",
+        data / "kinds.tsv",
+        "--out",
+        out,
+        *CLASSIFY,
+        "--model",
+        "feedforward",
+    )
+    done = cli(*arguments, "--optimizer", "sgd", "--lr", "1e30")
+    assert done.code == 1
+    assert "training has diverged" in done.err
+    assert "Not finite first: " in done.err
+    assert os.listdir(out) == ["failure"]
+    failure = load_failure(out)
+    assert failure.record["step"] >= 1
+    assert failure.batches[0].size == 16
+    refused = cli(*arguments)
+    assert (refused.code, "--overwrite" in refused.err) == (2, True)
+    assert cli(*arguments, "--overwrite").code == 0
+    assert not (out / "failure").exists()

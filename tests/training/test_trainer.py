@@ -155,7 +155,7 @@ def test_the_loss_is_read_in_bunches(monkeypatch):
     reads, read = [], gp.training.trainer.LossMeter.read
     monkeypatch.setattr(gp.training.trainer.LossMeter, "read", lambda self: (reads.append(1), read(self))[1])
     make().fit(batches(rows=200, size=4), epochs=1)
-    assert len(reads) == 4  # steps 1, 21, 41, and the end
+    assert len(reads) == 6  # steps 1, 11, 21, 31, 41, and the end
 
 
 def test_gradients_are_clipped():
