@@ -51,12 +51,14 @@ class GpuInfo:
 
 @dataclass(frozen=True)
 class Reading:
-    """What changes while a GPU works: bytes, percent and watts; None for what the board does not report."""
+    """What changes while a GPU works: bytes, percent, watts, and joules since the driver was loaded; None for
+    what the board does not report."""
 
     memory_used: int | None
     memory_total: int | None
     utilization: int | None
     power: float | None
+    energy: float | None = None
 
 
 @contextmanager
@@ -97,13 +99,14 @@ def sensor(pynvml: Any, uuid: str) -> Any:
 
 
 def read(pynvml: Any, handle: Any) -> Reading:
-    """Memory, utilisation and power of one GPU now."""
+    """Memory, utilisation, power and energy of one GPU now."""
     memory = _ask(pynvml, "nvmlDeviceGetMemoryInfo", handle)
     return Reading(
         memory_used=None if memory is None else int(memory.used),
         memory_total=None if memory is None else int(memory.total),
         utilization=_utilization(pynvml, handle),
-        power=_watts(_ask(pynvml, "nvmlDeviceGetPowerUsage", handle)),
+        power=_thousandths(_ask(pynvml, "nvmlDeviceGetPowerUsage", handle)),
+        energy=_thousandths(_ask(pynvml, "nvmlDeviceGetTotalEnergyConsumption", handle)),
     )
 
 
@@ -178,8 +181,8 @@ def _read_one(pynvml: Any, handle: Any, parent: Any = None) -> GpuInfo:
         memory_total=None if memory is None else int(memory.total),
         compute_capability=None if capability is None else f"{capability[0]}.{capability[1]}",
         utilization=_utilization(pynvml, handle),
-        power=_watts(_ask(pynvml, "nvmlDeviceGetPowerUsage", board)),
-        power_limit=_watts(_ask(pynvml, "nvmlDeviceGetEnforcedPowerLimit", board)),
+        power=_thousandths(_ask(pynvml, "nvmlDeviceGetPowerUsage", board)),
+        power_limit=_thousandths(_ask(pynvml, "nvmlDeviceGetEnforcedPowerLimit", board)),
         temperature=_temperature(pynvml, board),
         driver_version=driver_version(pynvml),
         cuda_version=None if cuda is None else version_text(cuda),
@@ -205,8 +208,8 @@ def _temperature(pynvml: Any, handle: Any) -> int | None:
     return _ask(pynvml, "nvmlDeviceGetTemperature", handle, on_die) if new is None else new
 
 
-def _watts(milliwatts: int | None) -> float | None:
-    return None if milliwatts is None else milliwatts / 1000
+def _thousandths(milli: int | None) -> float | None:
+    return None if milli is None else milli / 1000
 
 
 def _text(value: Any) -> str:

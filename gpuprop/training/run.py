@@ -6,7 +6,9 @@ model.safetensors   the best weights by validation, or an average (then model.be
 failure/            the step that ended a training that failed
 epochs/             the weights of the last epochs, where these are kept
 metrics.jsonl       one line an epoch
+gradients.jsonl     what training did to each layer, at intervals
 curves.png          losses and scores over the epochs
+report.html         and report_*.png, where `gpuprop report` was asked for them
 """
 
 from __future__ import annotations
@@ -30,12 +32,15 @@ from . import checkpoint
 from .averaging import forget_epochs, keep_epoch
 from .failure import FAILURE, forget_failure
 from .files import append_line, write_error, write_json
+from .gradients import GRADIENTS
 
 FORMAT, VERSION = "gpuprop-run", 1
 CONFIG, MODEL, METRICS, CURVES = "config.json", "model.safetensors", "metrics.jsonl", "curves.png"
 BEST = "model.best.safetensors"  # what an average took the place of
 _VOCABULARIES = ("vocabulary.json", "source_vocabulary.json", "target_vocabulary.json")
-OWN_FILES = (CONFIG, MODEL, BEST, METRICS, CURVES, *_VOCABULARIES)
+REPORT = "report.html"
+REPORT_PICTURES = tuple(f"report_{name}.png" for name in ("curves", "layers", "flow", "encoder", "gpu"))
+OWN_FILES = (CONFIG, MODEL, BEST, METRICS, GRADIENTS, CURVES, REPORT, *REPORT_PICTURES, *_VOCABULARIES)
 
 
 class RunFolder:

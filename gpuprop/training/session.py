@@ -11,6 +11,8 @@ from ..errors import DataError
 from ..nn.module import Module
 from ..tensors import Parameter
 from .curves import draw_curves
+from .gradients import GradientLog, GradientRecorder, interval_of
+from .observer import Observer
 from .progress import Display
 from .run import CURVES, RunFolder
 from .tasks import Task
@@ -119,6 +121,7 @@ class Session:
             on_best=None if folder is None else lambda record: folder.save_model(task.model),
             on_epoch=self._keep_epoch,
             run_folder=None if folder is None else folder.path,
+            observers=self._observers(epoch_steps * settings.epochs),
             progress=progress,
         )
 
@@ -142,6 +145,13 @@ class Session:
             if self.settings.keep_last:
                 self.folder.keep_epoch(self.task.model, record["epoch"], self.settings.keep_last)
             self.folder.append_metrics(record)
+
+    def _observers(self, steps: int) -> list[Observer]:
+        folder = self.folder
+        if folder is None:
+            return []
+        log = GradientLog(folder.path, lambda: folder.begun)
+        return [GradientRecorder(log, interval_of(steps), self.settings.clip_norm)]
 
     def draw(self, title: str) -> None:
         """Write curves.png. Raises PlotError where matplotlib is missing."""

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from gpuprop.backend.device import Device
+from gpuprop.training.energy import EnergyMeter
 from gpuprop.training.monitor import GpuMonitor
 
 GIB = 2**30
@@ -69,3 +70,27 @@ def test_no_nvml_is_no_error(machine: Any) -> None:
     with GpuMonitor(Device("cuda")) as monitor:
         assert monitor.sample() is None
     assert monitor.reason == "NVML does not list cuda:0"
+
+
+def test_energy_is_the_boards_own_counter(machine: Any) -> None:
+    one = machine.board(0, nvmlDeviceGetPowerUsage=200_000, nvmlDeviceGetTotalEnergyConsumption=7_000_000)
+    fakes = machine([one])
+    meter = EnergyMeter(Device("cuda"))
+    one.answers["nvmlDeviceGetTotalEnergyConsumption"] = 7_250_000
+    assert meter.read() == {"power": 200.0, "memory": 70 * GIB, "joules": 250.0}
+    assert meter.read() == {"power": 200.0, "memory": 70 * GIB, "joules": 0.0}
+    meter.close()
+    assert fakes.pynvml.opened == 0
+
+
+def test_energy_without_a_counter_is_power_times_time(machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    machine([machine.board(0, nvmlDeviceGetPowerUsage=200_000)])
+    meter = EnergyMeter(Device("cuda"))
+    now[0] += 3.0
+    found = meter.read()
+    assert found is not None
+    assert found["joules"] == 600.0
+    meter.close()
+    assert EnergyMeter(Device("cpu")).read() is None

@@ -18,8 +18,15 @@ from .conftest import CLASSIFY, SEQ2SEQ
 
 
 def test_a_classifier_run_folder_is_complete(classifier):
-    names = {"config.json", "vocabulary.json", "model.safetensors", "metrics.jsonl", "curves.png"}
-    assert set(os.listdir(classifier)) == names
+    names = {
+        "config.json",
+        "vocabulary.json",
+        "model.safetensors",
+        "metrics.jsonl",
+        "gradients.jsonl",
+        "curves.png",
+    }
+    assert set(os.listdir(classifier)) == names | {"curves.png"}
     config = json.loads((classifier / "config.json").read_text("utf-8"))
     assert config["task"] == "classify"
     assert config["labels"] == ["kind", "unkind"]
@@ -48,6 +55,7 @@ def test_a_translator_run_folder_is_complete(translator):
         "target_vocabulary.json",
         "model.safetensors",
         "metrics.jsonl",
+        "gradients.jsonl",
         "curves.png",
     }
 
@@ -112,6 +120,7 @@ def test_overwrite_replaces_a_run_and_leaves_other_files(cli, data, classifier, 
         "target_vocabulary.json",
         "model.safetensors",
         "metrics.jsonl",
+        "gradients.jsonl",
         "curves.png",
         "notes.txt",
     }

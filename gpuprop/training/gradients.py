@@ -1,0 +1,183 @@
+"""Records what training does to each layer, at intervals: gradients.jsonl of a run folder.
+
+A line for each recorded step:
+
+    {"step": 400, "gradient": 0.71, "clipped": 0.05, "layers": {"output": {"activation": 1.2, "flow": 0.03,
+     "gradient": 0.4, "weight": 9.1, "update": 0.002, "dead": 0.0}, ...}, "gpu": {"power": 240.0, ...}}
+
+gradient: 2-norm of all gradients before clipping. clipped: share of the steps since the line before whose
+norm was above the clip norm. Of a layer: activation, root of the mean square of its outputs y; flow, 2-norm
+of dL/dy; gradient, weight, update: 2-norms over its parameters; dead: share of ReLU units that gave 0 for
+the whole step. gpu: watts, bytes in use, and joules since the line before. What is not finite is null.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..backend.arrays import get_xp, is_cupy, to_host
+from ..backprop import watching
+from ..errors import CheckpointError
+from ..nn.attribution import Layers
+from ..nn.module import Module
+from ..tensors import Tensor
+from .energy import EnergyMeter
+from .files import append_line, atomic_write
+from .observer import Observer
+from .step_watch import StepWatch, Values
+
+GRADIENTS = "gradients.jsonl"
+RECORDS = 150  # in a training, or fewer
+LEAST_INTERVAL = 25  # a recorded step takes up to half as long again: 2 % in all
+ITSELF = "(model)"  # the layer of parameters that belong to no layer
+
+Record = dict[str, Any]
+
+
+class GradientLog:
+    """gradients.jsonl of the run folder `path`. Records wait in memory until `ready()`: a folder is not
+    touched before it has its first model."""
+
+    def __init__(self, path: Path, ready: Callable[[], bool]) -> None:
+        self.path, self.ready = path, ready
+        self._waiting: list[Record] = []
+
+    def start(self, step: int) -> None:
+        """Training begins with this step. Where it was cut off and goes on there are records of this and
+        later steps: they are forgotten."""
+        self._waiting = []
+        if self.ready():
+            kept = [record for record in read_gradients(self.path) if record["step"] < step]
+            atomic_write(self.path / GRADIENTS, "".join(map(_line, kept)).encode())
+
+    def append(self, record: Record) -> None:
+        """Keep one record."""
+        self._waiting.append(record)
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what waited, where the folder is ready."""
+        if self._waiting and self.ready():
+            append_line(self.path / GRADIENTS, "".join(map(_line, self._waiting))[:-1], sync=False)
+            self._waiting = []
+
+
+def _line(record: Record) -> str:
+    return json.dumps(record, allow_nan=False) + "\n"
+
+
+class GradientRecorder(Observer):
+    """Writes a record of every `interval`-th step, the first one included, to `log`.
+
+    On a GPU the numbers of a record are fetched when the next one is made, so that no step waits for them.
+    """
+
+    def __init__(self, log: GradientLog, interval: int, clip_norm: float | None = None) -> None:
+        self.log, self.interval, self.clip_norm = log, max(1, interval), clip_norm
+        self._layers: Layers | None = None
+        self._watch: StepWatch | None = None
+        self._watching = contextlib.ExitStack()
+        self._gradients: Values = {}
+        self._norms: list[Tensor] = []
+        self._pending: Callable[[], Record] | None = None
+        self._meter: EnergyMeter | None = None
+        self._step = 0
+
+    def before_step(self, model: Module, step: int) -> None:
+        if self._layers is None:
+            self._layers = Layers(model)
+            self._meter = EnergyMeter(next(model.parameters()).device)
+            self.log.start(step)
+        self._step = step
+        if step % self.interval == 1 or self.interval == 1:
+            self._write_pending()
+            self._watch = StepWatch(self._layers)
+            self._watching.enter_context(watching(self._watch))
+
+    def after_backward(self) -> None:
+        self._watching.close()
+        if self._watch is not None:
+            self._gradients = self._watch.gradients()
+            self._watch.keep_parameters()
+
+    def after_step(self, norm: Tensor | None) -> None:
+        if norm is not None:
+            self._norms.append(norm)
+        if self._watch is None:
+            return
+        values = self._watch.values() | self._gradients
+        self._watch, self._gradients = None, {}
+        clipped, self._norms = self._norms, []
+        gpu = self._meter.read() if self._meter is not None else None
+        self._pending = _deferred(self._step, values, clipped, self.clip_norm, gpu)
+        if not any(is_cupy(value) for value in values.values()):
+            self._write_pending()
+
+    def finish(self) -> None:
+        self._watching.close()
+        self._watch = None
+        self._write_pending()
+        self.log.flush()
+        if self._meter is not None:
+            self._meter.close()
+        self._layers = self._meter = None
+
+    def _write_pending(self) -> None:
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            self.log.append(pending())
+
+
+def interval_of(steps: int) -> int:
+    """Steps between two records in a training of so many steps."""
+    return max(LEAST_INTERVAL, -(-steps // RECORDS))
+
+
+def _deferred(
+    step: int, values: Values, norms: list[Tensor], clip_norm: float | None, gpu: Record | None
+) -> Callable[[], Record]:
+    """The record, fetched from the device when it is called."""
+    numbers, above = _stacked(list(values.values())), None
+    if norms and clip_norm is not None:
+        above = (_stacked([norm.data for norm in norms]) > clip_norm).mean()
+
+    def record() -> Record:
+        layers: dict[str, Record] = {}
+        for (layer, name), number in zip(values, to_host(numbers).tolist(), strict=True):
+            value = number if name == "dead" else math.sqrt(max(0.0, number))
+            layers.setdefault(layer or ITSELF, {})[name] = _finite(value)
+        parts = [of["gradient"] for of in layers.values() if "gradient" in of]
+        total = None if None in parts else math.sqrt(sum(g * g for g in parts))
+        result: Record = {"step": step, "gradient": _finite(total), "layers": layers}
+        if above is not None:
+            result["clipped"] = round(float(to_host(above)), 4)
+        return result if gpu is None else {**result, "gpu": gpu}
+
+    return record
+
+
+def _stacked(numbers: list[Any]) -> Any:
+    """Numbers of one element, on the device or not, as one array."""
+    xp = get_xp(*(n for n in numbers if is_cupy(n)))
+    return xp.stack([xp.asarray(n, dtype="float32").reshape(()) for n in numbers])
+
+
+def _finite(value: float | None) -> float | None:
+    """Six digits; None for what JSON has no number for."""
+    return float(f"{value:.6g}") if value is not None and math.isfinite(value) else None
+
+
+def read_gradients(path: str | Path) -> list[Record]:
+    """The records of a run folder, [] where there are none; a last line cut off by a crash is left out."""
+    file = Path(path) / GRADIENTS
+    if not file.exists():
+        return []
+    try:
+        return [json.loads(line) for line in file.read_text("utf-8").split("\n")[:-1]]
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file}: damaged: {error}; delete it, the model does not need it") from error

@@ -1,0 +1,139 @@
+"""What one training step did to each layer: norms of activations, gradients and updates, and dead units.
+
+Everything stays on the device as numbers of one element until `values` is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ..backend.arrays import Array, get_xp
+from ..backend.half import is_half
+from ..backprop import Node, Watcher
+from ..nn.attribution import SHAPES, Layers
+from ..tensors import Parameter
+
+Values = dict[tuple[str, str], Any]
+
+
+class StepWatch(Watcher):
+    """Watches one step, which may have several backward passes.
+
+    An operation counts for the layer whose parameters it uses; one that joins layers side by side (filters of
+    several widths) counts for each with its columns; a ReLU counts for the operation before it.
+    """
+
+    def __init__(self, layers: Layers) -> None:
+        self.layers = layers
+        self._made: dict[Node, tuple[str, ...]] = {}
+        self._outputs: dict[str, tuple[Any, int]] = {}  # Σ y², and how many y
+        self._flows: dict[str, Any] = {}  # Σ (dL/dy)²
+        self._alive: dict[str, Array] = {}
+        self._before: dict[str, list[Array]] = {}
+        self._seeds: Any = 0.0
+        self._newest = 0
+
+    def recorded(self, node: Node, outputs: tuple[Any, ...], static: Any) -> None:
+        name = node.op.__name__
+        layers = () if name in SHAPES else self.layers.of(node)
+        if layers:
+            self._made[node] = layers
+            for layer, y in self._columns(layers, outputs[0]):
+                total, count = self._outputs.get(layer, (0.0, 0))
+                self._outputs[layer] = (total + _squares(y), count + int(y.size))
+        elif name == "ReLU" and node.edges[0] is not None:
+            source = node.edges[0][0]
+            layers = self._made.get(source, ()) if isinstance(source, Node) else ()
+        if name in ("ReLU", "ConvReluMax") or static.get("relu"):
+            self._count_alive(layers, outputs[0])
+
+    def passing(self, node: Node) -> None:
+        if node.index > self._newest:  # a new backward pass begins, with the loss
+            self._seeds = self._seeds + _squares(node.grads[0])
+        self._newest = node.index
+        dy = node.grads[0]
+        if node in self._made and dy is not None:
+            for layer, part in self._columns(self._made[node], dy):
+                self._flows[layer] = self._flows.get(layer, 0.0) + _squares(part)
+        node.run_backward()
+
+    def keep_parameters(self) -> None:
+        """Copy what the optimizer is about to change."""
+        for layer, parameters in self.layers.parameters.items():
+            self._before[layer] = [_flat(p, p.data).copy() for p in parameters.values() if _trained(p)]
+
+    def values(self) -> Values:
+        """(layer, quantity) -> a number of one element, squared but for "dead"; after the update.
+
+        "activation": mean of y²; "flow": Σ (dL/dy)² of the layer's outputs y, for a loss that is not scaled;
+        "gradient", "weight" and "update": Σ over its parameters; "dead": the share of ReLU units that gave 0
+        for the whole batch. Gradients are those that `gradients` saw, before clipping.
+        """
+        found: Values = {}
+        for layer in self.layers.names:
+            if layer in self._outputs:
+                total, count = self._outputs[layer]
+                found[layer, "activation"] = total / max(1, count)
+            if layer in self._flows:
+                found[layer, "flow"] = self._flows[layer] / self._seeds
+            if layer in self._alive:
+                found[layer, "dead"] = 1.0 - self._alive[layer].mean(dtype="float32")
+            if self._before.get(layer):
+                found |= self._updates(layer)
+        return found
+
+    def gradients(self) -> Values:
+        """(layer, "gradient") -> Σ g² over its parameters, as it is now."""
+        found: Values = {}
+        for layer, parameters in self.layers.parameters.items():
+            squares = [_squares(_flat(p, p.leaf.grad)) for p in parameters.values() if _trained(p)]
+            if squares:
+                found[layer, "gradient"] = sum(squares)
+        return found
+
+    def _updates(self, layer: str) -> Values:
+        now = [_flat(p, p.data) for p in self.layers.parameters[layer].values() if _trained(p)]
+        old = self._before[layer]
+        for a, b in zip(old, now, strict=True):
+            get_xp(a).subtract(b, a, out=a)
+        return {
+            (layer, "weight"): sum(_squares(a) for a in now),
+            (layer, "update"): sum(_squares(a) for a in old),
+        }
+
+    def _columns(self, layers: tuple[str, ...], y: Array) -> Iterator[tuple[str, Array]]:
+        """The part of the last axis that belongs to each of several layers, by their first parameter."""
+        if len(layers) == 1:
+            yield layers[0], y
+            return
+        widths = [next(iter(self.layers.parameters[layer].values())).shape[0] for layer in layers]
+        if sum(widths) != y.shape[-1]:
+            return
+        start = 0
+        for layer, width in zip(layers, widths, strict=True):
+            yield layer, y[..., start : start + width]
+            start += width
+
+    def _count_alive(self, layers: tuple[str, ...], y: Array) -> None:
+        if not layers or y.ndim < 2:
+            return
+        for layer, part in self._columns(layers, y):
+            alive = part.reshape(-1, part.shape[-1]).max(axis=0) > 0
+            self._alive[layer] = alive | self._alive[layer] if layer in self._alive else alive
+
+
+def _trained(p: Parameter) -> bool:
+    return p.requires_grad and p.leaf.grad is not None
+
+
+def _flat(p: Parameter, values: Any) -> Array:
+    """The values of a parameter, or its gradient, one after another as they lie in memory."""
+    return values.transpose(p.order).reshape(-1)
+
+
+def _squares(a: Array) -> Any:
+    """Σ a²."""
+    flat = a.reshape(-1)
+    flat = flat.astype("float32") if is_half(flat.dtype) else flat
+    return get_xp(flat).dot(flat, flat)
