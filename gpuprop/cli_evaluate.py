@@ -12,9 +12,11 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from .cli_support import EXIT_CODES, command, say, table_console, use_device
+from .cli_support import EXIT_CODES, check_number, command, say, table_console, use_device
 from .errors import DataError
+from .models.decoding import STEEPEST
 from .training.classify import Classification
+from .training.decoding import LENGTH_PENALTY, Decoding
 from .training.seq2seq import SequenceToSequence
 from .training.tasks import load_run
 from .training.text_metrics import GROUPING, POINTS, metric_names
@@ -65,6 +67,14 @@ class EvaluateOptions:
     beam: Annotated[
         int, typer.Option("--beam", min=1, metavar="N", help="Encoder-decoders: width of the beam.")
     ] = 1
+    length_penalty: Annotated[
+        float,
+        typer.Option(
+            "--length-penalty",
+            metavar="X",
+            help="Encoder-decoders: 0: none, which prefers short texts; above 1: prefer long ones.",
+        ),
+    ] = LENGTH_PENALTY
     metric: Annotated[
         str,
         typer.Option(
@@ -94,6 +104,7 @@ class EvaluateOptions:
 def evaluate(options: EvaluateOptions) -> None:
     """Score a trained model on a file."""
     use_device(options.device)
+    check_number("--length-penalty", options.length_penalty, 0.0, STEEPEST)
     metrics = metric_names(options.metric) if options.metric else ()
     task = load_run(options.run)
     if isinstance(task, Classification):
@@ -113,6 +124,7 @@ def refuse_decoding(options: EvaluateOptions) -> None:
     """Raise DataError for options that mean nothing to a classifier."""
     given = {
         "--beam": options.beam != 1,
+        "--length-penalty": options.length_penalty != LENGTH_PENALTY,
         "--metric": bool(options.metric),
         "--lowercase": options.lowercase,
         "--multi-reference": options.multi_reference,
@@ -130,7 +142,8 @@ def score(task: SequenceToSequence, options: EvaluateOptions, metrics: Sequence[
         say(
             f"{options.file}: some sources have several targets; --multi-reference counts the closest of them"
         )
-    return task.evaluate(data, options.beam, group, metrics, options.lowercase)
+    how = Decoding(beam=options.beam, length_penalty=options.length_penalty)
+    return task.evaluate(data, how, group, metrics, options.lowercase)
 
 
 def tables(scores: dict[str, Any]) -> list[Any]:

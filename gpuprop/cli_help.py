@@ -15,7 +15,7 @@ from .training.presets import expanded
 
 WIDEST = 100
 COLUMN = 26  # where the explanation of an option starts
-PANELS = ("Arguments", "Data", "Model", "Text", "Training", "Run", "Options")
+PANELS = ("Arguments", "Data", "Model", "Text", "Training", "Run", "Encoder-decoders", "Options")
 
 
 class ManualCommand(TyperCommand):

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
 import typer
 
-from .cli_support import EXIT_CODES, command, say, use_device
+from .cli_answers import Answers, LabelAnswers, Pictures, WrittenAnswers
+from .cli_support import EXIT_CODES, check_number, command, say, use_device
 from .errors import DataError
+from .models.decoding import STEEPEST
 from .training.classify import Classification
-from .training.rows import LONGEST, check_lengths
+from .training.decoding import LENGTH_PENALTY, Decoding
+from .training.rows import check_lengths, most_tokens
 from .training.tasks import Task, load_run
 
 CHUNK = 1 << 16  # bytes read at a time, where so many are there already
@@ -24,8 +27,16 @@ PREDICT_HELP = f"""Predict one line for each line of standard input.
 RUN is the --out of a training. The input is UTF-8, a text a line. A classifier answers
 label<TAB>probability, an encoder-decoder the decoded target. Lines are answered as they come, in their order.
 
-A line that cannot be read (empty, not UTF-8, endless) gets an empty line and a message on standard error, and
-the exit code is 1 at the end.
+With --n-best N an encoder-decoder answers exactly N lines a line, text<TAB>score, best first (empty ones
+where the beam found fewer): every N-th line is a best one, as in `awk 'NR % 3 == 1'`. The score is the
+log-probability over the length penalty. With --sample the texts are drawn by chance, in the order of drawing;
+the score is then the log-probability.
+
+With --json each line is an object: input and label, probability; or input and outputs, a list of text, score,
+log_probability, finished (false where --max-length cut it off).
+
+A line that cannot be read (empty, not UTF-8, too long for the model) gets empty lines (with --json: error)
+and a message on standard error, and the exit code is 1 at the end.
 
 {EXIT_CODES}
 """
@@ -33,8 +44,17 @@ PREDICT_EXAMPLES = """Examples:
 
   gpuprop predict runs/mine < lines.txt > labels.tsv
   echo "a moving and funny film" | gpuprop predict runs/mine
-  gpuprop predict runs/g2p --beam 5 < words.txt
+  gpuprop predict runs/g2p --beam 5 --n-best 3 < words.txt
+  gpuprop predict runs/headline --sample --temperature 0.7 < texts.txt
+  echo "ein Hund" | gpuprop predict runs/de-en --beam 5 --attention dog.png
 """
+
+_DECODING = "Encoder-decoders"
+
+
+def option(flag: str, help: str, metavar: str | None = None, least: int | None = None) -> Any:
+    """An option of decoding."""
+    return typer.Option(flag, help=help, metavar=metavar, min=least, rich_help_panel=_DECODING)
 
 
 @dataclass(kw_only=True)
@@ -44,9 +64,42 @@ class PredictOptions:
     run: Annotated[
         Path, typer.Argument(metavar="RUN", help="The run folder of the model.", show_default=False)
     ]
-    beam: Annotated[
-        int, typer.Option("--beam", min=1, metavar="N", help="Encoder-decoders: width of the beam.")
-    ] = 1
+    beam: Annotated[int, option("--beam", "Width of the beam.", "N", 1)] = 1
+    n_best: Annotated[int, option("--n-best", "Answer N lines text<TAB>score a line.", "N", 1)] = 1
+    max_length: Annotated[
+        int | None,
+        option(
+            "--max-length",
+            "The most tokens to write. (default: half as many again as the longest target in training)",
+            "N",
+            1,
+        ),
+    ] = None
+    length_penalty: Annotated[
+        float,
+        option("--length-penalty", "0: none, which prefers short texts; above 1: prefer long ones.", "X"),
+    ] = LENGTH_PENALTY
+    sample: Annotated[bool, option("--sample", "Draw texts by the model's probabilities.")] = False
+    temperature: Annotated[
+        float | None,
+        option("--temperature", "--sample: below 1 likely tokens become likelier. (default 1)", "T"),
+    ] = None
+    top_k: Annotated[int | None, option("--top-k", "--sample: only of the K likeliest tokens.", "K", 1)] = (
+        None
+    )
+    seed: Annotated[
+        int | None,
+        option("--seed", "--sample: same seed, same texts, on every device. (default 0)", "N", 0),
+    ] = None
+    attention: Annotated[
+        Path | None,
+        option(
+            "--attention",
+            "Draw what the model attended to, as a PNG; of several lines FILE-1.png, FILE-2.png, ...",
+            "FILE.png",
+        ),
+    ] = None
+    json: Annotated[bool, typer.Option("--json", help="Answer JSON, an object a line.")] = False
     device: Annotated[
         str | None, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")
     ] = None
@@ -55,33 +108,72 @@ class PredictOptions:
 @command(PredictOptions)
 def predict(options: PredictOptions) -> None:
     """Predict one line for each line of standard input."""
+    how = decoding(options)
+    pictures = None if options.attention is None else Pictures(options.attention)
     use_device(options.device)
     task = load_run(options.run)
     if isinstance(task, Classification):
-        if options.beam != 1:
-            raise DataError(f"--beam is for encoder-decoders; {options.run} is a classifier")
-        answer: Callable[[list[str]], list[str]] = task.predict_lines
+        refuse_decoding(options)
+        answers: Answers = LabelAnswers(task, options.json)
     else:
-        decoder = task
-        answer = lambda texts: decoder.predict_lines(texts, options.beam)  # noqa: E731
-    if answer_all(task, answer, sys.stdin.buffer, sys.stdout.buffer):
+        answers = WrittenAnswers(task, how, options.json, pictures)
+    if answer_all(task, answers, sys.stdin.buffer, sys.stdout.buffer):
         raise typer.Exit(1)
 
 
-def answer_all(task: Task, answer: Callable[[list[str]], list[str]], source: BinaryIO, sink: BinaryIO) -> int:
+def decoding(options: PredictOptions) -> Decoding:
+    """How to write, or DataError for options that do not go together."""
+    chance = {"--temperature": options.temperature, "--top-k": options.top_k, "--seed": options.seed}
+    given = [name for name, value in chance.items() if value is not None]
+    if given and not options.sample:
+        raise DataError(f"{given[0]} is about drawing by chance: add --sample")
+    if options.sample and options.beam != 1:
+        raise DataError("--beam searches and --sample draws by chance: leave one out")
+    if not options.sample and options.n_best > options.beam:
+        raise DataError(f"--n-best {options.n_best} needs a beam as wide: add --beam {options.n_best}")
+    check_number("--length-penalty", options.length_penalty, 0.0, STEEPEST)
+    check_number("--temperature", options.temperature, 0.0, strict=True)
+    if options.seed is not None and options.seed >= 1 << 64:
+        raise DataError(f"--seed must be below 2^64, not {options.seed}")
+    return Decoding(
+        beam=options.beam,
+        n_best=options.n_best,
+        max_length=options.max_length,
+        length_penalty=options.length_penalty,
+        sample=options.sample,
+        temperature=1.0 if options.temperature is None else options.temperature,
+        top_k=options.top_k,
+        seed=options.seed or 0,
+    )
+
+
+def refuse_decoding(options: PredictOptions) -> None:
+    """Raise DataError for options that mean nothing to a classifier."""
+    for field in fields(options):
+        name = f"--{field.name.replace('_', '-')}"
+        if field.name not in ("run", "json", "device") and getattr(options, field.name) != field.default:
+            raise DataError(f"{name} is for encoder-decoders; {options.run} is a classifier: leave it out")
+
+
+def answer_all(task: Task, answers: Answers, source: BinaryIO, sink: BinaryIO) -> int:
     """Answer every line of `source` on `sink`; returns how many could not be answered."""
     failed, number = 0, 0
     for lines in arriving(source):
-        texts: list[str | None] = []
+        texts: dict[int, str] = {}
+        blocks: dict[int, str] = {}
         for line in lines:
             number += 1
-            texts.append(readable(task, line, number))
-        answers = iter(answer([text for text in texts if text is not None]))
-        out = ["" if text is None else next(answers) for text in texts]
-        failed += texts.count(None)
-        sink.write("".join(f"{line}\n" for line in out).encode("utf-8"))
+            try:
+                texts[number] = readable(task, line, number)
+            except DataError as error:
+                say(f"standard input, line {number}: {error}")
+                blocks[number] = answers.refused(str(error))
+        failed += len(blocks)
+        blocks |= zip(texts, answers.answer(list(texts.values()), list(texts)), strict=True)
+        sink.write("".join(blocks[n] for n in sorted(blocks)).encode("utf-8"))
         sink.flush()
-    return failed
+    answers.close()
+    return failed + answers.failed
 
 
 def arriving(source: BinaryIO) -> Iterator[list[bytes]]:
@@ -101,20 +193,19 @@ def arriving(source: BinaryIO) -> Iterator[list[bytes]]:
         yield [b"".join(begun)]
 
 
-def readable(task: Task, line: bytes, number: int) -> str | None:
-    """The text of a line, or None after a message that says what is wrong with it."""
+def readable(task: Task, line: bytes, number: int) -> str:
+    """The text of a line. Raises DataError saying what is wrong with it."""
     try:
         text = line.removesuffix(b"\r").decode("utf-8-sig" if number == 1 else "utf-8")
-        if not text.strip():
-            raise DataError("is empty: nothing to predict")
-        field = task.field if isinstance(task, Classification) else task.source
-        if len(line) * field.ngram > LONGEST:  # only then can it have so many tokens
-            check_lengths([field.ids(text)], field)
     except UnicodeDecodeError as error:
         byte = f"byte 0x{line[error.start]:02x}"
-        say(f"standard input, line {number}: is not UTF-8 ({byte}); convert it, for example with iconv")
-    except DataError as error:
-        say(f"standard input, line {number}: {error}")
+        raise DataError(f"is not UTF-8 ({byte}); convert it, for example with iconv") from error
+    if not text.strip():
+        raise DataError("is empty: nothing to predict")
+    if isinstance(task, Classification):
+        field, positions = task.field, None
     else:
-        return text
-    return None
+        field, positions = task.source, task.model.longest_source
+    if len(line) * field.ngram > most_tokens(field, positions):  # only then can it have so many tokens
+        check_lengths([field.ids(text)], field, positions=positions)
+    return text

@@ -13,7 +13,7 @@ from .files import atomic_write
 from .progress import score_name
 from .text_metrics import POINTS
 
-MISSING = 'no learning curves: matplotlib is not installed (pip install "gpuprop[plots]")'
+MISSING = 'no {}: matplotlib is not installed (pip install "gpuprop[plots]")'
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9")  # told apart by colour-blind readers too
 _DASHES = ("-", "--", "-.", ":", "-")  # equal curves still show
 _LEAST_RANGE = 0.1
@@ -30,15 +30,11 @@ def draw_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: str | Pat
 
     The best epoch is marked by a dotted line. Raises PlotError, with the remedy, where matplotlib is missing.
     """
-    try:
-        figure_module = importlib.import_module("matplotlib.figure")
-        importlib.import_module("matplotlib.backends.backend_agg")  # draws without a window
-    except ImportError as error:
-        raise PlotError(MISSING) from error
+    make_figure = figure_class("learning curves")
     shown = {name: list(history) for name, history in runs.items() if history}
     if not shown:
         return
-    figure = figure_module.Figure(figsize=(8.0, 3.0 * len(shown)), dpi=120, layout="constrained")
+    figure = make_figure(figsize=(8.0, 3.0 * len(shown)), dpi=120, layout="constrained")
     rows = figure.subplots(len(shown), 2, squeeze=False)
     for (name, history), (left, right) in zip(shown.items(), rows, strict=True):
         _panel(left, history, _losses(history), name, "loss")
@@ -48,6 +44,16 @@ def draw_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: str | Pat
     picture = BytesIO()
     figure.savefig(picture, format="png")
     atomic_write(path, picture.getvalue())
+
+
+def figure_class(what: str) -> Any:
+    """matplotlib's Figure. Raises PlotError, saying `what` there is none of, where it is missing."""
+    try:
+        figure_module = importlib.import_module("matplotlib.figure")
+        importlib.import_module("matplotlib.backends.backend_agg")  # draws without a window
+    except ImportError as error:
+        raise PlotError(MISSING.format(what)) from error
+    return figure_module.Figure
 
 
 def _panel(

@@ -6,23 +6,27 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..backprop import no_grad
 from ..errors import CheckpointError
-from ..models import SEQ2SEQ, EncoderDecoder
+from ..models import SEQ2SEQ, EncoderDecoder, Hypothesis
 from ..nn.losses import SequenceCrossEntropyLoss
 from ..tensors import Tensor
 from ..text.batches import Batches, PairBatch, pair_batches
 from ..text.field import TextField
 from ..text.files import read_pairs
+from ..text.vocabulary import BOS, EOS
 from . import run
+from .attention_picture import Attention, labels
 from .classify import load_model
+from .decoding import Decoding, written
 from .metrics import best_references, exact_match, token_error_rate
 from .pair_rows import PairRows, Questions
 from .rows import check_lengths
 from .text_metrics import GROUPING, metric_names, perplexity, written_scores
 
 EVALUATION_TOKENS = 4096  # in a batch, both sides and padding included
-LENGTH_PENALTY = 1.0  # of beam search (Wu et al. 2016): a beam without one prefers short texts
 VALIDATION_DECODED = 500  # sources that are decoded each epoch; the loss is of all rows
 
 
@@ -59,8 +63,8 @@ class SequenceToSequence:
     ) -> PairRows:
         """Rows for training or scoring; DataError names `path` and the line of an endless text."""
         source_rows, target_rows = self.source.encode(sources), self.target.encode(targets)
-        check_lengths(source_rows, self.source, path)
-        check_lengths(target_rows, self.target, path)
+        check_lengths(source_rows, self.source, path, positions=self.model.longest_source)
+        check_lengths(target_rows, self.target, path, positions=self.model.longest_target)
         references = [self.target.tokenizer.encode(text) for text in targets]
         return PairRows(source_rows, target_rows, references, list(sources), list(targets))
 
@@ -101,25 +105,41 @@ class SequenceToSequence:
         self.model.train(was_training)
         return float(sum(loss.item() for loss in losses)) / tokens
 
-    def decode(self, sources: Sequence[Sequence[int]], beam: int = 1) -> list[list[int]]:
-        """Target ids for source ids, in their order: greedily, or the best of a beam."""
-        decoded: list[list[int]] = [[] for _ in sources]
+    def hypotheses(
+        self, sources: Sequence[Sequence[int]], how: Decoding, rows: Sequence[int] | None = None
+    ) -> list[list[Hypothesis]]:
+        """What the model writes for each source, in their order, best first. rows: the numbers of the sources
+        in the data (default 0, 1, ...), by which samples are drawn."""
+        found: list[list[Hypothesis]] = [[] for _ in sources]
+        if not found:
+            return found
         empty: list[list[int]] = [[] for _ in sources]
-        tokens = max(1, EVALUATION_TOKENS // beam)
+        numbers = np.arange(len(sources)) if rows is None else np.asarray(rows)
+        tokens = max(1, EVALUATION_TOKENS // how.rows)
         for batch in pair_batches(sources, empty, batch_tokens=tokens, shuffle=False):
-            if beam == 1:
-                found = self.model.greedy(batch.source, batch.source_mask, self.max_output)
-            else:
-                best = self.model.beam(batch.source, batch.source_mask, beam, self.max_output, LENGTH_PENALTY)
-                found = [list(hypotheses[0].tokens) for hypotheses in best]
-            for row, ids in zip(batch.index, found, strict=True):
-                decoded[row] = ids
-        return decoded
+            several = written(self.model, batch, how, self.max_output, numbers[batch.index])
+            for row, best in zip(batch.index, several, strict=True):
+                found[row] = best
+        return found
+
+    def decode(self, sources: Sequence[Sequence[int]], how: Decoding | int = 1) -> list[list[int]]:
+        """The best target ids for source ids, in their order. how: a `Decoding`, or the width of a beam."""
+        how = how if isinstance(how, Decoding) else Decoding(beam=how)
+        return [list(best[0].tokens) for best in self.hypotheses(sources, how)]
+
+    def attention(self, text: str, target: Sequence[int], finished: bool = True) -> Attention:
+        """What the model attends to while it writes these target ids, and `</s>` where it is `finished`."""
+        ids = self.source.ids(text)
+        tokens = self.source.tokens(text) or self.source.vocabulary.tokens(ids)
+        wanted = [*target, EOS] if finished else list(target)
+        weights = self.model.alignment(np.array([ids]), None, np.array([[BOS, *wanted[:-1]]]))[0]
+        spelled = self.target.vocabulary.tokens(wanted)
+        return Attention(labels(self.source, tokens), labels(self.target, spelled), weights)
 
     def evaluate(
         self,
         data: PairRows,
-        beam: int = 1,
+        how: Decoding | int = 1,
         group: bool = False,
         metrics: Iterable[str] | None = None,
         lowercase: bool = False,
@@ -127,19 +147,20 @@ class SequenceToSequence:
         """loss, perplexity, exact_match, token_error_rate, the `metrics` (default: those of `watch`), n.
 
         group: rows of one source are one row with several right answers, of which the closest counts; "wer"
-        and "per" always group. lowercase: BLEU and chrF do not tell Word from word. See `text_metrics`.
+        and "per" always group. how: see `decode`. lowercase: BLEU and chrF do not tell Word from word. See
+        `text_metrics`.
         """
         loss = self.mean_loss(data)
         names = self.metrics if metrics is None else metric_names(metrics)
         questions = data.questions(group or bool(set(names) & set(GROUPING)))
         scores = {"loss": loss, "perplexity": perplexity(loss)}
-        return scores | self._written(questions, beam, names, lowercase) | {"n": len(questions)}
+        return scores | self._written(questions, how, names, lowercase) | {"n": len(questions)}
 
     def _written(
-        self, questions: Questions, beam: int, metrics: Sequence[str], lowercase: bool = False
+        self, questions: Questions, how: Decoding | int, metrics: Sequence[str], lowercase: bool = False
     ) -> dict[str, Any]:
         """The scores of what the model writes."""
-        decoded = self.decode(questions.sources, beam)
+        decoded = self.decode(questions.sources, how)
         guesses = [self.target.decode_tokens(ids) for ids in decoded]
         closest = best_references(guesses, questions.references)
         texts = [self.target.decode(ids) for ids in decoded]
@@ -162,15 +183,9 @@ class SequenceToSequence:
         recorded = dict.fromkeys(("loss", "exact_match", "token_error_rate", self.watched))
         return {name: scores[name] for name in recorded}
 
-    def predict(self, texts: Sequence[str], beam: int = 1) -> list[str]:
+    def predict(self, texts: Sequence[str], how: Decoding | int = 1) -> list[str]:
         """The target text of each source text."""
-        if not texts:
-            return []
-        return [self.target.decode(ids) for ids in self.decode(self.source.encode(texts), beam)]
-
-    def predict_lines(self, texts: Sequence[str], beam: int = 1) -> list[str]:
-        """One line a text."""
-        return [" ".join(text.split("\n")) for text in self.predict(texts, beam)]
+        return [self.target.decode(ids) for ids in self.decode(self.source.encode(texts), how)]
 
     @classmethod
     def load(cls, path: str | Path, config: dict[str, Any]) -> SequenceToSequence:
