@@ -17,6 +17,7 @@ from .ops.conv1d_relu_max import ConvReluMax
 from .ops.gru import GRU
 from .ops.linear import Linear, MatMul
 from .ops.lstm import LSTM
+from .ops.scaled_dot_product_attention import Attention, Launch
 
 Shape = tuple[int, ...]
 Count = Callable[[Context, int], int]
@@ -26,6 +27,8 @@ def backward_flops(op: Any, ctx: Context, dy: list[Shape | None], gradients: lis
     """Of one operation, from what its forward kept, the shapes of the gradients that arrive and of those it
     returns (None where there is none)."""
     arrived = sum(math.prod(shape) for shape in dy if shape is not None)
+    if op is Attention and dy[0] is not None:
+        return _attention(ctx, dy[0], gradients)
     if op in _PRODUCTS:
         return _PRODUCTS[op](ctx, arrived)
     return sum(math.prod(shape) for shape in gradients if shape is not None)
@@ -69,6 +72,20 @@ def _recurrent(ctx: Context, dy: int) -> int:
 def _dot_product(ctx: Context, dy: int) -> int:
     """dE = A (dA - Σ A dA), then dq = dE k and dk = dEᵀ q."""
     return dy * (4 + 2 * ctx.saved[0].shape[-1] * sum(ctx.needs_grad))
+
+
+def _attention(ctx: Context, dcontext: Shape, gradients: list[Shape | None]) -> int:
+    """dV = Aᵀ dC, dA = dC Vᵀ, dE = A (dA - Σ A dA), dQ = dE K, dK = dEᵀ Q; kernels make A again."""
+    need_query, need_key, need_value = ctx.needs_grad
+    keys = gradients[1] or gradients[2]
+    depth = gradients[0] or gradients[1] or dcontext
+    if keys is None:
+        return math.prod(dcontext)
+    weights = math.prod(dcontext[:-1]) * keys[-2]
+    energies = need_query or need_key
+    per_weight = 2 * dcontext[-1] * (need_value + energies) + 4 * energies
+    per_weight += 2 * depth[-1] * (need_query + need_key + isinstance(ctx.saved[0], Launch))
+    return weights * per_weight
 
 
 def _additive(ctx: Context, dy: int) -> int:

@@ -91,6 +91,11 @@ def test_flops_of_attention():
     query, key = leaf(B, L, H), leaf(B, 2, H)
     dot = first(ops.attention_weights(query, key) * leaf(B, L, 2), "DotProductWeights")
     assert dot.flops == B * L * 2 * (4 + 4 * H)
+    value = leaf(B, 2, O)
+    whole = first(ops.scaled_dot_product_attention(query, key, value), "Attention")
+    assert whole.flops == B * L * 2 * (2 * 2 * O + 4 + 2 * 2 * H)
+    values_alone = ops.scaled_dot_product_attention(query.detach(), key.detach(), value)
+    assert first(values_alone, "Attention").flops == B * L * 2 * 2 * O
     additive = first(ops.additive_attention_weights(query, key, leaf(H)) * leaf(B, L, 2), "AdditiveWeights")
     assert additive.flops == B * L * 2 * (4 + 9 * H)
 

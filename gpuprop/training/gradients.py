@@ -8,7 +8,8 @@ A line for each recorded step:
 gradient: 2-norm of all gradients before clipping. clipped: share of the steps since the line before whose
 norm was above the clip norm. Of a layer: activation, root of the mean square of its outputs y; flow, 2-norm
 of dL/dy; gradient, weight, update: 2-norms over its parameters; dead: share of ReLU units that gave 0 for
-the whole step. gpu: watts, bytes in use, and joules since the line before. What is not finite is null.
+the whole step. gpu: watts, bytes in use, and joules since the line before. graph: in the first line, pairs of
+a layer and one that reads what it puts out. What is not finite is null.
 """
 
 from __future__ import annotations
@@ -87,6 +88,7 @@ class GradientRecorder(Observer):
         self._pending: Callable[[], Record] | None = None
         self._meter: EnergyMeter | None = None
         self._step = 0
+        self._graph_known = False
 
     def before_step(self, model: Module, step: int) -> None:
         if self._layers is None:
@@ -111,10 +113,13 @@ class GradientRecorder(Observer):
         if self._watch is None:
             return
         values = self._watch.values() | self._gradients
+        graph, self._graph_known = [] if self._graph_known else self._watch.graph(), True
         self._watch, self._gradients = None, {}
         clipped, self._norms = self._norms, []
         gpu = self._meter.read() if self._meter is not None else None
-        self._pending = _deferred(self._step, values, clipped, self.clip_norm, gpu)
+        more: Record = {"graph": graph} if graph else {}
+        more |= {} if gpu is None else {"gpu": gpu}
+        self._pending = _deferred(self._step, values, clipped, self.clip_norm, more)
         if not any(is_cupy(value) for value in values.values()):
             self._write_pending()
 
@@ -139,7 +144,7 @@ def interval_of(steps: int) -> int:
 
 
 def _deferred(
-    step: int, values: Values, norms: list[Tensor], clip_norm: float | None, gpu: Record | None
+    step: int, values: Values, norms: list[Tensor], clip_norm: float | None, more: Record
 ) -> Callable[[], Record]:
     """The record, fetched from the device when it is called."""
     numbers, above = _stacked(list(values.values())), None
@@ -156,7 +161,7 @@ def _deferred(
         result: Record = {"step": step, "gradient": _finite(total), "layers": layers}
         if above is not None:
             result["clipped"] = round(float(to_host(above)), 4)
-        return result if gpu is None else {**result, "gpu": gpu}
+        return result | more
 
     return record
 

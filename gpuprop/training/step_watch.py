@@ -14,6 +14,7 @@ from ..backprop import Node, Watcher
 from ..nn.attribution import SHAPES, Layers
 from ..tensors import Parameter
 
+LOSS = "loss"
 Values = dict[tuple[str, str], Any]
 
 
@@ -31,12 +32,16 @@ class StepWatch(Watcher):
         self._flows: dict[str, Any] = {}  # Σ (dL/dy)²
         self._alive: dict[str, Array] = {}
         self._before: dict[str, list[Array]] = {}
+        self._behind: dict[Node, set[str]] = {}  # the layers that an output comes from
+        self._edges: dict[tuple[str, str], None] = {}
+        self._order: dict[str, int] = {}
         self._seeds: Any = 0.0
         self._newest = 0
 
     def recorded(self, node: Node, outputs: tuple[Any, ...], static: Any) -> None:
         name = node.op.__name__
         layers = () if name in SHAPES else self.layers.of(node)
+        self._connect(node, layers)
         if layers:
             self._made[node] = layers
             for layer, y in self._columns(layers, outputs[0]):
@@ -51,6 +56,7 @@ class StepWatch(Watcher):
     def passing(self, node: Node) -> None:
         if node.index > self._newest:  # a new backward pass begins, with the loss
             self._seeds = self._seeds + _squares(node.grads[0])
+            self._edges |= {(source, LOSS): None for source in self._behind.get(node, ())}
         self._newest = node.index
         dy = node.grads[0]
         if node in self._made and dy is not None:
@@ -91,6 +97,22 @@ class StepWatch(Watcher):
             if squares:
                 found[layer, "gradient"] = sum(squares)
         return found
+
+    def graph(self) -> list[list[str]]:
+        """[layer, layer that reads it] pairs, up to `LOSS`; a layer that reads later ones (in the next time
+        step, say) is not shown to do so."""
+        last = len(self._order)
+        return [[a, b] for a, b in self._edges if self._order[a] < self._order.get(b, last)]
+
+    def _connect(self, node: Node, layers: tuple[str, ...]) -> None:
+        behind: set[str] = set()
+        for edge in node.edges:
+            if edge is not None and isinstance(edge[0], Node):
+                behind |= self._behind.get(edge[0], set())
+        for layer in layers:
+            self._order.setdefault(layer, len(self._order))
+            self._edges |= {(source, layer): None for source in sorted(behind) if source != layer}
+        self._behind[node] = set(layers) or behind
 
     def _updates(self, layer: str) -> Values:
         now = [_flat(p, p.data) for p in self.layers.parameters[layer].values() if _trained(p)]

@@ -86,6 +86,7 @@ def test_a_record_holds_what_the_step_did_to_each_layer():
     assert first["dead"] == 0.5
     assert "dead" not in last
     assert "clipped" not in record
+    assert record["graph"] == [["0", "2"], ["2", "loss"]]
 
 
 def test_the_share_of_clipped_steps_is_that_since_the_record_before():
@@ -134,6 +135,26 @@ def test_layers_side_by_side_share_the_columns():
     assert layers["convolutions.1"]["activation"] == 0.0
     assert layers["convolutions.1"]["gradient"] == 0.0
     assert layers["convolutions.0"]["gradient"] > 0.0
+
+
+def test_the_graph_leads_from_the_embeddings_to_the_loss_and_never_back():
+    gp.manual_seed(0)
+    m = gp.models.Seq2Seq(20, 20, embedding_dim=8, hidden_size=8, input_feeding=True)
+    ids, criterion, log = np.random.default_rng(0).integers(4, 20, (3, 4)), nn.CrossEntropyLoss(), Kept()
+    trainer = gp.Trainer(
+        m, lambda b: criterion(m(b, None, b), b), gp.optim.SGD(m.parameters(), lr=0.1),
+        progress="off", observers=[GradientRecorder(log, 1)],
+    )  # fmt: skip
+    trainer.fit([ids, ids], epochs=1)
+    assert ["graph" in record for record in log] == [True, False]
+    edges = {tuple(edge) for edge in log[0]["graph"]}
+    for edge in (
+        ("encoder.embedding", "encoder.cell"), ("encoder.cell", "bridge.layers.0"),
+        ("decoder.embedding", "decoder.cell"), ("decoder.cell", "decoder.combine"),
+        ("decoder.combine", "decoder.output"), ("decoder.output", "loss"),
+    ):  # fmt: skip
+        assert edge in edges
+    assert ("decoder.combine", "decoder.cell") not in edges  # it does, but in the next time step
 
 
 def test_frozen_layers_have_no_gradient():
