@@ -376,6 +376,14 @@ class Seq2SeqOptions(CommonOptions):
             TRAINING,
         ),
     ] = "loss"
+    draw_attention: Annotated[
+        bool,
+        option(
+            "--draw-attention",
+            "After each epoch draw what the decoder attends to in a validation pair: attention/epoch-N.png.",
+            RUN,
+        ),
+    ] = False
     source_tokenizer: Annotated[
         TokenizerName | None, option("--source-tokenizer", "For sources only.", TEXT)
     ] = None

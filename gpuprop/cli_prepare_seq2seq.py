@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from .backend.arrays import to_device
@@ -40,6 +41,7 @@ def prepare_seq2seq(options: Seq2SeqOptions) -> Prepared:
     if vectors is not None:
         notes.append(start_from(vectors, model, options))
     settings = options.settings(64, 1e-3, 1.0, watched(options.best_by))
+    settings = replace(settings, draw_attention=options.draw_attention)
     return Prepared(task, train, valid, test, settings, notes)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import warnings
 from collections.abc import Sequence
@@ -17,8 +18,9 @@ from ..errors import DataError
 from ..text.field import TextField
 from ..text.tokenize import BPETokenizer
 from .curves import figure_class
-from .files import atomic_write
+from .files import atomic_write, write_error
 
+FOLDER = "attention"  # of a run: a picture an epoch
 MOST = 120  # tokens of a side: the picture is then about a metre wide on paper
 LONGEST_LABEL = 18  # letters
 SPACE = "␣"
@@ -64,6 +66,25 @@ class Attention:
             warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
             figure.savefig(picture, format="png", bbox_inches="tight", pad_inches=0.1)
         atomic_write(path, picture.getvalue())
+
+
+def picture_of_epoch(run: str | Path, epoch: int) -> Path:
+    """Where a run keeps the picture drawn after this epoch; makes the folder."""
+    folder = Path(run) / FOLDER
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise write_error(folder, error) from error
+    return folder / f"epoch-{epoch}.png"
+
+
+def forget_pictures(run: str | Path) -> None:
+    """Remove the pictures of all epochs: another training begins in this folder."""
+    folder = Path(run) / FOLDER
+    for file in folder.glob("epoch-*.png"):
+        file.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # not there, or it holds files of the user's
+        folder.rmdir()
 
 
 def _label(axes: Any, source: Sequence[str], target: Sequence[str]) -> None:

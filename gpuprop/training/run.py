@@ -7,6 +7,7 @@ failure/            the step that ended a training that failed
 epochs/             the weights of the last epochs, where these are kept
 metrics.jsonl       one line an epoch
 gradients.jsonl     what training did to each layer, at intervals
+attention/          a picture an epoch of what a decoder attends to, where these are drawn
 curves.png          losses and scores over the epochs
 report.html         and report_*.png, where `gpuprop report` was asked for them
 """
@@ -29,6 +30,7 @@ from ..text.field import TextField
 from ..text.vocabulary import Vocabulary
 from ..version import __version__
 from . import checkpoint
+from .attention_picture import forget_pictures
 from .averaging import forget_epochs, keep_epoch
 from .failure import FAILURE, forget_failure
 from .files import append_line, write_error, write_json
@@ -106,6 +108,7 @@ class RunFolder:
                 vocabulary.save(staging / name)
             checkpoint.save(model, staging / MODEL, {"format": FORMAT})
             forget_epochs(self.path)
+            forget_pictures(self.path)
             forget_failure(self.path)
             for name in OWN_FILES:
                 if not (staging / name).exists():

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..backprop import no_grad
-from ..errors import CheckpointError
+from ..errors import CheckpointError, DataError
 from ..models import SEQ2SEQ, EncoderDecoder, Hypothesis
 from ..nn.losses import SequenceCrossEntropyLoss
 from ..tensors import Tensor
@@ -18,7 +18,7 @@ from ..text.field import TextField
 from ..text.files import read_pairs
 from ..text.vocabulary import BOS, EOS
 from . import run
-from .attention_picture import Attention, labels
+from .attention_picture import MOST, Attention, labels
 from .classify import load_model
 from .decoding import Decoding, written
 from .metrics import best_references, exact_match, token_error_rate
@@ -135,6 +135,16 @@ class SequenceToSequence:
         weights = self.model.alignment(np.array([ids]), None, np.array([[BOS, *wanted[:-1]]]))[0]
         spelled = self.target.vocabulary.tokens(wanted)
         return Attention(labels(self.source, tokens), labels(self.target, spelled), weights)
+
+    def drawable(self, data: PairRows) -> int:
+        """The first row whose attention can be drawn. Raises DataError where all are too long."""
+        for i, (source, target) in enumerate(zip(data.sources, data.targets, strict=True)):
+            if max(len(source), len(target) + 1) <= MOST:
+                return i
+        raise DataError(
+            f"no pair is short enough to draw its attention (at most {MOST} tokens): leave out "
+            "--draw-attention"
+        )
 
     def evaluate(
         self,

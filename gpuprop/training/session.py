@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from .. import optim
 from ..errors import DataError
 from ..nn.module import Module
 from ..tensors import Parameter
-from .curves import draw_curves
+from .attention_picture import picture_of_epoch
+from .curves import draw_curves, figure_class
 from .gradients import GradientLog, GradientRecorder, interval_of
 from .observer import Observer
 from .progress import Display
 from .run import CURVES, RunFolder
+from .seq2seq import SequenceToSequence
 from .tasks import Task
 from .trainer import Trainer
 
@@ -25,7 +28,8 @@ SCHEDULES = ("constant", "step", "linear", "cosine", "inverse-sqrt", "plateau")
 class Settings:
     """How to train. A step has `accumulate` batches of `batch_size` rows or, where that is None, of at most
     `batch_tokens` tokens. The weights of the last `keep_last` epochs stay in the run folder. `early_stop` and
-    `clip_norm` may be None for never; `watch` is what decides the best epoch."""
+    `clip_norm` may be None for never; `watch` is what decides the best epoch. draw_attention: over one
+    validation pair, after each epoch (encoder-decoders)."""
 
     epochs: int
     batch_size: int | None
@@ -42,6 +46,7 @@ class Settings:
     accumulate: int = 1
     keep_last: int = 0
     precision: str = "fp32"
+    draw_attention: bool = False
 
 
 def make_optimizer(name: str, model: Module, lr: float, weight_decay: float) -> optim.Optimizer:
@@ -88,6 +93,19 @@ def freeze(parameter: Parameter) -> None:
     parameter.requires_grad = False
 
 
+def attention_pictures(task: Task, valid: Any, run: Path) -> Callable[[int], None]:
+    """What draws, after an epoch, the attention in the first validation pair that is not too long. Raises
+    DataError where there is none, and PlotError where matplotlib is missing."""
+    if not isinstance(task, SequenceToSequence):
+        raise DataError("only encoder-decoders have attention to draw")
+    figure_class("picture of attention")
+    row = task.drawable(valid)
+    source, target = valid.source_texts[row], valid.targets[row]
+    return lambda epoch: task.attention(source, target).draw(
+        picture_of_epoch(run, epoch), f"after epoch {epoch}"
+    )
+
+
 class Session:
     """A task, its data and settings; `train` fills the run folder (None: nothing is written)."""
 
@@ -101,6 +119,11 @@ class Session:
         progress: str | Display,
     ) -> None:
         self.task, self.settings, self.folder = task, settings, folder
+        self.picture = (
+            attention_pictures(task, valid, folder.path)
+            if settings.draw_attention and folder is not None
+            else None
+        )
         self.batches = task.batches(train, settings.batch_size, settings.seed, settings.batch_tokens)
         optimizer = make_optimizer(settings.optimizer, task.model, settings.lr, settings.weight_decay)
         epoch_steps = -(-len(self.batches) // settings.accumulate)
@@ -145,6 +168,8 @@ class Session:
             if self.settings.keep_last:
                 self.folder.keep_epoch(self.task.model, record["epoch"], self.settings.keep_last)
             self.folder.append_metrics(record)
+            if self.picture is not None:
+                self.picture(record["epoch"])
 
     def _observers(self, steps: int) -> list[Observer]:
         folder = self.folder

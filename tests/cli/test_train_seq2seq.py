@@ -1,6 +1,7 @@
 """`gpuprop train seq2seq`: its models, presets, and tables shared by both sides."""
 
 import json
+import sys
 
 import pytest
 
@@ -86,3 +87,29 @@ def test_the_best_epoch_by_what_the_model_writes(cli, data, tmp_path, name):
     first, second = ((sign * record[f"valid_{name}"], -record["valid_loss"]) for record in records)
     assert records[1]["best"] == (second > first)
     assert name.replace("_", " ") in done.out
+
+
+def test_a_picture_of_attention_after_each_epoch(cli, data, tmp_path):
+    pytest.importorskip("matplotlib")
+    run = tmp_path / "run"
+    files = ("--train", data / "pairs.tsv", "--valid", data / "pairs_test.tsv", "--out", run)
+    assert cli("train", "seq2seq", *files, *SMALL, "--tokenizer", "symbol", "--draw-attention").code == 0
+    names = sorted(path.name for path in (run / "attention").iterdir())
+    assert names == ["epoch-1.png", "epoch-2.png"]
+    assert cli("train", "seq2seq", *files, *SMALL, "--tokenizer", "symbol", "--overwrite").code == 0
+    assert not (run / "attention").exists()
+
+
+def test_pictures_that_cannot_be_are_refused_before_training(cli, data, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    (tmp_path / "long.tsv").write_text("a " * 150 + "\tA\n")
+    files = ("--train", data / "pairs.tsv", "--valid", tmp_path / "long.tsv", "--out", tmp_path / "run")
+    options = (*files, *SMALL, "--tokenizer", "symbol", "--draw-attention")
+    done = cli("train", "seq2seq", *options)
+    assert done.code == 2
+    assert "no pair is short enough to draw its attention (at most 120 tokens)" in done.err
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    done = cli("train", "seq2seq", *options)
+    assert done.code == 1
+    assert 'pip install "gpuprop[plots]"' in done.err
+    assert not (tmp_path / "run").exists()
