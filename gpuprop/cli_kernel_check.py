@@ -91,11 +91,14 @@ def softmax_cross_entropy(dtype: Any) -> Results:
 
 
 def dropout(dtype: Any) -> Results:
-    """Output and gradient: the bits of the formula."""
-    x = tensor(np.random.default_rng(0).standard_normal((7, 300)).astype(dtype), requires_grad=True)
-    y = Dropout.apply(x, p=0.3, first=5, stream=9, call=2)
-    y.backward(np.ones(y.shape, dtype))
-    return [y.data, x.grad]
+    """Output and gradient: the bits of the formula; of all elements, and of packed rows."""
+    results = []
+    for rows in (None, np.array([0, 1, 2, 5, 6, 9, 11])):
+        x = tensor(np.random.default_rng(0).standard_normal((7, 300)).astype(dtype), requires_grad=True)
+        y = Dropout.apply(x, p=0.3, first=5, stream=9, call=2, rows=rows)
+        y.backward(np.ones(y.shape, dtype))
+        results += [y.data, x.grad]
+    return results
 
 
 def embedding(dtype: Any) -> Results:

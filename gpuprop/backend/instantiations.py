@@ -36,15 +36,15 @@ def attention_tiles(acc: str) -> tuple[int, ...]:
     return (32,) if acc == "double" else (32, 64)
 
 
-def _one(name: str) -> dict[str, list[str]]:
-    return {dtype: [f"{name}<{value}>"] for dtype, (value, _) in C_TYPES.items()}
+def _each(*names: str) -> dict[str, list[str]]:
+    return {dtype: [f"{name}<{value}>" for name in names] for dtype, (value, _) in C_TYPES.items()}
 
 
 # file -> NumPy type -> the expressions compiled together for it
 INSTANTIATIONS: dict[str, dict[str, list[str]]] = {
     "attention.cu": {dtype: _attention(*types) for dtype, types in C_TYPES.items()},
     "conv1d.cu": {dtype: _conv1d(*types) for dtype, types in C_TYPES.items()},
-    "dropout.cu": _one("dropout"),
-    "embedding.cu": _one("add_sorted_rows"),
+    "dropout.cu": _each("dropout", "dropout_rows"),
+    "embedding.cu": _each("add_sorted_rows"),
     "softmax_cross_entropy.cu": {dtype: _softmax_cross_entropy(*types) for dtype, types in C_TYPES.items()},
 }

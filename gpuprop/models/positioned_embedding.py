@@ -48,7 +48,7 @@ class PositionedEmbedding(Module):
         xp = get_xp(ids)
         places = xp.broadcast_to(xp.arange(ids.shape[1]), ids.shape)[mask]
         x = self.positions(self.table(ids[mask]) * self.scale, places, ids.shape[1])
-        return self.dropout(x)
+        return self.dropout(x, mask)
 
     def at(self, ids: Array, place: int) -> Tensor:
         """ids (N,), all at one position -> (N, 1, E)."""

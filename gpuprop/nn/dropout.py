@@ -13,16 +13,20 @@ from .module import Module
 
 class Dropout(Module):
     """Zero each element with probability p in training and scale the rest by 1 / (1 - p)
-    (Srivastava et al. 2014). Each layer has its own random stream, numbered as layers are made."""
+    (Srivastava et al. 2014). Each layer has its own random stream, numbered as layers are made.
+
+    x (...) -> the same shape. mask (B, L), True = real token: x is the packed rows (N, E) of its real tokens,
+    and drops what the padded batch would.
+    """
 
     def __init__(self, p: float = 0.5) -> None:
         self.p = probability("Dropout", p)
         self.stream = new_stream()
 
-    def forward(self, x: Any) -> Tensor:
+    def forward(self, x: Any, mask: Any = None) -> Tensor:
         if not self.training or self.p == 0.0:
             return x if isinstance(x, Tensor) else Tensor(x)
-        return ops.dropout(x, self.p, stream=self.stream)
+        return ops.dropout(x, self.p, stream=self.stream, mask=mask)
 
     def extra_repr(self) -> str:
         return f"p={self.p:g}"

@@ -46,14 +46,14 @@ class TransformerLayer(Module):
         """What a sublayer reads."""
         return norm(x) if self.norm_first else x
 
-    def _after(self, x: Tensor, y: Tensor, norm: LayerNorm, dropout: Dropout) -> Tensor:
-        """What flows on, from x and the sublayer's y."""
-        x = x + dropout(y)
+    def _after(self, x: Tensor, y: Tensor, norm: LayerNorm, dropout: Dropout, mask: Any) -> Tensor:
+        """What flows on, from x and the sublayer's y. mask: of rows that are packed."""
+        x = x + dropout(y, mask)
         return x if self.norm_first else norm(x)
 
-    def _feed_forward(self, x: Tensor) -> Tensor:
+    def _feed_forward(self, x: Tensor, mask: Any) -> Tensor:
         inner = self.linear1(x)
-        return self.linear2(self.dropout(inner.gelu() if self.activation == "gelu" else inner))
+        return self.linear2(self.dropout(inner.gelu() if self.activation == "gelu" else inner, mask))
 
 
 class TransformerEncoderLayer(TransformerLayer):
@@ -69,10 +69,12 @@ class TransformerEncoderLayer(TransformerLayer):
         super().__init__(embed_dim, num_heads, feedforward, dropout, activation, norm)
 
     def forward(self, x: Any, mask: Any = None) -> Tensor:
+        packed = packing(x, mask)
         read = self._before(x, self.norm1)
-        x = self._after(x, self.self_attn(read, read, read, mask, query_mask=mask), self.norm1, self.dropout1)
-        y = self._feed_forward(self._before(x, self.norm2))
-        return self._after(x, y, self.norm2, self.dropout2)
+        attended = self.self_attn(read, read, read, mask, query_mask=mask)
+        x = self._after(x, attended, self.norm1, self.dropout1, packed)
+        y = self._feed_forward(self._before(x, self.norm2), packed)
+        return self._after(x, y, self.norm2, self.dropout2, packed)
 
 
 class TransformerDecoderLayer(TransformerLayer):
@@ -91,22 +93,23 @@ class TransformerDecoderLayer(TransformerLayer):
         self.norm3, self.dropout3 = LayerNorm(embed_dim), Dropout(dropout)
 
     def forward(self, x: Any, memory: Any, mask: Any = None, memory_mask: Any = None) -> Tensor:
+        packed = packing(x, mask)
         read = self._before(x, self.norm1)
         attended = self.self_attn(read, read, read, mask, causal=True, query_mask=mask)
-        x = self._after(x, attended, self.norm1, self.dropout1)
+        x = self._after(x, attended, self.norm1, self.dropout1, packed)
         read = self._before(x, self.norm2)
         attended = self.multihead_attn(read, memory, memory, memory_mask, query_mask=mask)
-        return self._last(self._after(x, attended, self.norm2, self.dropout2))
+        return self._last(self._after(x, attended, self.norm2, self.dropout2, packed), packed)
 
     def step(self, x: Any, past: Cache | None, memory: Cache, memory_mask: Any) -> tuple[Tensor, Cache]:
         """x (N, 1, E), the keys and values of the positions before it (None: there are none), those of the
         memory from `remember` -> (N, 1, E), and keys and values up to this position."""
         read = self._before(x, self.norm1)
         past = joined(past, self.self_attn.project_keys(read))
-        x = self._after(x, self.self_attn.attend(read, *past), self.norm1, self.dropout1)
+        x = self._after(x, self.self_attn.attend(read, *past), self.norm1, self.dropout1, None)
         read = self._before(x, self.norm2)
         attended = self.multihead_attn.attend(read, *memory, memory_mask)
-        return self._last(self._after(x, attended, self.norm2, self.dropout2)), past
+        return self._last(self._after(x, attended, self.norm2, self.dropout2, None), None), past
 
     def remember(self, memory: Any, memory_mask: Any = None) -> Cache:
         """Keys and values of the memory, for `step`; memory (B, S, E), or packed rows of a mask (B, S)."""
@@ -116,12 +119,17 @@ class TransformerDecoderLayer(TransformerLayer):
         """Weights (B, T, S) of the attention over the memory, the mean over heads, for x (B, T, E)."""
         read = self._before(x, self.norm1)
         attended = self.self_attn(read, read, read, mask, causal=True)
-        x = self._after(x, attended, self.norm1, self.dropout1)
+        x = self._after(x, attended, self.norm1, self.dropout1, None)
         return self.multihead_attn.weights(self._before(x, self.norm2), memory, memory_mask)
 
-    def _last(self, x: Tensor) -> Tensor:
-        y = self._feed_forward(self._before(x, self.norm3))
-        return self._after(x, y, self.norm3, self.dropout3)
+    def _last(self, x: Tensor, mask: Any) -> Tensor:
+        y = self._feed_forward(self._before(x, self.norm3), mask)
+        return self._after(x, y, self.norm3, self.dropout3, mask)
+
+
+def packing(x: Any, mask: Any) -> Any:
+    """The mask, where x is the packed rows of its real tokens; else None."""
+    return mask if len(x.shape) == 2 else None
 
 
 Cache = tuple[Tensor, Tensor]  # keys and values (N, heads, L, E / heads)

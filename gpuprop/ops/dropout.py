@@ -13,6 +13,7 @@ from ..backprop import Context
 from ..op import Op
 from ..tensors import Tensor
 from .blockwise import BLOCK, blockwise
+from .packing import real_rows
 
 THREADS = 256
 
@@ -21,72 +22,97 @@ class Dropout(Op):
     """y = m x / (1 - p), m = 1 with probability 1 - p, else 0        dx = m dy / (1 - p)
 
     (Srivastava et al. 2014, in the inverted form.) Element e is kept when the e-th 16-bit number of the
-    layer's stream is below (1 - p) 2^16. A kernel computes the mask again in backward instead of keeping it.
+    layer's stream is below (1 - p) 2^16. Of packed rows (N, E), row r is row rows[r] of the padded batch, and
+    drops what it drops there. A kernel computes the mask again in backward instead of keeping it.
     """
 
     @staticmethod
-    def forward(ctx: Context, x: Array, *, p: float, first: int, stream: int, call: int) -> Array:
+    def forward(
+        ctx: Context, x: Array, *, p: float, first: int, stream: int, call: int, rows: Array | None = None
+    ) -> Array:
         place = (p, first, stream, call, random.state.step, random.state.seed)
         if kernels.usable(x):
-            ctx.save(None, place)
-            return _launch(x, place)
+            ctx.save(None, place, rows)
+            return _launch(x, place, rows)
         xp = get_xp(x)
-        mask, y = xp.empty(x.size, bool), xp.empty(x.shape, x.dtype)
-        flat, into = x.reshape(-1), y.reshape(-1)
+        width = 1 if rows is None else int(x.shape[1])
+        mask, y = xp.empty((x.size // width, width), bool), xp.empty(x.shape, x.dtype)
+        flat, into = x.reshape(mask.shape), y.reshape(mask.shape)
+        step = max(1, BLOCK // width)
 
         def work(start: int, stop: int) -> None:
-            for i in range(start, stop, BLOCK):
-                part = slice(i, min(i + BLOCK, stop))
-                draw_mask(mask[part], first + i, place)
+            for i in range(start, stop, step):
+                part = slice(i, min(i + step, stop))
+                if rows is None:
+                    draw_mask(mask[part], first + i, place)
+                else:
+                    _draw_rows(mask[part], rows[part], place)
                 into[part] = (flat[part] * (1.0 / (1.0 - p))) * mask[part]
 
-        over_rows(work, x.size, 2 * host_size(x))
-        ctx.save(mask.reshape(x.shape), place)
+        over_rows(work, mask.shape[0], 2 * host_size(x))
+        ctx.save(mask.reshape(x.shape), place, rows)
         return y
 
     @staticmethod
     def backward(ctx: Context, dy: Array) -> Array:
-        mask, place = ctx.saved
+        mask, place, rows = ctx.saved
         if mask is None:
-            return _launch(dy, place)
+            return _launch(dy, place, rows)
         scale = 1.0 / (1.0 - place[0])
         return blockwise(lambda d, m: (d * scale) * m, dy, mask)
 
 
 def draw_mask(mask: Array, first: int, place: tuple[Any, ...]) -> None:
-    """Fill `mask` (n,): whether the elements first .. first + n are kept. place: as `Dropout` saves it."""
+    """Fill `mask`: whether the elements from number `first` on are kept. place: as `Dropout` saves it."""
     xp, (p, _, *where) = get_xp(mask), place
     bits = random.bits16(mask.size, first, *where)
-    xp.less(xp.asarray(bits), random.keep_threshold(p), out=mask)
+    xp.less(xp.asarray(bits).reshape(mask.shape), random.keep_threshold(p), out=mask)
 
 
-def _launch(x: Array, place: tuple[Any, ...]) -> Array:
+def _draw_rows(mask: Array, rows: Array, place: tuple[Any, ...]) -> None:
+    """Fill `mask` (n, E) with rows of the padded batch, whose numbers `rows` (n,) rise: the rows between them
+    are drawn too, which costs less than to start anew for each."""
+    xp, width, lowest = get_xp(mask), mask.shape[1], int(rows[0])
+    between = mask if len(rows) == int(rows[-1]) + 1 - lowest else None
+    drawn = xp.empty((int(rows[-1]) + 1 - lowest, width), bool) if between is None else between
+    draw_mask(drawn, place[1] + lowest * width, place)
+    if between is None:
+        xp.take(drawn, rows - lowest, axis=0, out=mask)
+
+
+def _launch(x: Array, place: tuple[Any, ...], rows: Array | None) -> Array:
     p, first, stream, call, step, seed = place
     xp = get_xp(x)
     x = xp.ascontiguousarray(x)
     y = xp.empty_like(x)
-    blocks = -(-(int(x.size) + random.LANES) // (random.LANES * THREADS))
-    kernel = kernels.project("dropout", f"dropout<{kernels.c_type(x.dtype)}>")
-    kernel(
-        (blocks, 1, 1),
-        (THREADS, 1, 1),
-        (
-            x, y, np.int64(x.size), np.int64(first), np.int32(random.keep_threshold(p)),
-            np.float64(1.0 / (1.0 - p)),
-            np.uint64(seed), np.uint64(stream), np.uint64(call), np.uint64(step),
-        ),
+    common = (
+        np.int32(random.keep_threshold(p)), np.float64(1.0 / (1.0 - p)),
+        np.uint64(seed), np.uint64(stream), np.uint64(call), np.uint64(step),
     )  # fmt: skip
+    if rows is None:
+        name, threads = "dropout", -(-int(x.size) // random.LANES) + 1
+        sizes: tuple[Any, ...] = (np.int64(x.size), np.int64(first))
+    else:
+        width = int(x.shape[1])
+        chunks = -(-width // random.LANES) + 1  # a row may begin and end inside a block of random numbers
+        name, threads = "dropout_rows", len(x) * chunks
+        sizes = (rows, np.int64(len(x)), np.int32(width), np.int32(chunks), np.int64(first))
+    kernel = kernels.project("dropout", f"{name}<{kernels.c_type(x.dtype)}>")
+    kernel((-(-threads // THREADS), 1, 1), (THREADS, 1, 1), (x, y, *sizes, *common))
     return y
 
 
-def dropout(x: Any, p: float, *, stream: int = random.SHUFFLE_STREAM + 1) -> Tensor:
+def dropout(x: Any, p: float, *, stream: int = random.SHUFFLE_STREAM + 1, mask: Any = None) -> Tensor:
     """Zero each element with probability p (0 <= p < 1) and scale the rest by 1 / (1 - p).
 
-    stream: the layer's own random stream (`backend.random.new_stream`).
+    stream: the layer's own random stream (`backend.random.new_stream`). mask (B, L), True = real token: x is
+    the packed rows (N, E) of its real tokens, and drops what the padded batch (B, L, E) would.
     """
     if not 0.0 <= p < 1.0:
         raise ValueError(f"dropout probability must be at least 0 and below 1, not {p}")
     if p == 0.0 or x.size == 0:
         return x if isinstance(x, Tensor) else Tensor(x)
-    first = random.state.row_offset * (x.size // x.shape[0])
-    return Dropout.apply(x, p=p, first=first, stream=stream, call=random.next_call(stream))
+    row = x.size // x.shape[0] if mask is None else mask.shape[1] * x.shape[1]
+    rows = None if mask is None else real_rows("dropout", x, mask)
+    first = random.state.row_offset * row
+    return Dropout.apply(x, p=p, first=first, stream=stream, call=random.next_call(stream), rows=rows)

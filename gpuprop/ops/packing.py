@@ -110,6 +110,16 @@ def _mask(name: str, mask: Any, x: Any, shape: tuple[int, ...]) -> Array:
     return mask
 
 
+def real_rows(name: str, x: Any, mask: Any) -> Array:
+    """Where the rows of x (N, E) stand in the padded batch: the numbers (N,) of the real tokens of the mask
+    (B, L), counted row by row."""
+    mask = _mask(name, mask, x, tuple(mask.shape))
+    rows = get_xp(mask).flatnonzero(mask)
+    if len(x.shape) != 2 or x.shape[0] != rows.size:
+        raise ShapeError(f"{name}: packed rows {tuple(x.shape)} for a mask with {rows.size} real tokens")
+    return rows
+
+
 def pack(x: Any, mask: Any) -> Tensor:
     """The rows of real tokens: x (B, L, ...), mask (B, L) -> (N, ...), N the number of True in the mask."""
     return Pack.apply(x, mask=_mask("pack", mask, x, tuple(x.shape[:2])))

@@ -78,6 +78,18 @@ def test_attention_to_look_at_adds_up_to_one_over_real_tokens():
     assert not weights[~np.broadcast_to(MEMORY_MASK[:, None], weights.shape)].any()
 
 
+@pytest.mark.parametrize("kind", [nn.TransformerEncoderLayer, nn.TransformerDecoderLayer])
+def test_packed_rows_drop_what_the_padded_batch_drops(kind):
+    layer = layer_of(kind, "post", "relu", dropout=0.3).train()
+    x, memory = (gp.tensor(a) for a in inputs())
+    memory = () if kind is nn.TransformerEncoderLayer else (memory,)
+    masks = (MASK, MEMORY_MASK)[: 1 + len(memory)]
+    gp.backend.random.state.calls.clear()
+    padded = pack(layer(x, *memory, *masks), MASK).numpy()
+    gp.backend.random.state.calls.clear()
+    np.testing.assert_allclose(layer(pack(x, MASK), *memory, *masks).numpy(), padded, rtol=1e-12)
+
+
 def test_dropout_acts_in_training_only():
     layer = layer_of(nn.TransformerEncoderLayer, "pre", "relu", dropout=0.5)
     x = gp.tensor(inputs()[0])

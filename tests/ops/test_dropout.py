@@ -63,6 +63,36 @@ def test_a_split_batch_draws_the_masks_of_the_whole(device, width):
     np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 
+MASK = np.array([[True, True, True, False], [True, False, False, False], [True, True, True, True]])
+
+
+@pytest.mark.parametrize("width", [1, 5, 16, 37])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+def test_packed_rows_drop_what_the_padded_batch_drops(device, width, dtype):
+    x = np.random.default_rng(0).uniform(1, 2, (3, 4, width)).astype(dtype)
+    with random.rows_from(2):
+        padded = ops.dropout(gp.tensor(x), 0.4, stream=3).numpy()
+    rows = gp.tensor(x[MASK], requires_grad=True)
+    with random.rows_from(2):
+        packed = ops.dropout(rows, 0.4, stream=3, mask=MASK)
+    np.testing.assert_array_equal(packed.numpy(), padded[MASK])
+    packed.backward(rows.data)
+    np.testing.assert_array_equal(gp.Tensor(rows.grad).numpy(), padded[MASK])
+
+
+def test_many_packed_rows_are_drawn_in_blocks():
+    mask = np.random.default_rng(0).uniform(size=(300, 40)) < 0.7
+    x = np.ones((300, 40, 24), np.float32)
+    packed = ops.dropout(gp.tensor(x[mask]), 0.3, stream=1, mask=mask).numpy()
+    gp.manual_seed(SEED)
+    np.testing.assert_array_equal(packed, ops.dropout(gp.tensor(x), 0.3, stream=1).numpy()[mask])
+
+
+def test_packed_rows_must_be_those_of_the_mask():
+    with pytest.raises(gp.ShapeError, match=r"packed rows \(7, 5\) for a mask with 8 real tokens"):
+        ops.dropout(gp.tensor(np.ones((7, 5), np.float32)), 0.4, mask=MASK)
+
+
 def test_the_share_of_zeros_is_p():
     y = ops.dropout(gp.tensor(np.ones(200_000, np.float32)), 0.2).numpy()
     assert abs((y == 0).mean() - 0.2) < 0.004  # four and a half standard deviations
