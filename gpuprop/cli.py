@@ -19,6 +19,7 @@ from .cli_evaluate import EVALUATE_EXAMPLES, EVALUATE_HELP, evaluate
 from .cli_help import use_manual_pages
 from .cli_kernels import app as kernels_app
 from .cli_predict import PREDICT_EXAMPLES, PREDICT_HELP, predict
+from .cli_resume import RESUME_EXAMPLES, RESUME_HELP, resume
 from .cli_support import BROKEN_PIPE, EXIT_CODES, say, silence_stdout
 from .errors import GpupropError
 from .training.files import write_error
@@ -63,6 +64,7 @@ def root(
 
 app.command("demo", help=DEMO_HELP)(demo)
 app.add_typer(cli_train.app, name="train")
+app.command("resume", help=RESUME_HELP, epilog=RESUME_EXAMPLES)(resume)
 app.command("evaluate", help=EVALUATE_HELP, epilog=EVALUATE_EXAMPLES)(evaluate)
 app.command("predict", help=PREDICT_HELP, epilog=PREDICT_EXAMPLES)(predict)
 app.command("average", help=AVERAGE_HELP, epilog=AVERAGE_EXAMPLES)(average)

@@ -188,6 +188,29 @@ class CommonOptions:
             0,
         ),
     ] = 0
+    keep_checkpoints: Annotated[
+        int,
+        option(
+            "--keep-checkpoints",
+            "Checkpoints that stay, beside that of the best epoch; 0 for none at all.",
+            RUN,
+            "N",
+            0,
+        ),
+    ] = 2
+    checkpoint_every: Annotated[
+        str | None,
+        option(
+            "--checkpoint-every",
+            "Save within epochs too: every N steps, or every Ns seconds (500, 300s).",
+            RUN,
+            "N",
+        ),
+    ] = None
+    checkpoint_dir: Annotated[
+        Path | None,
+        option("--checkpoint-dir", "A second folder for checkpoints, on another disk, say.", RUN, "FOLDER"),
+    ] = None
     quiet: Annotated[bool, option("--quiet -q", "Show errors only.", RUN)] = False
 
     def check(self) -> None:
@@ -203,6 +226,17 @@ class CommonOptions:
             raise DataError("--keep-case and --lowercase exclude each other: leave one out")
         if self.seed >= 1 << 64:
             raise DataError(f"--seed must be below 2^64, not {self.seed}")
+        self.checkpoint_interval()
+
+    def checkpoint_interval(self) -> dict[str, int]:
+        """--checkpoint-every as an argument of CheckpointFolder."""
+        text = (self.checkpoint_every or "").strip()
+        number = text.removesuffix("s")
+        if self.checkpoint_every is None:
+            return {}
+        if not (number.isascii() and number.isdigit() and int(number) > 0):
+            raise DataError(f"--checkpoint-every is a number of steps (500) or seconds (300s), not {text!r}")
+        return {"every_seconds" if text.endswith("s") else "every_steps": int(number)}
 
     def settings(self, batch_size: int, lr: float, clip_norm: float, watch: tuple[str, ...]) -> Settings:
         """The training's settings, with these values where the user gave none."""

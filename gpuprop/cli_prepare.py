@@ -204,12 +204,15 @@ def described_model(options: ClassifyOptions | Seq2SeqOptions, model: Configured
     return {"name": options.model, "config": model.config()}
 
 
-def data_files(options: CommonOptions, prepared: Prepared) -> list[tuple[str, str | Path | None, int]]:
-    """(role, path, rows) of the user's files; no path for rows held out of the training file."""
-    files: list[tuple[str, str | Path | None, int]] = [
+def data_files(options: CommonOptions, prepared: Prepared) -> list[tuple[str, str | Path | None, int | None]]:
+    """(role, path, rows) of the user's files; no path for rows held out of the training file, no rows for
+    word vectors."""
+    files: list[tuple[str, str | Path | None, int | None]] = [
         ("train", options.train, len(prepared.train)),
         ("valid", options.valid, len(prepared.valid)),
     ]
     if prepared.test is not None:
         files.append(("test", options.test, len(prepared.test)))
+    if options.embeddings is not None:
+        files.append(("embeddings", options.embeddings, None))
     return files

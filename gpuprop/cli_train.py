@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -13,9 +15,10 @@ from .cli_options import ClassifyOptions, Seq2SeqOptions
 from .cli_prepare import Prepared, data_files, described_model, prepare_classification
 from .cli_prepare_seq2seq import prepare_seq2seq
 from .cli_support import EXIT_CODES, command, plain, say, use_device
-from .errors import GpupropError
+from .errors import DataError, GpupropError, TrainingError
+from .training.checkpoint_folder import CHECKPOINTS, CheckpointFolder
 from .training.run import RunFolder, check_out, describe_files
-from .training.session import Session
+from .training.session import RunCheckpoints, Session
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -66,7 +69,8 @@ def train() -> None:
 def classify(options: ClassifyOptions) -> None:
     """Train a text classifier."""
     begin(options)
-    run_training(options, prepare_classification(options))
+    prepared = prepare_classification(options)
+    run_training(options, prepared, make_folder(options, prepared))
 
 
 @app.command("seq2seq", help=SEQ2SEQ_HELP, epilog=SEQ2SEQ_EXAMPLES)
@@ -74,41 +78,92 @@ def classify(options: ClassifyOptions) -> None:
 def seq2seq(options: Seq2SeqOptions) -> None:
     """Train an encoder-decoder."""
     begin(options)
-    run_training(options, prepare_seq2seq(options))
+    prepared = prepare_seq2seq(options)
+    run_training(options, prepared, make_folder(options, prepared))
 
 
 def begin(options: ClassifyOptions | Seq2SeqOptions) -> None:
     """What comes before any file is read: checks, device, seed."""
     options.check()
     check_out(options.out, options.overwrite)
+    if options.checkpoint_dir is not None and options.keep_checkpoints:
+        _check_second(options.checkpoint_dir, options.overwrite)
     use_device(options.device)
     manual_seed(options.seed)
 
 
-def run_training(options: ClassifyOptions | Seq2SeqOptions, prepared: Prepared) -> None:
-    """Train into the run folder, score the best model on --test, and say where everything is."""
+def _check_second(folder: Path, overwrite: bool) -> None:
+    """The second folder of checkpoints must not hold those of another training."""
+    if CheckpointFolder(folder).files() and not overwrite:
+        raise DataError(
+            "holds checkpoints already; choose another --checkpoint-dir, or replace them with --overwrite",
+            folder,
+        )
+
+
+def make_folder(options: ClassifyOptions | Seq2SeqOptions, prepared: Prepared) -> RunFolder:
+    """The run folder with the configuration of this training. Nothing is written yet."""
     task = prepared.task
     config = {
         **task.config(),
         "model": described_model(options, task.model),
         "training": {**plain(options), **asdict(prepared.settings), "device": str(get_device())},
+        "options": plain(options),
         "data": describe_files(data_files(options, prepared)),
     }
-    folder = RunFolder(options.out, config, task.fields)
+    return RunFolder(options.out, config, task.fields)
+
+
+def make_checkpoints(options: ClassifyOptions | Seq2SeqOptions) -> RunCheckpoints | None:
+    """Where the training's state is saved; None with --keep-checkpoints 0."""
+    if not options.keep_checkpoints:
+        return None
+    return RunCheckpoints(
+        options.out / CHECKPOINTS,
+        also=options.checkpoint_dir,
+        keep=options.keep_checkpoints,
+        report=say,
+        **options.checkpoint_interval(),
+    )
+
+
+def run_training(
+    options: ClassifyOptions | Seq2SeqOptions,
+    prepared: Prepared,
+    folder: RunFolder,
+    state: Mapping[str, Any] | None = None,
+) -> None:
+    """Train into the run folder, from the state of a checkpoint where one is given, score the best model on
+    --test, and say where everything is."""
+    checkpoints = make_checkpoints(options)
+    progress = "off" if options.quiet else "auto"
     session = Session(
-        task, prepared.train, prepared.valid, prepared.settings, folder, "off" if options.quiet else "auto"
+        prepared.task, prepared.train, prepared.valid, prepared.settings, folder, progress, checkpoints
     )
     if not options.quiet:
         _announce(options, prepared, session)
+    if state is not None:
+        session.restore(state)
     try:
         session.train()
     except KeyboardInterrupt:
         if folder.begun:
             say(f"the best model so far is in {options.out}")
+        _say_how_to_go_on(options, checkpoints)
+        raise
+    except TrainingError:
+        _say_how_to_go_on(options, checkpoints)
         raise
     finally:
         _draw(session, f"{options.model}: {options.train.name}")
     _report(options, prepared, session)
+
+
+def _say_how_to_go_on(options: ClassifyOptions | Seq2SeqOptions, checkpoints: RunCheckpoints | None) -> None:
+    if checkpoints is not None and checkpoints.saved is not None:
+        second = options.checkpoint_dir
+        elsewhere = "" if checkpoints.saved.parent != second else f" --checkpoint-dir {second}"
+        say(f"saved as {checkpoints.saved}; go on with: gpuprop resume {options.out}{elsewhere}")
 
 
 def _announce(options: ClassifyOptions | Seq2SeqOptions, prepared: Prepared, session: Session) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ def kept_epochs(run: str | Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def keep_epoch(run: str | Path, model: Module, epoch: int, last: int) -> None:
+def keep_epoch(run: str | Path, model: Module | Mapping[str, Any], epoch: int, last: int) -> None:
     """Save the model as it is after `epoch`, and let go of all but the last so many epochs."""
     folder = Path(run) / EPOCHS
     try:

@@ -51,6 +51,8 @@ class CheckpointFolder:
         self._last = time.monotonic()
         for path in self.paths:
             _make(path, parents=True)
+            for file in path.glob(".step-*.safetensors.*"):  # a killed writer left it
+                _unlink(file)
 
     def due(self, step: int) -> bool:
         """Whether to save now, after `step` steps and within an epoch."""
@@ -64,22 +66,23 @@ class CheckpointFolder:
         Raises TrainingError where no folder can be written to; what was saved before is then still there.
         """
         errors: list[TrainingError] = []
-        self.saved = None
+        done: Path | None = None
         for path in self.paths:
             file = path / f"step-{step:08d}.safetensors"
             try:
                 _make(path, parents=False)
                 write_state(file, {**state, "note": self.note})
                 self._remove_others(path, step, best_step)
-                self.saved = self.saved or file
+                done = done or file
             except TrainingError as error:
                 errors.append(error)
                 if path not in self._failed and len(self.paths) > 1:
                     self.report(f"{error}; training goes on with the other folder of checkpoints")
                 self._failed.add(path)
         self._last = time.monotonic()
-        if self.saved is None:
+        if done is None:
             raise errors[0]
+        self.saved = done
 
     def files(self) -> list[Path]:
         """All checkpoints, the newest first."""

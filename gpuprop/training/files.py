@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,15 @@ def atomic_write(path: str | Path, content: bytes) -> None:
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)  # gone already when all went well
+
+
+def leftovers(folder: str | Path, names: Iterable[str]) -> list[Path]:
+    """What writers of these files left in a folder when they were killed."""
+    starts = tuple(f".{name}." for name in names)
+    try:
+        return [file for file in Path(folder).iterdir() if file.name.startswith(starts)]
+    except OSError:
+        return []
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -5,6 +5,7 @@ vocabulary.json     (source_vocabulary.json and target_vocabulary.json for pairs
 model.safetensors   the best weights by validation, or an average (then model.best.safetensors has the best)
 failure/            the step that ended a training that failed
 epochs/             the weights of the last epochs, where these are kept
+checkpoints/        the whole state of training after the last epochs, from which it can go on
 metrics.jsonl       one line an epoch
 gradients.jsonl     what training did to each layer, at intervals
 attention/          a picture an epoch of what a decoder attends to, where these are drawn
@@ -31,14 +32,16 @@ from ..text.vocabulary import Vocabulary
 from ..version import __version__
 from . import checkpoint
 from .attention_picture import forget_pictures
-from .averaging import forget_epochs, keep_epoch
+from .averaging import EPOCHS, forget_epochs, keep_epoch
+from .checkpoint_folder import CHECKPOINTS, CheckpointFolder
 from .failure import FAILURE, forget_failure
-from .files import append_line, write_error, write_json
+from .files import append_line, atomic_write, leftovers, write_error, write_json
 from .gradients import GRADIENTS
 
 FORMAT, VERSION = "gpuprop-run", 1
 CONFIG, MODEL, METRICS, CURVES = "config.json", "model.safetensors", "metrics.jsonl", "curves.png"
 BEST = "model.best.safetensors"  # what an average took the place of
+_STAGING = "new"  # ".new.xyz": a run about to begin
 _VOCABULARIES = ("vocabulary.json", "source_vocabulary.json", "target_vocabulary.json")
 REPORT = "report.html"
 REPORT_PICTURES = tuple(f"report_{name}.png" for name in ("curves", "layers", "flow", "encoder", "gpu"))
@@ -46,8 +49,8 @@ OWN_FILES = (CONFIG, MODEL, BEST, METRICS, GRADIENTS, CURVES, REPORT, *REPORT_PI
 
 
 class RunFolder:
-    """A run being written. Nothing reaches the folder before the first model is saved, and what stood there
-    before stays until then, so that a training that fails early leaves the old run as it was."""
+    """A run being written. Where a run stood before, nothing changes before the first model is saved, so that
+    a training that fails early leaves the old run as it was."""
 
     def __init__(self, path: str | Path, config: Mapping[str, Any], fields: Mapping[str, TextField]) -> None:
         self.path = Path(path)
@@ -61,6 +64,7 @@ class RunFolder:
         self.vocabularies = {vocabulary_name(name): field.vocabulary for name, field in fields.items()}
         self.begun = False
         self._made = False
+        self._described: list[Path] = []  # files that `describe` wrote
 
     def prepare(self) -> None:
         """Make the folder, so that a place that cannot be written to shows before the training and not
@@ -68,12 +72,28 @@ class RunFolder:
         self._made = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            killed = leftovers(self.path, (*OWN_FILES, _STAGING))
+            for file in [*killed, *(self.path / EPOCHS).glob(".epoch-*")]:
+                shutil.rmtree(file) if file.is_dir() else file.unlink(missing_ok=True)
             with tempfile.TemporaryFile(dir=self.path):
                 pass
         except OSError as error:
             raise write_error(self.path, error) from error
 
-    def save_model(self, model: Module) -> None:
+    def describe(self) -> None:
+        """Write configuration and vocabularies into a folder that holds no run yet, so that a training which
+        is killed in its first epoch can be started again."""
+        if (self.path / CONFIG).exists():
+            return
+        self._described = [self.path / name for name in (CONFIG, *self.vocabularies)]
+        write_json(self.path / CONFIG, self.config)
+        try:
+            for name, vocabulary in self.vocabularies.items():
+                vocabulary.save(self.path / name)
+        except OSError as error:
+            raise write_error(self.path, error) from error
+
+    def save_model(self, model: Module | Mapping[str, Any]) -> None:
         """Keep these weights as the run's model. TrainingError (a full disk) leaves the model saved
         before."""
         if self.begun:
@@ -91,15 +111,21 @@ class RunFolder:
         append_line(self.path / METRICS, json.dumps(dict(record), allow_nan=False))
 
     def abandon(self) -> None:
-        """Take back an empty folder that `prepare` made, when training failed before a model was saved."""
-        if self._made and not self.begun:
-            with contextlib.suppress(OSError):
+        """Take back what `prepare` and `describe` made, when training failed before a model was saved."""
+        if self.begun:
+            return
+        with contextlib.suppress(OSError):
+            for file in self._described:
+                file.unlink(missing_ok=True)
+            if (self.path / CHECKPOINTS).is_dir():
+                (self.path / CHECKPOINTS).rmdir()
+            if self._made:
                 self.path.rmdir()
 
-    def _begin(self, model: Module) -> None:
+    def _begin(self, model: Module | Mapping[str, Any]) -> None:
         """Write the files beside their places, and only when all are on the disk put them there."""
         try:
-            staging = Path(tempfile.mkdtemp(prefix=".new-", dir=self.path))
+            staging = Path(tempfile.mkdtemp(prefix=f".{_STAGING}.", dir=self.path))
         except OSError as error:
             raise write_error(self.path, error) from error
         try:
@@ -110,6 +136,7 @@ class RunFolder:
             forget_epochs(self.path)
             forget_pictures(self.path)
             forget_failure(self.path)
+            CheckpointFolder(self.path / CHECKPOINTS).forget()
             for name in OWN_FILES:
                 if not (staging / name).exists():
                     (self.path / name).unlink(missing_ok=True)
@@ -131,12 +158,30 @@ def check_out(path: str | Path, overwrite: bool) -> None:
         raise DataError("exists and is not a folder; choose another --out", path)
     if not overwrite:
         raise DataError(
-            "exists already; choose another --out, or replace the run in it with --overwrite", path
+            "exists already; choose another --out, go on with the run in it (gpuprop resume), or replace it "
+            "with --overwrite",
+            path,
         )
-    if any(file.name != FAILURE for file in path.iterdir()) and not _is_run(path):
+    own = {*leftovers(path, OWN_FILES), path / FAILURE}
+    if set(path.iterdir()) - own and not _is_run(path):
         raise DataError(
             "holds files but no run of gpuprop, so --overwrite does not touch it; choose another --out", path
         )
+
+
+def settle(path: str | Path, state: Mapping[str, Any], keep_last: int = 0, finished: bool = False) -> None:
+    """Make a run folder agree with the state of its training: a kill may have come between the checkpoint and
+    the files written after it. A finished run's model is left alone where an average took its place."""
+    path, training = Path(path), state["training"]
+    best = state["model"] if state["best"] is None else state["best"]
+    averaged = (path / BEST).exists()
+    if training["best"] is not None and not (finished and averaged):
+        checkpoint.save(best, path / MODEL, {"format": FORMAT})
+        (path / BEST).unlink(missing_ok=True)
+    lines = [json.dumps(record, allow_nan=False) + "\n" for record in training["history"]]
+    atomic_write(path / METRICS, "".join(lines).encode("utf-8"))
+    if keep_last and training["epoch"] and training["progress"] is None:
+        keep_epoch(path, state["model"], training["epoch"], keep_last)
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
@@ -214,11 +259,12 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     return records
 
 
-def describe_files(files: Iterable[tuple[str, str | Path | None, int]]) -> dict[str, Any]:
+def describe_files(files: Iterable[tuple[str, str | Path | None, int | None]]) -> dict[str, Any]:
     """(role, path, rows) of data as the configuration keeps them, files with their SHA-256. The path is None
-    for rows held out of the training file."""
+    for rows held out of the training file, rows is None for a file without rows."""
     return {
-        role: {"rows": rows} if path is None else {"path": str(path), "rows": rows, "sha256": _sha256(path)}
+        role: ({} if path is None else {"path": str(path), "sha256": sha256(path)})
+        | ({} if rows is None else {"rows": rows})
         for role, path, rows in files
     }
 
@@ -228,7 +274,8 @@ def vocabulary_name(field: str) -> str:
     return "vocabulary.json" if field == "text" else f"{field}_vocabulary.json"
 
 
-def _sha256(path: str | Path) -> str:
+def sha256(path: str | Path) -> str:
+    """SHA-256 (hex) of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

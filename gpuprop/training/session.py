@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .. import optim
-from ..errors import DataError
+from ..errors import DataError, TrainingError
 from ..nn.module import Module
 from ..tensors import Parameter
 from .attention_picture import picture_of_epoch
+from .checkpoint_folder import CheckpointFolder
 from .curves import draw_curves, figure_class
 from .gradients import GradientLog, GradientRecorder, interval_of
 from .observer import Observer
 from .progress import Display
-from .run import CURVES, RunFolder
+from .run import CURVES, RunFolder, settle
 from .seq2seq import SequenceToSequence
 from .tasks import Task
 from .trainer import Trainer
@@ -106,6 +107,26 @@ def attention_pictures(task: Task, valid: Any, run: Path) -> Callable[[int], Non
     )
 
 
+class RunCheckpoints(CheckpointFolder):
+    """The checkpoints of a run. They hold its configuration too, and may come before its first model."""
+
+    def attach(self, folder: RunFolder, model: Module) -> None:
+        """Belong to this run folder, in which the model is trained."""
+        self.folder, self.model = folder, model
+        self.note = {"config": folder.config}
+
+    def save(self, state: Mapping[str, Any], step: int, best_step: int | None = None) -> None:
+        if not self.folder.begun:
+            try:
+                self.forget()  # those of another training
+                self.folder.save_model(self.model)
+            except TrainingError as error:  # the second folder may still be there
+                if len(self.paths) == 1:
+                    raise
+                self.report(str(error))
+        super().save(state, step, best_step)
+
+
 class Session:
     """A task, its data and settings; `train` fills the run folder (None: nothing is written)."""
 
@@ -117,6 +138,7 @@ class Session:
         settings: Settings,
         folder: RunFolder | None,
         progress: str | Display,
+        checkpoints: RunCheckpoints | None = None,
     ) -> None:
         self.task, self.settings, self.folder = task, settings, folder
         self.picture = (
@@ -146,7 +168,19 @@ class Session:
             run_folder=None if folder is None else folder.path,
             observers=self._observers(epoch_steps * settings.epochs),
             progress=progress,
+            checkpoints=checkpoints,
         )
+        if checkpoints is not None and folder is not None:
+            checkpoints.attach(folder, task.model)
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint's state. CheckpointError where it is of another model or training."""
+        self.trainer.load_state_dict(state)
+        if self.folder is not None:
+            self.folder.prepare()
+            self.folder.describe()
+            self.folder.begun = True
+            settle(self.folder.path, state, self.settings.keep_last)
 
     def train(self) -> Trainer:
         """Run all epochs; the trainer then has the history and the model its best weights.
@@ -156,6 +190,8 @@ class Session:
         """
         if self.folder is not None:
             self.folder.prepare()
+            if self.trainer.checkpoints is not None:
+                self.folder.describe()
         try:
             self.trainer.fit(self.batches, self.settings.epochs)
         finally:

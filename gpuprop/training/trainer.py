@@ -280,7 +280,8 @@ class Trainer(Resumable):
     def _checkpoint(self) -> None:
         if self.checkpoints is None:
             return
-        self._read()
+        self.guard.read(self.state.epoch + 1)
+        self._meter.read()  # not precision.read, which moves the optimizer's count of steps on a GPU
         best = self.best
         self.checkpoints.save(self.state_dict(), self.state.step, None if best is None else best["step"])
 

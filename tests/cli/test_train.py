@@ -24,7 +24,7 @@ def test_a_classifier_run_folder_is_complete(classifier):
         "model.safetensors",
         "metrics.jsonl",
         "gradients.jsonl",
-        "curves.png",
+        "checkpoints",
     }
     assert set(os.listdir(classifier)) == names | {"curves.png"}
     config = json.loads((classifier / "config.json").read_text("utf-8"))
@@ -57,6 +57,7 @@ def test_a_translator_run_folder_is_complete(translator):
         "metrics.jsonl",
         "gradients.jsonl",
         "curves.png",
+        "checkpoints",
     }
 
 
@@ -122,6 +123,7 @@ def test_overwrite_replaces_a_run_and_leaves_other_files(cli, data, classifier, 
         "metrics.jsonl",
         "gradients.jsonl",
         "curves.png",
+        "checkpoints",
         "notes.txt",
     }
     assert load_run(out).task == "seq2seq"

@@ -1,0 +1,116 @@
+"""A training's options from the configuration that a run folder keeps, and what has changed since."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from .cli_options import ClassifyOptions, Seq2SeqOptions
+from .errors import CheckpointError, DataError
+from .training.run import sha256
+from .training.session import Settings
+
+KINDS: dict[str, type[ClassifyOptions] | type[Seq2SeqOptions]] = {
+    "classify": ClassifyOptions,
+    "seq2seq": Seq2SeqOptions,
+}
+_SETTINGS = {f.name for f in fields(Settings)}
+
+
+def rebuilt_options(config: Mapping[str, Any], place: str) -> ClassifyOptions | Seq2SeqOptions:
+    """The options that a training was started with. CheckpointError, naming `place`, where the configuration
+    has none, unknown ones, or values that no option takes."""
+    kind: Any = KINDS.get(str(config.get("task")))
+    given = config.get("options")
+    if kind is None or not isinstance(given, dict):
+        raise CheckpointError(f"{place}: does not say how training was started; it cannot go on: train again")
+    hints, values = get_type_hints(kind), {}
+    required = {f.name for f in fields(kind) if f.default is MISSING}
+    wrong = [*(set(given) - set(hints)), *(required - set(given))]
+    if wrong:
+        raise CheckpointError(
+            f"{place}: its options {', '.join(sorted(wrong))} are unknown or missing in this gpuprop; "
+            "use the one that trained it"
+        )
+    for name, value in given.items():
+        if not _fits(value, hints[name]):
+            raise CheckpointError(
+                f"{place}: its option {name} is {value!r}; the file was changed: train again"
+            )
+        values[name] = Path(value) if Path in (hints[name], *get_args(hints[name])) and value else value
+    options: ClassifyOptions | Seq2SeqOptions = kind(**values)
+    try:
+        options.check()
+    except DataError as error:
+        raise CheckpointError(f"{place}: {error}; the file was changed: train again") from error
+    return options
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a JSON value is one of the type that an option has."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return any(_fits(value, part) for part in get_args(hint))
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if hint is float:
+        return type(value) in (int, float)
+    return type(value) is (str if hint is Path else hint)
+
+
+def check_data(options: ClassifyOptions | Seq2SeqOptions, config: Mapping[str, Any], place: str) -> None:
+    """Raise CheckpointError unless the files are, byte for byte, those that training was started with."""
+    described = config.get("data")
+    changed = []
+    for role in ("train", "valid", "test", "embeddings"):
+        path = getattr(options, role)
+        before = described.get(role) if isinstance(described, Mapping) else None
+        before = before.get("sha256") if isinstance(before, Mapping) else None
+        if path is None:
+            continue
+        try:
+            now = sha256(path)
+        except OSError as error:
+            raise CheckpointError(
+                f"{path}: cannot be read: {error.strerror or error}; it is the --{role} of {place}. Go on "
+                f"in the folder where training was started, or give its new place with --{role}"
+            ) from error
+        if now != before:
+            changed.append(f"{path} (--{role}) has SHA-256 {now[:12]}..., it was {str(before)[:12]}...")
+    if changed:
+        raise CheckpointError(
+            f"{place}: cannot go on with other data: {'; '.join(changed)}. Bring the file back or train again"
+        )
+
+
+def check_same(saved: Mapping[str, Any], now: Mapping[str, Any], place: str, epochs: bool = False) -> None:
+    """Raise CheckpointError, naming what differs, unless two configurations are of one training: model,
+    vocabularies, data and settings. epochs: their number may differ."""
+    before, after = (dict(_identity(config)) for config in (saved, now))
+    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    if epochs:
+        names = [name for name in names if name != "training.epochs"]
+    if names:
+        told = [f"{name} was {before.get(name)!r}, is {after.get(name)!r}" for name in names[:5]]
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        raise CheckpointError(f"{place}: is of another training: {'; '.join(told)}{more}. Train again")
+
+
+def _identity(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of what the bits of a training depend on."""
+    for part in ("task", "labels", "max_output", "model", "fields", "data", "training"):
+        for name, value in _flat(part, config.get(part)):
+            inside = name.removeprefix("training.")
+            if name.endswith(".path") or (part == "training" and inside.split(".")[0] not in _SETTINGS):
+                continue
+            yield name, value
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, entry in value.items():
+            yield from _flat(f"{name}.{key}", entry)
+    else:
+        yield name, list(value) if isinstance(value, tuple) else value
