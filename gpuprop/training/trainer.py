@@ -32,10 +32,9 @@ from .precision import make_precision
 from .progress import Display, make_display
 from .resumable import Resumable, mark
 from .signals import Signals
-from .training_state import EpochProgress, LossMeter, Record, TrainingState
+from .training_state import EpochProgress, LossMeter, Record, TrainingState, watched
 
 READ_EVERY = 10  # steps between two looks at the loss: each look waits for a GPU
-_LOWER_IS_BETTER = ("loss", "error", "error_rate", "perplexity", "_wer", "_per")
 
 
 class Trainer(Resumable):
@@ -82,7 +81,7 @@ class Trainer(Resumable):
             raise DataError(f"accumulate is a number of batches of at least 1, not {accumulate}")
         self.model, self.loss, self.optimizer, self.schedule = model, loss, optimizer, schedule
         self.clip_norm, self.validate, self.patience = clip_norm, validate, patience
-        self.watch = _watched(watch, validate is not None)
+        self.watch = watched(watch, validate is not None)
         self.count = count or (lambda batch: getattr(batch, "size", 1))
         self.accumulate = accumulate
         self.precision = make_precision(precision, model, optimizer)
@@ -301,11 +300,3 @@ class Trainer(Resumable):
         if self.best_weights is not None:
             self.model.load_state_dict(self.best_weights)
         self.model.eval()
-
-
-def _watched(watch: str | Sequence[str] | None, validated: bool) -> list[tuple[str, float]]:
-    """The names to watch, each with the sign that makes more better."""
-    if watch is None:
-        watch = "valid_loss" if validated else "train_loss"
-    names = [watch] if isinstance(watch, str) else list(watch)
-    return [(name, -1.0 if name.endswith(_LOWER_IS_BETTER) else 1.0) for name in names]

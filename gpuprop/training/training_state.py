@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -12,6 +12,7 @@ from ..optim import Optimizer
 from ..tensors import Tensor
 
 Record = dict[str, Any]
+_LOWER_IS_BETTER = ("loss", "error", "error_rate", "perplexity", "_wer", "_per")
 
 
 @dataclass
@@ -112,3 +113,11 @@ class LossMeter:
             f"the loss is {value} at step {step} (epoch {self.state.epoch + 1}): training has diverged. "
             f"Lower the learning rate (now {lr:.3g}) or clip gradients (clip norm 1, say)"
         )
+
+
+def watched(watch: str | Sequence[str] | None, validated: bool) -> list[tuple[str, float]]:
+    """The names to watch, each with the sign that makes more better."""
+    if watch is None:
+        watch = "valid_loss" if validated else "train_loss"
+    names = [watch] if isinstance(watch, str) else list(watch)
+    return [(name, -1.0 if name.endswith(_LOWER_IS_BETTER) else 1.0) for name in names]
