@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from ..backend.arrays import Array
-from ..backend.half import is_half
 from ..backprop import Context
 from ..op import Op
 from ..tensors import Tensor
@@ -32,6 +31,6 @@ def cast(x: Any, dtype: Any) -> Tensor:
 
 
 def as_weight(x: Any, weight: Any) -> Any:
-    """x in the type of the weight it meets, where that is a half type: mixed precision has float32 features
-    beside weights in half."""
-    return cast(x, weight.dtype) if is_half(weight.dtype) and x.dtype != weight.dtype else x
+    """x in the type of the weight it meets: features that NumPy made in float64, or integers, are computed in
+    float32 with a float32 model, and in half with the half weights of mixed precision."""
+    return x if x.dtype == weight.dtype else cast(x, weight.dtype)

@@ -11,6 +11,7 @@ import numpy as np
 from ..backend import kernels
 from ..backend.arrays import Array, get_xp
 from ..backend.gemm import matmul as product
+from ..backend.half import is_half
 from ..backprop import Context
 from ..op import Op
 from ..tensors import Tensor
@@ -236,6 +237,6 @@ def conv1d(
     right, as in PyTorch) or "causal" (all on the left: output t sees nothing after t).
     T = (L + left + right - dilation (K - 1) - 1) // stride + 1. Raises ShapeError when shapes do not fit.
     """
-    x = as_weight(x, weight)
+    x = as_weight(x, weight) if is_half(weight.dtype) else x
     geometry = geometry_of(data_of(x), data_of(weight), data_of(bias), stride, padding, dilation, groups)
     return Conv1d.apply(x, weight, bias, geometry=geometry)

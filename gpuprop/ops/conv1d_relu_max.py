@@ -12,6 +12,7 @@ import numpy as np
 from ..backend import kernels
 from ..backend.arrays import Array, get_xp
 from ..backend.gemm import matmul as product
+from ..backend.half import is_half
 from ..backend.threads import over_rows
 from ..backprop import Context
 from ..errors import ShapeError
@@ -222,7 +223,7 @@ def conv1d_relu_max(
     if not count or len(each) != count:
         raise ShapeError(f"conv1d_relu_max got {count} convolutions and {len(each)} paddings")
     arrays = [(data_of(w), data_of(b)) for w, b in convolutions]
-    x = as_weight(x, arrays[0][0])
+    x = as_weight(x, arrays[0][0]) if is_half(arrays[0][0].dtype) else x
     array = data_of(x)
     sides = [geometry_of(array, w, b, 1, p, 1, 1).padding for (w, b), p in zip(arrays, each, strict=True)]
     mask = None if mask is None else real_tokens(_checked(mask, array), array)
