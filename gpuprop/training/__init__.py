@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from .attention_picture import Attention
 from .averaging import average_checkpoints
 from .checkpoint import load, save
 from .checkpoint_folder import CheckpointFolder
 from .classify import Classification
 from .curves import draw_curves
+from .decoding import Decoding
 from .failure import load_failure
 from .metrics import (
     accuracy,
@@ -27,12 +29,15 @@ from .run import RunFolder, read_metrics
 from .seq2seq import SequenceToSequence
 from .signals import Interrupted
 from .tasks import load_run
+from .text_metrics import bleu, chrf, perplexity, rouge
 from .trainer import Trainer
 from .training_state import EpochProgress, TrainingState
 
 __all__ = [
+    "Attention",
     "CheckpointFolder",
     "Classification",
+    "Decoding",
     "Display",
     "EpochProgress",
     "GpuMonitor",
@@ -45,6 +50,8 @@ __all__ = [
     "TrainingState",
     "accuracy",
     "average_checkpoints",
+    "bleu",
+    "chrf",
     "classification_report",
     "confusion_matrix",
     "draw_curves",
@@ -56,8 +63,10 @@ __all__ = [
     "macro_f1",
     "majority_baseline",
     "make_precision",
+    "perplexity",
     "precision_recall_f1",
     "read_metrics",
+    "rouge",
     "save",
     "token_error_rate",
 ]

@@ -53,7 +53,12 @@ class Attention:
         figure = figure_class("picture of attention")(figsize=(columns * _CELL, rows * _CELL), dpi=_DPI)
         axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
         image = axes.imshow(
-            self.weights, cmap="Blues", vmin=0.0, vmax=1.0, aspect="auto", interpolation="nearest"
+            self.weights.astype(np.float32),
+            cmap="Blues",
+            vmin=0.0,
+            vmax=1.0,
+            aspect="auto",
+            interpolation="nearest",
         )
         _label(axes, self.source, self.target)
         scale = figure.add_axes((1.0 + 0.15 / (columns * _CELL), 0.0, 0.09 / (columns * _CELL), 1.0))

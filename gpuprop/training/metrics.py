@@ -119,7 +119,7 @@ def best_references(
     several pronunciations, and the closest counts."""
     _check_rows(predicted, references)
     return [
-        min(several, key=lambda reference: edit_distance(guess, reference))
+        several[0] if len(several) == 1 else min(several, key=lambda one: edit_distance(guess, one))
         for guess, several in zip(predicted, references, strict=True)
     ]
 

@@ -65,6 +65,13 @@ def test_samples_come_again_with_the_seed_and_line(cli, translator):
     assert draw("1", b"\nb\n").out.splitlines()[2:] == first.out.splitlines()[2:]
 
 
+def test_samples_do_not_depend_on_how_lines_come_in(cli, translator, monkeypatch):
+    lines = b"a b c d\nb a\nc\nd d d\n"
+    together = cli("predict", translator, "--sample", "--temperature", "5", stdin=lines).out
+    monkeypatch.setattr("gpuprop.cli_predict.MOST_LINES", 1)
+    assert cli("predict", translator, "--sample", "--temperature", "5", stdin=lines).out == together
+
+
 def test_json_of_a_translator(cli, translator):
     done = cli("predict", translator, "--json", "--beam", "2", "--n-best", "2", stdin=b"a b\n\nc\n")
     assert done.code == 1

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_checks import as_float64, random_texts
 
@@ -60,12 +60,18 @@ def every_sequence(model, row, max_length, alpha):
     return sorted(found, reverse=True)
 
 
-@pytest.mark.parametrize("alpha", [0.0, 1.0, 2.5])
-def test_a_wide_beam_finds_the_n_best_that_trying_everything_finds(name, alpha):
-    model = model_of(name)
-    found = model.beam(SOURCE, MASK, beam_size=60, max_length=3, length_penalty=alpha, n_best=5)
+@settings(max_examples=40)
+@given(
+    name=st.sampled_from(sorted(MAKERS)),
+    seed=st.integers(0, 2**31),
+    alpha=st.sampled_from([0.0, 0.6, 1.0, 2.5]),
+    n_best=st.integers(1, 6),
+)
+def test_a_wide_beam_finds_the_n_best_that_trying_everything_finds(name, seed, alpha, n_best):
+    model = model_of(name, seed)
+    found = model.beam(SOURCE, MASK, beam_size=60, max_length=3, length_penalty=alpha, n_best=n_best)
     for row, best in enumerate(found):
-        expected = every_sequence(model, row, 3, alpha)[:5]
+        expected = every_sequence(model, row, 3, alpha)[:n_best]
         assert [(h.tokens, h.finished) for h in best] == [e[2:] for e in expected]
         np.testing.assert_allclose([h.score for h in best], [e[0] for e in expected], rtol=1e-9)
         np.testing.assert_allclose([h.log_probability for h in best], [e[1] for e in expected], rtol=1e-9)

@@ -115,3 +115,11 @@ def test_curves_without_matplotlib_say_what_to_install(tmp_path, monkeypatch):
     with pytest.raises(PlotError, match=r'pip install "gpuprop\[plots\]"'):
         draw_curves({"a": [RECORD]}, tmp_path / "c.png")
     assert not (tmp_path / "c.png").exists()
+
+
+def test_short_names_have_room_for_their_numbers():
+    record = {"epoch": 1, "train_loss": 1.0, "valid_bleu": 34.125, "valid_wer": 0.25, "seconds": 1.0}
+    header, row = epoch_header(record), epoch_row(record, 3)
+    assert header.split() == ["epoch", "train", "loss", "BLEU", "WER", "seconds"]
+    assert header.index("BLEU") + len("BLEU") == row.index("34.1250") + len("34.1250")
+    assert header.index("WER") + len("WER") == row.index("0.2500") + len("0.2500")
