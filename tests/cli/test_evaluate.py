@@ -135,6 +135,19 @@ def test_unknown_metrics_and_metrics_of_classifiers(cli, data, translator, class
     done = cli("evaluate", translator, data / "pairs_test.tsv", "--metric", "meteor")
     assert (done.code, done.out) == (2, "")
     assert "unknown metric 'meteor'; known are bleu, chrf, rouge, wer, per" in done.err
+    done = cli("evaluate", translator, data / "pairs_test.tsv", "--beam", "2", "--length-penalty", "21")
+    assert (done.code, done.out) == (2, "")
+    assert "--length-penalty must be a finite number of at least 0 and below 20" in done.err
     done = cli("evaluate", classifier, data / "kinds_test.tsv", "--metric", "wer")
     assert (done.code, done.out) == (2, "")
     assert "--metric is for encoder-decoders" in done.err
+
+
+def test_the_length_penalty_reaches_the_search(cli, data, translator):
+    asked = ("--beam", "4", "--json", "--metric", "per")
+    short, long = (
+        strict(cli("evaluate", translator, data / "pairs_test.tsv", *asked, "--length-penalty", x).out)
+        for x in ("0", "15")
+    )
+    assert short["loss"] == long["loss"]
+    assert short["per"] != long["per"]

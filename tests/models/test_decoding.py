@@ -193,10 +193,12 @@ def test_the_largest_come_first_and_ties_by_column(x, k):
     columns=st.integers(150, 700),
     k=st.integers(1, 5),
     values=st.sampled_from([2, 5, 1000]),
+    share=st.sampled_from([0.01, 0.05, 1.0]),
 )
-def test_the_largest_of_long_rows_are_found_by_blocks(seed, columns, k, values):
+def test_the_largest_of_long_rows_are_found_by_blocks(seed, columns, k, values, share):
     """Few different values: ties within blocks, between them and with the columns behind the last block."""
-    x = np.random.default_rng(seed).integers(0, values, (4, columns)).astype(np.float64)
+    rng = np.random.default_rng(seed)
+    x = rng.integers(0, values, (4, columns)) * (rng.random((4, columns)) < share).astype(np.float64)
     x[x == 0] = -np.inf
     found, places = top_k(x, k)
     expected = np.argsort(-x, axis=1, kind="stable")[:, :k]
