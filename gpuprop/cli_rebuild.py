@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from .cli_options import ClassifyOptions, Seq2SeqOptions
 from .errors import CheckpointError, DataError
@@ -27,7 +28,7 @@ def rebuilt_options(config: Mapping[str, Any], place: str) -> ClassifyOptions | 
     given = config.get("options")
     if kind is None or not isinstance(given, dict):
         raise CheckpointError(f"{place}: does not say how training was started; it cannot go on: train again")
-    hints, values = get_type_hints(kind), {}
+    hints, values = get_type_hints(kind, include_extras=True), {}
     required = {f.name for f in fields(kind) if f.default is MISSING}
     wrong = [*(set(given) - set(hints)), *(required - set(given))]
     if wrong:
@@ -40,7 +41,8 @@ def rebuilt_options(config: Mapping[str, Any], place: str) -> ClassifyOptions | 
             raise CheckpointError(
                 f"{place}: its option {name} is {value!r}; the file was changed: train again"
             )
-        values[name] = Path(value) if Path in (hints[name], *get_args(hints[name])) and value else value
+        kinds = get_args(hints[name])[0]
+        values[name] = Path(value) if value and Path in (kinds, *get_args(kinds)) else value
     options: ClassifyOptions | Seq2SeqOptions = kind(**values)
     try:
         options.check()
@@ -51,6 +53,10 @@ def rebuilt_options(config: Mapping[str, Any], place: str) -> ClassifyOptions | 
 
 def _fits(value: Any, hint: Any) -> bool:
     """Whether a JSON value is one of the type that an option has."""
+    if get_origin(hint) is Annotated:
+        kind, option = get_args(hint)
+        least = getattr(option, "min", None)
+        return _fits(value, kind) and not (least is not None and value is not None and value < least)
     if get_origin(hint) in (Union, types.UnionType):
         return any(_fits(value, part) for part in get_args(hint))
     if get_origin(hint) is Literal:
@@ -93,13 +99,13 @@ def check_same(saved: Mapping[str, Any], now: Mapping[str, Any], place: str, epo
     if epochs:
         names = [name for name in names if name != "training.epochs"]
     if names:
-        told = [f"{name} was {before.get(name)!r}, is {after.get(name)!r}" for name in names[:5]]
+        told = [f"{n} was {before.get(n, 'nothing')}, is {after.get(n, 'nothing')}" for n in names[:5]]
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         raise CheckpointError(f"{place}: is of another training: {'; '.join(told)}{more}. Train again")
 
 
-def _identity(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """(dotted name, value) of what the bits of a training depend on."""
+def _identity(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(dotted name, value as JSON) of what the bits of a training depend on."""
     for part in ("task", "labels", "max_output", "model", "fields", "data", "training"):
         for name, value in _flat(part, config.get(part)):
             inside = name.removeprefix("training.")
@@ -108,9 +114,9 @@ def _identity(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
-def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:
     if isinstance(value, Mapping):
         for key, entry in value.items():
             yield from _flat(f"{name}.{key}", entry)
     else:
-        yield name, list(value) if isinstance(value, tuple) else value
+        yield name, json.dumps(value, default=repr)

@@ -17,6 +17,7 @@ from .state_file import read_state, write_state
 from .training_state import TrainingState
 
 _STREAMS = ("stream", "_stream")  # attributes of layers that draw random numbers
+_MAY_BE_NOTHING = ("schedule.best",)
 _PARTS = ("optimizer", "schedule", "precision")  # of a trainer, where they have a state
 
 
@@ -100,6 +101,8 @@ class Resumable:
         return {name: part for name, part in found.items() if hasattr(part, "state_dict")}
 
     def _check(self, saved: Mapping[str, Any]) -> None:
+        if not isinstance(saved, Mapping):
+            raise CheckpointError(f"a trainer's state is a dictionary, not {type(saved).__name__}")
         own = self.state_dict()
         missing = [name for name in own if name not in saved]
         if missing:
@@ -172,8 +175,17 @@ def _check_alike(own: Any, saved: Any, place: str) -> None:
             raise CheckpointError(f"{place} is {saved!r}, this trainer has {own!r}")
         for i, (mine, theirs) in enumerate(zip(own, saved, strict=True)):
             _check_alike(mine, theirs, f"{place}.{i}")
-    elif {_kind(own), _kind(saved)} not in ({_kind(own)}, {"a number", "nothing"}):
+    elif not _fits(own, saved, place):
         raise CheckpointError(f"{place} is {_kind(saved)}, this trainer has {_kind(own)}")
+
+
+def _fits(own: Any, saved: Any, place: str) -> bool:
+    """The same kind of value; a number may stand where there is none yet."""
+    if type(saved) is int and not -(1 << 63) <= saved < 1 << 63:
+        return place == "random.seed"
+    if own is None or (saved is None and place in _MAY_BE_NOTHING):
+        return saved is None or _kind(saved) == "a number"
+    return _kind(own) == _kind(saved)
 
 
 def _kind(value: Any) -> str:

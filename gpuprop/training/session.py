@@ -190,9 +190,9 @@ class Session:
         """
         if self.folder is not None:
             self.folder.prepare()
-            if self.trainer.checkpoints is not None:
-                self.folder.describe()
         try:
+            if self.folder is not None and self.trainer.checkpoints is not None:
+                self.folder.describe()
             self.trainer.fit(self.batches, self.settings.epochs)
         finally:
             if self.folder is not None:

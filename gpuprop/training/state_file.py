@@ -33,7 +33,7 @@ def write_state(path: str | Path, state: Mapping[str, Any]) -> None:
         text = json.dumps(rest, allow_nan=False, default=_plain_number)
     except (TypeError, ValueError) as error:
         raise DataError(f"{path}: this state cannot be saved: {error}") from error
-    metadata = {"format": FORMAT, "state": text, "sha256": _digest(text, arrays)}
+    metadata = {"format": FORMAT, "state": text, "sha256": digest(text, arrays)}
     checkpoint.save(arrays, path, metadata)
 
 
@@ -44,7 +44,7 @@ def read_state(path: str | Path) -> dict[str, Any]:
     if texts.get("format") != FORMAT:
         raise CheckpointError(f"{path}: is no checkpoint of a training of this gpuprop ({FORMAT})")
     text = texts.get("state", "")
-    if texts.get("sha256") != _digest(text, arrays):
+    if texts.get("sha256") != digest(text, arrays):
         raise CheckpointError(f"{path}: damaged: its content and its checksum differ")
     try:
         state = json.loads(text, parse_constant=_refuse_constant)
@@ -84,7 +84,7 @@ def _put(state: Any, place: str, array: np.ndarray[Any, Any]) -> None:
     state[name] = array
 
 
-def _digest(text: str, arrays: Mapping[str, np.ndarray[Any, Any]]) -> str:
+def digest(text: str, arrays: Mapping[str, np.ndarray[Any, Any]]) -> str:
     """SHA-256 (hex) of the JSON text and of the arrays' names, types, shapes and bytes."""
     found = hashlib.sha256(text.encode("utf-8", "surrogatepass"))
     for name in sorted(arrays):

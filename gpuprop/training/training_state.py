@@ -68,7 +68,9 @@ def _check(saved: Any, example: Any) -> None:
         raise CheckpointError(f"a {type(example).__name__} holds {', '.join(names)}")
     for name in names:
         value, like = saved[name], getattr(example, name)
-        if like is not None and (type(value) is not type(like) or (type(value) is int and value < 0)):
+        if like is not None and (
+            type(value) is not type(like) or (type(value) is int and not 0 <= value < 1 << 63)
+        ):
             raise CheckpointError(f"the state of training has {name} {value!r}")
 
 

@@ -360,7 +360,8 @@ def test_a_signal_ends_training_with_the_best_model_saved(data, tmp_path, number
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == code, err
-    assert f"the best model so far is in {out}\nstopped\n" in err
+    assert f"the best model so far is in {out}\n" in err
+    assert f"go on with: gpuprop resume {out}\nstopped\n" in err
     assert "Traceback" not in err
     assert (out / "curves.png").exists()
     assert load_run(out).predict(["a lovely film"])[0][0] in ("kind", "unkind")
@@ -374,12 +375,16 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+def contents(folder):
+    return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+
+
 @pytest.mark.parametrize("old_run", [False, True])
 def test_a_full_disk_ends_training_with_a_message_and_the_old_run_intact(data, classifier, tmp_path, old_run):
     out = tmp_path / "run"
     if old_run:
         shutil.copytree(classifier, out)
-    before = {f.name: f.read_bytes() for f in out.iterdir()} if old_run else {}
+    before = contents(out)
     arguments = [
         "train",
         "classify",
@@ -397,7 +402,7 @@ def test_a_full_disk_ends_training_with_a_message_and_the_old_run_intact(data, c
     assert done.returncode == 1, done.stderr
     assert "could not be saved" in done.stderr
     assert "Traceback" not in done.stderr
-    assert ({f.name: f.read_bytes() for f in out.iterdir()} if out.exists() else {}) == before
+    assert contents(out) == before
     assert out.exists() == old_run
 
 

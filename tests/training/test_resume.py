@@ -211,7 +211,8 @@ def test_a_state_that_does_not_fit_says_what_differs_and_changes_nothing(tmp_pat
         "epoch -1": {"training": {**state["training"], "epoch": -1}},
         "history": {"training": {**state["training"], "history": [1]}},
         "random.seed": {"random": {**state["random"], "seed": "x"}},
-        "outside 0 to": {"random": {**state["random"], "step": 1 << 64}},
+        "outside 0 to": {"random": {**state["random"], "step": -1}},
+        "random.step": {"random": {**state["random"], "step": 1 << 64}},
         "how often streams": {"random": {**state["random"], "calls": {"x": 1}}},
         "position of the batches": {"batches": 3},
     }
