@@ -114,17 +114,24 @@ class RunCheckpoints(CheckpointFolder):
         """Belong to this run folder, in which the model is trained."""
         self.folder, self.model = folder, model
         self.note = {"config": folder.config}
+        self.cleared = False
 
     def save(self, state: Mapping[str, Any], step: int, best_step: int | None = None) -> None:
         if not self.folder.begun:
-            try:
-                self.forget()  # those of another training
-                self.folder.save_model(self.model)
-            except TrainingError as error:  # the second folder may still be there
-                if len(self.paths) == 1:
-                    raise
-                self.report(str(error))
+            self._begin()
         super().save(state, step, best_step)
+
+    def _begin(self) -> None:
+        try:
+            self.folder.save_model(self.model)
+        except TrainingError as error:  # the second folder may still be there
+            if len(self.paths) == 1:
+                raise
+            self.report(str(error))
+        if not self.cleared:
+            for path in self.paths[1:]:
+                CheckpointFolder(path).forget()  # those of another training
+        self.cleared = True
 
 
 class Session:
