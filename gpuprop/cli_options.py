@@ -332,8 +332,10 @@ class Seq2SeqOptions(CommonOptions):
         ),
     ] = None
     model: Annotated[
-        Literal["gru", "lstm", "transformer"],
-        option("--model", "Recurrent with attention, or attention alone.", MODEL),
+        Literal["gru", "lstm", "transformer", "conv"],
+        option(
+            "--model", "Recurrent with attention, attention alone, or convolutions with attention.", MODEL
+        ),
     ] = "gru"
     embedding_dim: Annotated[
         int, option("--embedding-dim", "Size of a token vector; transformer: its width.", MODEL, "N", 1)
@@ -343,7 +345,7 @@ class Seq2SeqOptions(CommonOptions):
         option(
             "--hidden",
             "gru, lstm: units of the decoder and of each encoder direction. (default 256) transformer: units "
-            "inside its feed-forward networks. (default 4 x embedding-dim)",
+            "inside its feed-forward networks. (default 4 x embedding-dim) conv: channels. (default 256)",
             MODEL,
             "N",
             1,
@@ -351,7 +353,9 @@ class Seq2SeqOptions(CommonOptions):
     ] = None
     layers: Annotated[
         int | None,
-        option("--layers", "Layers on each side. (default gru, lstm 1; transformer 3)", MODEL, "N", 1),
+        option(
+            "--layers", "Layers on each side. (default gru, lstm 1; transformer 3; conv 4)", MODEL, "N", 1
+        ),
     ] = None
     attention: Annotated[
         Literal["dot", "additive"],
@@ -366,6 +370,9 @@ class Seq2SeqOptions(CommonOptions):
         ),
     ] = False
     heads: Annotated[int, option("--heads", "transformer: heads of attention.", MODEL, "N", 1)] = 4
+    kernel_size: Annotated[
+        int, option("--kernel-size", "conv: tokens that a convolution sees.", MODEL, "N", 1)
+    ] = 3
     norm: Annotated[
         Literal["pre", "post"],
         option("--norm", "transformer: layer norm before or after each part.", MODEL),
@@ -376,7 +383,9 @@ class Seq2SeqOptions(CommonOptions):
     positions: Annotated[
         Literal["sinusoidal", "learned"],
         option(
-            "--positions", "transformer: fixed, for any length, or trained, up to --max-positions.", MODEL
+            "--positions",
+            "transformer, conv: fixed, for any length, or trained, up to --max-positions.",
+            MODEL,
         ),
     ] = "sinusoidal"
     max_positions: Annotated[

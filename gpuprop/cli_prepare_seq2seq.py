@@ -10,7 +10,7 @@ from .backend.arrays import to_device
 from .cli_options import Seq2SeqOptions
 from .cli_prepare import Prepared, build_field, read_vectors, split_rows, watched
 from .errors import DataError
-from .models import EncoderDecoder, Seq2Seq, Transformer
+from .models import ConvSeq2Seq, EncoderDecoder, Seq2Seq, Transformer
 from .text.embeddings import Vectors
 from .text.field import TextField
 from .text.files import read_pairs
@@ -100,8 +100,21 @@ def _transformer(options: Seq2SeqOptions, sizes: tuple[int, int], common: dict[s
     )
 
 
+def _conv(options: Seq2SeqOptions, sizes: tuple[int, int], common: dict[str, Any]) -> EncoderDecoder:
+    return ConvSeq2Seq(
+        *sizes,
+        channels=options.hidden or 256,
+        num_layers=options.layers or 4,
+        kernel_size=options.kernel_size,
+        positions=options.positions,
+        max_positions=options.max_positions,
+        **common,
+    )
+
+
 MAKERS: dict[str, Callable[[Seq2SeqOptions, tuple[int, int], dict[str, Any]], EncoderDecoder]] = {
     "transformer": _transformer,
+    "conv": _conv,
 }
 
 

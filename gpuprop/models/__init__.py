@@ -9,6 +9,7 @@ from ..errors import CheckpointError, DataError
 from .beam import beam_search
 from .cnn import TextCNN
 from .configured import ConfiguredModel
+from .conv_seq2seq import ConvSeq2Seq
 from .decoding import Decodable, Hypothesis, greedy_search
 from .encoder_decoder import EncoderDecoder
 from .feedforward import FeedForwardClassifier
@@ -22,6 +23,7 @@ MODELS: dict[str, type[ConfiguredModel]] = {
     "gru": Seq2Seq,
     "lstm": Seq2Seq,
     "transformer": Transformer,
+    "conv": ConvSeq2Seq,
 }
 CLASSIFIERS = ("feedforward", "cnn")
 SEQ2SEQ = tuple(name for name, kind in MODELS.items() if issubclass(kind, EncoderDecoder))
@@ -31,6 +33,7 @@ __all__ = [
     "MODELS",
     "SEQ2SEQ",
     "ConfiguredModel",
+    "ConvSeq2Seq",
     "Decodable",
     "EncoderDecoder",
     "FeedForwardClassifier",

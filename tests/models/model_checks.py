@@ -10,13 +10,15 @@ from gpuprop.tensors import Parameter
 def as_float64(model):
     """The same model with float64 parameters, none of them at a value that backward treats as special."""
     rng = np.random.default_rng(1)
+    made = {}  # a parameter in two places (tied) stays one
     for module in model.modules():
         for name, value in list(vars(module).items()):
             if isinstance(value, Parameter):
-                stored = to_host(value.data).astype(np.float64)
-                stored += 0.05 * rng.standard_normal(stored.shape) * (stored != 0)
-                parameter = Parameter(stored, value.order)
-                setattr(module, name, parameter)
+                if id(value) not in made:
+                    stored = to_host(value.data).astype(np.float64)
+                    stored += 0.05 * rng.standard_normal(stored.shape) * (stored != 0)
+                    made[id(value)] = value, Parameter(stored, value.order)
+                setattr(module, name, made[id(value)][1])
     return model.to(gp.get_device())
 
 

@@ -16,6 +16,7 @@ GOOD = {
     "gru": models.Seq2Seq(20, 9, embedding_dim=4, hidden_size=3, num_layers=2, attention="additive"),
     "lstm": models.Seq2Seq(20, 9, embedding_dim=4, hidden_size=3, cell="lstm", dropout=0.1),
     "transformer": models.Transformer(9, 9, 4, 2, 6, 2, norm="post", positions="learned", tied="all"),
+    "conv": models.ConvSeq2Seq(9, 9, 4, 6, 2, kernel_size=2, positions="learned", tied="all"),
 }
 
 
@@ -76,6 +77,10 @@ def test_an_unknown_name_lists_the_known_ones():
         ("transformer", {"feedforward": 0}, "feedforward"),
         ("transformer", {"max_positions": -1}, "max_positions"),
         ("transformer", {"target_vocabulary_size": 8}, "one vocabulary for both sides"),
+        ("conv", {"kernel_size": 0}, "kernel_size"),
+        ("conv", {"channels": "4"}, "channels .* '4'"),
+        ("conv", {"channels": 1 << 16, "kernel_size": 1 << 16}, "a convolution of"),
+        ("conv", {"positions": "none"}, "positions must be one of sinusoidal, learned"),
     ],
 )
 def test_a_damaged_configuration_is_refused(name, change, message):
