@@ -38,17 +38,30 @@ def test_a_target_mask_gives_the_logits_of_real_tokens_only(tiny):
     np.testing.assert_allclose(packed, model(source, mask, target_in).numpy()[real], rtol=1e-10)
 
 
-def test_gradients_of_the_whole_model(tiny):
-    model = as_float64(tiny(width=2, layers=2)).eval()
+@pytest.mark.parametrize("layers", [1, 2])
+@every_family
+def test_gradients_of_the_whole_model(family, layers):
+    gp.manual_seed(7)
+    model = as_float64(build(family, width=2, layers=layers)).eval()
     batch = pairs([3, 1], [1, 2])
     gp.gradcheck(lambda *_: loss_of(model, batch), list(model.parameters()))
 
 
-@every_family
-def test_gradients_of_a_single_layer(family):
-    model = as_float64(build(family, width=2)).eval()
-    batch = pairs([1, 3], [2, 1])
-    gp.gradcheck(lambda *_: loss_of(model, batch), list(model.parameters()))
+def test_gradients_are_the_same_on_every_device(tiny, device):
+    if device == "cpu":
+        pytest.skip("what the others are compared with")
+    batch = pairs([3, 1], [1, 2])
+
+    def found():
+        model = as_float64(tiny(layers=2)).eval()
+        return gradients(model, loss_of(model, batch))
+
+    ours = found()
+    with gp.use_device("cpu"):
+        expected = found()
+    assert ours.keys() == expected.keys()
+    for name in expected:
+        assert_close(ours[name], expected[name], 1e-9)
 
 
 @both_precisions
