@@ -65,7 +65,7 @@ class GatedConv1d(Module):
 
     def forward(self, x: Tensor, mask: Array) -> Tensor:
         """x, the rows of the real tokens (N, C) of a mask (B, L) -> (N, C)."""
-        y = self.conv(ops.unpack(self.dropout(x), mask))
+        y = self.conv(ops.unpack(self.dropout(x, mask), mask))
         return ops.pack(y, mask).glu()
 
     def step(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
@@ -164,11 +164,11 @@ class ConvDecoder(Module):
         for layer in self.layers:
             x, weights = layer(x, e, mask, memory)
             looks.append(weights)
-        return self.logits(x), looks
+        return self.logits(x, mask), looks
 
-    def logits(self, x: Tensor) -> Tensor:
-        """x (..., C) -> (..., V)"""
-        y: Tensor = self.output(self.dropout(self.last(x)))
+    def logits(self, x: Tensor, mask: Array | None = None) -> Tensor:
+        """x (..., C), or rows (N, C) of the real tokens of a mask (B, T) -> (..., V)"""
+        y: Tensor = self.output(self.dropout(self.last(x), mask))
         return y
 
 

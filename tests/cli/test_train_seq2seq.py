@@ -32,6 +32,22 @@ def test_a_transformer_trains_and_predicts(cli, data, tmp_path, options):
     assert len(answered.out.splitlines()) == 2
 
 
+def test_a_convolutional_model_trains_and_predicts(cli, data, tmp_path):
+    run = tmp_path / "run"
+    done = cli("train", "seq2seq", "--model", "conv", "--kernel-size", "2", "--train", data / "pairs.tsv",
+               "--out", run, *SMALL, "--tokenizer", "symbol", "--positions", "learned",
+               "--max-positions", "9", "--tied", "target")  # fmt: skip
+    assert done.code == 0
+    model = json.loads((run / "config.json").read_text("utf-8"))["model"]
+    assert model["name"] == "conv"
+    expected = {"embedding_dim": 8, "channels": 12, "num_layers": 2, "kernel_size": 2, "tied": "target",
+                "positions": "learned", "max_positions": 9}  # fmt: skip
+    assert model["config"].items() >= expected.items()
+    answered = cli("predict", run, stdin=b"a b\nd\n")
+    assert answered.code == 0
+    assert len(answered.out.splitlines()) == 2
+
+
 def test_a_joint_vocabulary_is_one_for_both_sides(cli, data, tmp_path):
     run = tmp_path / "run"
     done = cli("train", "seq2seq", "--train", data / "pairs.tsv", "--out", run, *SMALL,

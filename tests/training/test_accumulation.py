@@ -7,7 +7,7 @@ from model_checks import as_float64, assert_close
 import gpuprop as gp
 from gpuprop import nn
 from gpuprop.backend.arrays import to_host
-from gpuprop.models import FeedForwardClassifier, Seq2Seq, TextCNN, Transformer
+from gpuprop.models import ConvSeq2Seq, FeedForwardClassifier, Seq2Seq, TextCNN, Transformer
 from gpuprop.text import TextField, create_tokenizer
 from gpuprop.text.batches import collate_pairs, collate_text
 from gpuprop.training import Classification, SequenceToSequence
@@ -59,6 +59,13 @@ def transformer():
     return SequenceToSequence(model, field(), field(), 10, label_smoothing=0.1)
 
 
+def convolutional():
+    gp.manual_seed(3)
+    size = len(field().vocabulary)
+    model = ConvSeq2Seq(size, size, 6, 8, 2, dropout=0.3)
+    return SequenceToSequence(model, field(), field(), 10, label_smoothing=0.1)
+
+
 def pair_parts():
     sources, targets = texts(12, 8, 0), texts(12, 7, 1)
     return [collate_pairs(sources[a:b], targets[a:b], multiple_of=8) for a, b in ((0, 12), *CUTS)]
@@ -70,6 +77,7 @@ CASES = {
     "feedforward": (lambda: classifier("feedforward"), text_parts),
     "seq2seq": (translator, pair_parts),
     "transformer": (transformer, pair_parts),
+    "conv": (convolutional, pair_parts),
 }
 
 
