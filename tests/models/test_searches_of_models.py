@@ -10,7 +10,7 @@ from model_checks import as_float64, random_texts
 
 import gpuprop as gp
 from gpuprop.backend.device import available_devices
-from gpuprop.models import Seq2Seq, Transformer
+from gpuprop.models import ConvSeq2Seq, Seq2Seq, Transformer
 from gpuprop.models.decoding import length_penalty
 from gpuprop.models.sampling import draw_columns, uniforms
 
@@ -19,6 +19,7 @@ WORDS = (1, 4, 5)
 MAKERS = {
     "gru": lambda **options: Seq2Seq(9, SIZE, 3, 4, **options),
     "lstm": lambda **options: Seq2Seq(9, SIZE, 3, 4, cell="lstm", input_feeding=True, **options),
+    "conv": lambda **options: ConvSeq2Seq(9, SIZE, 3, 4, num_layers=2, **options),
     "transformer": lambda **options: Transformer(9, SIZE, 4, 2, 6, 2, **options),
     "learned positions": lambda **options: Transformer(
         9, SIZE, 4, 2, 6, 2, positions="learned", max_positions=5, **options

@@ -37,6 +37,7 @@ TASKS = {
     "cnn": lambda: classifier(lambda: models.TextCNN(10, 2, embedding_dim=6, widths=(2, 3), filters=4)),
     "gru": lambda: translator(lambda: recurrent("gru")),
     "lstm": lambda: translator(lambda: recurrent("lstm")),
+    "conv": lambda: translator(lambda: models.ConvSeq2Seq(10, 8, 6, 5, num_layers=2, dropout=0.2)),
     "transformer": lambda: translator(lambda: models.Transformer(10, 8, 6, 2, 8, 1, dropout=0.2)),
 }
 OPTIMIZERS = {
