@@ -25,7 +25,8 @@ app = typer.Typer(no_args_is_help=True)
 _COMMON_HELP = f"""
 Files ending in .gz or .xz are read as they are. Nothing is written before all files are read and checked.
 The run folder then holds config.json, the vocabulary, model.safetensors (the best epoch), metrics.jsonl (a
-line an epoch) and curves.png. Ctrl-C ends training and keeps the best model so far.
+line an epoch), curves.png and checkpoints. Ctrl-C ends training, keeps the best model so far, and saves the
+state from which `gpuprop resume` goes on.
 
 {EXIT_CODES}
 """

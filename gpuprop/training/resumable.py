@@ -28,6 +28,7 @@ class Resumable:
     optimizer: Optimizer
     schedule: Schedule | None
     checkpoints: CheckpointFolder | None
+    patience: int | None
     state: TrainingState
     best_weights: dict[str, np.ndarray[Any, Any]] | None
     mark: dict[str, Any]
@@ -94,6 +95,12 @@ class Resumable:
         position, self._position = self._position, None
         if position is not None and hasattr(batches, "load_state_dict"):
             batches.load_state_dict(position)
+        self.mark = {**self.mark, "random": mark(None, self.model)["random"]}
+
+    def finished(self, epochs: int) -> bool:
+        """Whether `epochs` epochs are done, or no better one came for `patience`."""
+        out_of_patience = self.patience is not None and self.state.waited >= self.patience
+        return self.state.progress is None and (self.state.epoch >= epochs or out_of_patience)
 
     def _parts(self) -> dict[str, Any]:
         """What has a state beside the model: name -> an object with `state_dict` and `load_state_dict`."""
@@ -123,7 +130,13 @@ def mark(batches: Any, model: Module) -> dict[str, Any]:
     """What must be noted right after a step, before the next batch is taken: the random state and where the
     batches stand."""
     streams = {f"{name}.{attribute}": stream for name, attribute, stream in _streams(model)}
+    return moved({"random": {"streams": streams}}, batches)
+
+
+def moved(before: Mapping[str, Any], batches: Any) -> dict[str, Any]:
+    """The mark after a further step: layers keep their streams, so that no walk over them is needed."""
     position = batches.state_dict() if hasattr(batches, "state_dict") else None
+    streams = before["random"]["streams"]
     return {"random": {**random.state.state_dict(), "streams": streams}, "batches": position}
 
 

@@ -30,7 +30,7 @@ from .guard import Guard
 from .observer import Observer
 from .precision import make_precision
 from .progress import Display, make_display
-from .resumable import Resumable, mark
+from .resumable import Resumable, mark, moved
 from .signals import Signals
 from .training_state import EpochProgress, LossMeter, Record, TrainingState, watched
 
@@ -149,11 +149,6 @@ class Trainer(Resumable):
                 self._restore_best()
         return self.history
 
-    def finished(self, epochs: int) -> bool:
-        """Whether `epochs` epochs are done, or no better one came for `patience`."""
-        out_of_patience = self.patience is not None and self.state.waited >= self.patience
-        return self.state.progress is None and (self.state.epoch >= epochs or out_of_patience)
-
     def _epoch(self, batches: Iterable[Any]) -> None:
         state, started = self.state, time.perf_counter()
         progress = state.progress = state.progress or EpochProgress()
@@ -170,7 +165,7 @@ class Trainer(Resumable):
                 progress.tokens += sum(getattr(batch, "tokens", 0) for batch in group)
                 progress.over = len(group) < self.accumulate  # such batches have noticed their end
                 progress.seconds = before + time.perf_counter() - started
-                self.mark, self._whole = mark(batches, self.model), True
+                self.mark, self._whole = moved(self.mark, batches), True
                 if self.checkpoints is not None and self.checkpoints.due(state.step):
                     self._checkpoint()
             if progress.steps % READ_EVERY == 1:
@@ -180,7 +175,7 @@ class Trainer(Resumable):
             state.progress = None
             raise DataError("there are no batches to train on")
         with self._signals.hold():
-            progress.over, self.mark = True, mark(batches, self.model)
+            progress.over, self.mark = True, moved(self.mark, batches)
         self._end_epoch(progress, before - started)
 
     def _groups(self, batches: Iterable[Any], progress: EpochProgress) -> Iterator[list[Any]]:
@@ -268,7 +263,7 @@ class Trainer(Resumable):
             self.schedule.step(record[name] if falls == (sign < 0) else -record[name])
         state.epoch, state.progress = state.epoch + 1, None
         state.history.append(record)
-        self.mark["random"], self._whole = mark(None, self.model)["random"], True
+        self.mark["random"], self._whole = moved(self.mark, None)["random"], True
         self._checkpoint()  # first, so that a disk that fills up now takes nothing away
         if record["best"] and self.on_best is not None:
             self.on_best(record)
