@@ -21,6 +21,18 @@ PrecisionName = Literal["fp32", "tf32", "bf16", "fp16"]
 ScheduleName = Literal["constant", "step", "linear", "cosine", "inverse-sqrt", "plateau"]
 
 
+AUTO = 0  # what --batch-size auto is until the data are read
+
+
+def rows_or_auto(text: str) -> int:
+    """The number behind --batch-size: AUTO for "auto"."""
+    if str(text).strip() == "auto":
+        return AUTO
+    if not str(text).isascii() or not str(text).isdigit() or int(text) < 1:
+        raise typer.BadParameter(f"{text!r} is not a whole number of at least 1, nor auto.")
+    return int(text)
+
+
 def option(
     flags: str, help: str, panel: str, metavar: str | None = None, least: int | None = None
 ) -> typer.models.OptionInfo:
@@ -97,7 +109,13 @@ class CommonOptions:
     epochs: Annotated[int, option("--epochs", "Times through the training rows.", TRAINING, "N", 1)] = 10
     batch_size: Annotated[
         int | None,
-        option("--batch-size", "Rows in a batch. (default classify 50, seq2seq 64)", TRAINING, "N", 1),
+        typer.Option(
+            "--batch-size",
+            help="Rows in a batch; auto: as many as fit on the GPU. (default classify 50, seq2seq 64)",
+            rich_help_panel=TRAINING,
+            metavar="N",
+            parser=rows_or_auto,
+        ),
     ] = None
     batch_tokens: Annotated[
         int | None,

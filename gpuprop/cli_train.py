@@ -11,6 +11,7 @@ import typer
 
 from .backend.device import get_device
 from .backend.random import manual_seed
+from .cli_batch_size import with_batch_size
 from .cli_options import ClassifyOptions, Seq2SeqOptions
 from .cli_prepare import Prepared, data_files, described_model, prepare_classification
 from .cli_prepare_seq2seq import prepare_seq2seq
@@ -70,7 +71,7 @@ def train() -> None:
 def classify(options: ClassifyOptions) -> None:
     """Train a text classifier."""
     begin(options)
-    prepared = prepare_classification(options)
+    options, prepared = with_batch_size(options, prepare_classification(options))
     run_training(options, prepared, make_folder(options, prepared))
 
 
@@ -79,7 +80,7 @@ def classify(options: ClassifyOptions) -> None:
 def seq2seq(options: Seq2SeqOptions) -> None:
     """Train an encoder-decoder."""
     begin(options)
-    prepared = prepare_seq2seq(options)
+    options, prepared = with_batch_size(options, prepare_seq2seq(options))
     run_training(options, prepared, make_folder(options, prepared))
 
 

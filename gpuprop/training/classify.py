@@ -37,6 +37,10 @@ class LabelledRows:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def lengths(self) -> list[int]:
+        """Tokens of each row."""
+        return [len(row) for row in self.rows]
+
     def take(self, index: np.ndarray[Any, Any]) -> LabelledRows:
         """Some of the rows."""
         return LabelledRows([self.rows[i] for i in index], self.numbers[index])

@@ -36,6 +36,10 @@ class PairRows:
     def __len__(self) -> int:
         return len(self.sources)
 
+    def lengths(self) -> list[int]:
+        """Tokens of each row, both sides."""
+        return [len(s) + len(t) for s, t in zip(self.sources, self.targets, strict=True)]
+
     def take(self, index: Iterable[int]) -> PairRows:
         """Some of the rows."""
         chosen = list(index)

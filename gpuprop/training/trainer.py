@@ -27,6 +27,7 @@ from ..tensors import Tensor
 from .accumulation import backward_of_mean, groups_of
 from .checkpoint_folder import CheckpointFolder
 from .guard import Guard
+from .memory import memory_explained
 from .observer import Observer
 from .precision import make_precision
 from .progress import Display, make_display
@@ -157,7 +158,8 @@ class Trainer(Resumable):
         self.model.train()
         self.display.epoch(state.epoch + 1)
         for group in self._groups(batches, progress):
-            with self._signals.hold():
+            fit = memory_explained(group, self.loss, self.model, self.device)
+            with self._signals.hold(), fit:
                 self._whole = False
                 for loss, weight in self._step(group):
                     meter.add(loss, weight)
