@@ -28,10 +28,8 @@ def with_batch_size(options: Options, prepared: Prepared) -> tuple[Options, Prep
 
         rows, why = fitting_rows(task.loss, largest_batch, len(data), task.model, device), f"fit on {device}"
     else:
-        rows, why = (
-            prepared.settings.batch_size or 1,
-            f"the default: {device} has memory for more than is good",
-        )
+        rows = prepared.settings.batch_size or 1
+        why = f"the default, as {device} has memory for more than is good"
     if not options.quiet:
         say(f"--batch-size auto: {rows} rows, {why}")
     settings = replace(prepared.settings, batch_size=rows)
