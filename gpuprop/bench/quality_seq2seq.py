@@ -4,8 +4,8 @@
 
 For each recipe of `gpuprop.training.recipes_seq2seq` and each seed: `gpuprop train seq2seq`, then `gpuprop
 evaluate` (greedily), `gpuprop average` and `gpuprop evaluate --beam 5`. Results go to results_seq2seq.json.
- A training whose run folder is complete is not repeated, a seed that was scored is not
-scored again. --readme writes the table into a file; a row that was not trained says so.
+A training whose run folder is complete is not repeated, a seed that was scored is not scored again. --readme
+writes the table into a file; a row that was not trained says so.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import shlex
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,8 @@ def score(recipe: Seq2SeqRecipe, run: Path, data: Path) -> dict[str, Any]:
     if recipe.average is None:
         return {**result, "averaged": evaluated(recipe, run, data, BEAM)}
     averaged = run.with_name(f"{run.name}-averaged")
-    cli("average", run, "--last", recipe.average, "--out", averaged, "--overwrite")
+    shutil.rmtree(averaged, ignore_errors=True)  # of an earlier training
+    cli("average", run, "--last", recipe.average, "--out", averaged)
     return {**result, "averaged": evaluated(recipe, averaged, data, BEAM)}
 
 

@@ -4,9 +4,11 @@ import json
 
 import pytest
 
+import gpuprop as gp
 from gpuprop.bench import quality_seq2seq as quality
+from gpuprop.cli import main
 from gpuprop.training.presets import PRESETS
-from gpuprop.training.recipes_seq2seq import RECIPES
+from gpuprop.training.recipes_seq2seq import RECIPES, Seq2SeqRecipe
 
 MACHINE = {
     "cpu": "Some CPU", "cores": 2, "threads": "1", "python": "3.11", "numpy": "2.4",
@@ -54,3 +56,29 @@ def test_recipes_have_bounds_of_scores_that_are_measured():
         assert recipe.model in ("gru", "conv", "transformer"), name
         assert all((recipe.goal[s] < bound) == (s in ("wer", "per")) for s, bound in recipe.must.items()
                    if s in recipe.goal), name  # fmt: skip
+
+
+def test_a_training_is_scored_greedily_and_averaged_again_and_again(tmp_path, monkeypatch, capsys):
+    def cli(*arguments):
+        capsys.readouterr()
+        assert main([str(a) for a in arguments]) == 0
+        return capsys.readouterr().out
+
+    monkeypatch.setattr(quality, "cli", cli)
+    for name in ("train.tsv", "dev.tsv", "test.tsv"):
+        (tmp_path / name).write_text("ab\ta b\nba\tb a\nbb\tb b\n")
+    recipe = Seq2SeqRecipe(
+        dataset="mine",
+        options={
+            "source_tokenizer": "char", "embedding_dim": 4, "hidden": 4, "epochs": 3, "keep_last": 2,
+        },
+        scores=("wer",), must={}, goal={}, average=2,
+    )  # fmt: skip
+    data = ["--train", tmp_path / "train.tsv", "--valid", tmp_path / "dev.tsv"]
+    run = tmp_path / "run"
+    cli("train", "seq2seq", *data, "--out", run, *quality.as_arguments(recipe.options), "--quiet")
+    first = quality.score(recipe, run, tmp_path)
+    assert first == quality.score(recipe, run, tmp_path)
+    assert first["greedy"]["n"] == first["averaged"]["n"] == 3
+    weights = [gp.load(folder / "model.safetensors") for folder in (run, tmp_path / "run-averaged")]
+    assert any((weights[0][name] != weights[1][name]).any() for name in weights[0])
