@@ -60,7 +60,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if get_origin(hint) in (Union, types.UnionType):
         return any(_fits(value, part) for part in get_args(hint))
     if get_origin(hint) is Literal:
-        return value in get_args(hint)
+        return type(value) is str and value in get_args(hint)
     if hint is float:
         return type(value) in (int, float)
     return type(value) is (str if hint is Path else hint)

@@ -79,7 +79,7 @@ def resume(options: ResumeOptions) -> None:
     before = rebuilt_options(config, place)
     given = applied(options, before, trained_on(config))
     state = None if found is None else found[1]
-    if state is not None and is_finished(state, given):
+    if state is not None and is_finished(state, given) and (options.run / CONFIG).exists():
         settle(options.run, state, given.keep_last, finished=True)
         say(f"{place}: is finished, with {state['training']['epoch']} epochs; nothing to do")
         return

@@ -72,9 +72,7 @@ class RunFolder:
         self._made = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            killed = leftovers(self.path, (*OWN_FILES, _STAGING))
-            for file in [*killed, *(self.path / EPOCHS).glob(".epoch-*")]:
-                shutil.rmtree(file) if file.is_dir() else file.unlink(missing_ok=True)
+            _clean(self.path)
             with tempfile.TemporaryFile(dir=self.path):
                 pass
         except OSError as error:
@@ -173,6 +171,7 @@ def settle(path: str | Path, state: Mapping[str, Any], keep_last: int = 0, finis
     """Make a run folder agree with the state of its training: a kill may have come between the checkpoint and
     the files written after it. A finished run's model is left alone where an average took its place."""
     path, training = Path(path), state["training"]
+    _clean(path)
     best = state["model"] if state["best"] is None else state["best"]
     averaged = (path / BEST).exists()
     if training["best"] is not None and not (finished and averaged):
@@ -278,6 +277,12 @@ def sha256(path: str | Path) -> str:
     """SHA-256 (hex) of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _clean(path: Path) -> None:
+    """Remove what writers left that were killed."""
+    for file in [*leftovers(path, (*OWN_FILES, _STAGING)), *(path / EPOCHS).glob(".epoch-*")]:
+        shutil.rmtree(file) if file.is_dir() else file.unlink(missing_ok=True)
 
 
 def _describe(field: TextField) -> dict[str, Any]:
