@@ -19,6 +19,7 @@ from .cli_evaluate import EVALUATE_EXAMPLES, EVALUATE_HELP, evaluate
 from .cli_help import use_manual_pages
 from .cli_kernels import app as kernels_app
 from .cli_predict import PREDICT_EXAMPLES, PREDICT_HELP, predict
+from .cli_report import REPORT_EXAMPLES, REPORT_HELP, report
 from .cli_resume import RESUME_EXAMPLES, RESUME_HELP, resume
 from .cli_support import BROKEN_PIPE, EXIT_CODES, say, silence_stdout
 from .errors import GpupropError
@@ -67,6 +68,7 @@ app.add_typer(cli_train.app, name="train")
 app.command("resume", help=RESUME_HELP, epilog=RESUME_EXAMPLES)(resume)
 app.command("evaluate", help=EVALUATE_HELP, epilog=EVALUATE_EXAMPLES)(evaluate)
 app.command("predict", help=PREDICT_HELP, epilog=PREDICT_EXAMPLES)(predict)
+app.command("report", help=REPORT_HELP, epilog=REPORT_EXAMPLES)(report)
 app.command("average", help=AVERAGE_HELP, epilog=AVERAGE_EXAMPLES)(average)
 app.add_typer(cli_data.app, name="data")
 app.command("devices")(devices)

@@ -111,7 +111,7 @@ class Explanation:
     def summary(self) -> str:
         """One line: the loss, how many operations, and what they took in all."""
         total_bytes = _amount(sum(row.bytes for row in self.rows), 1024, "B")
-        flops = _amount(sum(row.flops for row in self.rows), 1000, "FLOPs").replace("  ", " ")
+        flops = _amount(sum(row.flops for row in self.rows), 1000, "FLOPs")
         return (
             f"loss {self.loss:.4g}: backward through {len(self.rows)} operations, {total_bytes}, {flops}, "
             f"{_seconds(self.seconds)}"
@@ -120,7 +120,7 @@ class Explanation:
     def __repr__(self) -> str:
         lines = [self.summary(), "", *_aligned([list(_HEAD), *(row.cells() for row in self._shown())], _LEFT)]
         lines += [self._left_out()] if len(self.rows) > MOST_ROWS else []
-        lines += ["", *_aligned(self._totals(), 1)]
+        lines += ["", *_aligned(self.totals(), 1)]
         return "\n".join(lines + ["", *self.notes()] if self.notes() else lines)
 
     def _repr_html_(self) -> str:
@@ -128,7 +128,7 @@ class Explanation:
             f"<p>{html.escape(self.summary())}</p>",
             _html_table([list(_HEAD), *(row.cells() for row in self._shown())], _LEFT),
             f"<p>{self._left_out()}</p>" if len(self.rows) > MOST_ROWS else "",
-            _html_table(self._totals(), 1),
+            _html_table(self.totals(), 1),
             *(f"<p>{html.escape(note)}</p>" for note in self.notes()),
         ]
         return "".join(parts)
@@ -139,7 +139,8 @@ class Explanation:
     def _left_out(self) -> str:
         return f"and {len(self.rows) - MOST_ROWS} more; all are in .rows"
 
-    def _totals(self) -> list[list[str]]:
+    def totals(self) -> list[list[str]]:
+        """The table by operation, its head first."""
         whole = self.seconds or 1.0
         return [["by operation", "count", "bytes", "FLOPs", "time", "share"]] + [
             [

@@ -10,6 +10,7 @@ from .classify import Classification
 from .curves import draw_curves
 from .decoding import Decoding
 from .failure import load_failure
+from .gradients import GradientLog, GradientRecorder, read_gradients
 from .metrics import (
     accuracy,
     classification_report,
@@ -22,8 +23,10 @@ from .metrics import (
     token_error_rate,
 )
 from .monitor import GpuMonitor
+from .observer import Observer
 from .precision import make_precision
 from .progress import Display, PlainDisplay
+from .report import write_report
 from .resumable import Resumable
 from .run import RunFolder, read_metrics
 from .seq2seq import SequenceToSequence
@@ -41,7 +44,10 @@ __all__ = [
     "Display",
     "EpochProgress",
     "GpuMonitor",
+    "GradientLog",
+    "GradientRecorder",
     "Interrupted",
+    "Observer",
     "PlainDisplay",
     "Resumable",
     "RunFolder",
@@ -65,8 +71,10 @@ __all__ = [
     "make_precision",
     "perplexity",
     "precision_recall_f1",
+    "read_gradients",
     "read_metrics",
     "rouge",
     "save",
     "token_error_rate",
+    "write_report",
 ]

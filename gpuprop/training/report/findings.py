@@ -1,0 +1,76 @@
+"""What stands out in the records of a training, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .charts import layer_names, share_of
+
+DEAD, CLIPPED, LEARNS_TOO_FAST, HARDLY_LEARNS, ENCODER, VANISHED = 0.5, 0.5, 0.1, 1e-6, 0.01, 1e-5
+
+Record = Mapping[str, Any]
+
+
+def findings_of(gradients: Sequence[Record]) -> list[str]:
+    """One sentence each, about the last quarter of the records; [] where nothing stands out."""
+    late = gradients[-max(1, len(gradients) // 4) :]
+    if not late:
+        return []
+    found = [sentence for name in layer_names(late) for sentence in _of_layer(name, late)]
+    broken = next((r["step"] for r in gradients if r.get("gradient") is None), None)
+    if broken is not None:
+        found.insert(0, f"At step {broken} the gradient was not finite: lower the learning rate.")
+    clipped = _mean([r.get("clipped") for r in late])
+    if clipped is not None and clipped > CLIPPED:
+        found.append(
+            f"{100 * clipped:.0f} % of the steps were clipped: a larger clip norm or a lower learning rate "
+            "would let the gradient set the step."
+        )
+    return found + _encoder(late)
+
+
+def _of_layer(name: str, late: Sequence[Record]) -> list[str]:
+    values = [r["layers"].get(name, {}) for r in late]
+    found = []
+    dead = _mean([v.get("dead") for v in values])
+    if dead is not None and dead > DEAD:
+        found.append(
+            f"{name}: {100 * dead:.0f} % of its ReLU units are dead; a lower learning rate or another "
+            "initialisation keeps them alive."
+        )
+    moved = _mean(
+        [v["update"] / v["weight"] for v in values if v.get("update") is not None and v.get("weight")]
+    )
+    if moved is not None and moved > LEARNS_TOO_FAST:
+        found.append(f"{name}: a step moves it by {moved:.2g} of its size; lower the learning rate.")
+    if moved is not None and moved < HARDLY_LEARNS:
+        found.append(f"{name}: a step moves it by {moved:.1g} of its size: it hardly learns.")
+    flow, strongest = _mean([v.get("flow") for v in values]), _strongest(late)
+    if flow is not None and strongest and flow < VANISHED * strongest:
+        found.append(
+            f"{name}: the gradient that arrives is {flow / strongest:.1g} of the strongest: it vanishes on "
+            "its way."
+        )
+    return found
+
+
+def _strongest(late: Sequence[Record]) -> float:
+    means = (_mean([r["layers"].get(name, {}).get("flow") for r in late]) for name in layer_names(late))
+    return max((m for m in means if m is not None), default=0.0)
+
+
+def _encoder(late: Sequence[Record]) -> list[str]:
+    if "decoder" not in {name.split(".")[0] for name in layer_names(late)}:
+        return []
+    share = _mean([share_of(record, "encoder") for record in late])
+    if share is None or share >= ENCODER:
+        return []
+    return [
+        f"Only {100 * share:.2g} % of the gradient reaches the encoder: the decoder works without the source."
+    ]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

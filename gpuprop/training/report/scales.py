@@ -1,0 +1,62 @@
+"""Axes: where values stand between two ends, and the round numbers that are written beside them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from .charts import Chart
+
+TICKS = 5  # about
+
+
+def limits_of(chart: Chart) -> tuple[float, float]:
+    """Ends of the y axis; powers of ten on a logarithmic one."""
+    if chart.limits is not None:
+        return chart.limits
+    values = [y for points in chart.series.values() for _, y in points]
+    low, high = min(values), max(values)
+    if chart.log:
+        low, high = 10.0 ** math.floor(math.log10(low)), 10.0 ** math.ceil(math.log10(high))
+        return (low, high) if low < high else (low, low * 10)
+    room = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
+    return (0.0 if 0 <= low < room else low - room), high + room
+
+
+def span_of(chart: Chart) -> tuple[float, float]:
+    """Ends of the x axis."""
+    values = [x for points in chart.series.values() for x, _ in points]
+    low, high = min(values), max(values)
+    return (low, high) if low < high else (low - 0.5, high + 0.5)
+
+
+def place(value: float, low: float, high: float, log: bool = False) -> float:
+    """Where a value stands: 0 at `low`, 1 at `high`."""
+    if log:
+        value, low, high = math.log10(value), math.log10(low), math.log10(high)
+    return (value - low) / (high - low)
+
+
+def ticks(low: float, high: float, log: bool = False, whole: bool = False) -> list[float]:
+    """Round numbers from low to high."""
+    if log:
+        first, last = round(math.log10(low)), round(math.log10(high))
+        each = max(1, -(-(last - first) // TICKS))
+        return [10.0**power for power in range(first, last + 1, each)]
+    rough = (high - low) / TICKS
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
+    step = max(1.0, step) if whole else step
+    return [step * k for k in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+
+
+def label(value: float) -> str:
+    """A number in few letters: 0.001, 1e-06, 25, 12,000."""
+    if value and (abs(value) < 1e-3 or abs(value) >= 1e6):
+        return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:.4g}"
+
+
+def colours(values: Sequence[float], low: float, high: float, log: bool) -> list[float]:
+    """Places of map cells between 0 and 1, those beyond the ends at the end."""
+    return [min(1.0, max(0.0, place(v, low, high, log))) for v in values]
