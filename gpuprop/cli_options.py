@@ -1,4 +1,4 @@
-"""The options of `gpuprop train`, one dataclass a task: each field is an option with its help."""
+"""The options of every `gpuprop train` command, as a dataclass: each field is an option with its help."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from .cli_support import check_number, whole_numbers
+from .cli_support import check_number
 from .errors import DataError
 from .training.session import Settings
 
@@ -19,8 +19,6 @@ TokenizerChoice = Literal["auto", "word", "whitespace", "char", "symbol", "bpe"]
 OptimizerName = Literal["sgd", "adam", "adamw", "rmsprop", "adagrad"]
 PrecisionName = Literal["fp32", "tf32", "bf16", "fp16"]
 ScheduleName = Literal["constant", "step", "linear", "cosine", "inverse-sqrt", "plateau"]
-
-
 AUTO = 0  # what --batch-size auto is until the data are read
 
 
@@ -276,181 +274,3 @@ class CommonOptions:
             seed=self.seed,
             watch=watch,
         )
-
-
-@dataclass(kw_only=True)
-class ClassifyOptions(CommonOptions):
-    """gpuprop train classify"""
-
-    tokenizer: Annotated[TokenizerName, option("--tokenizer", "How texts become tokens.", TEXT)] = "word"
-    model: Annotated[
-        Literal["feedforward", "cnn"],
-        option("--model", "Averaged word vectors, or Kim's convolutions.", MODEL),
-    ] = "cnn"
-    embedding_dim: Annotated[
-        int | None,
-        option("--embedding-dim", "Size of a word vector. (default feedforward 100, cnn 300)", MODEL, "N", 1),
-    ] = None
-    hidden: Annotated[
-        str,
-        option("--hidden", "feedforward: sizes of hidden layers, such as 200,100, or none.", MODEL, "N,..."),
-    ] = "none"
-    widths: Annotated[str, option("--widths", "cnn: sizes of its windows, in tokens.", MODEL, "N,...")] = (
-        "3,4,5"
-    )
-    filters: Annotated[int, option("--filters", "cnn: filters of each width.", MODEL, "N", 1)] = 100
-    max_norm: Annotated[
-        float | None, option("--max-norm", "cnn: limit of the output weights' norms (Kim: 3).", MODEL, "X")
-    ] = None
-    word_dropout: Annotated[
-        float, option("--word-dropout", "feedforward: share of words left out in training.", MODEL, "P")
-    ] = 0.0
-    embedding_dropout: Annotated[
-        float, option("--embedding-dropout", "cnn: dropout on word vectors.", MODEL, "P")
-    ] = 0.0
-    ngrams: Annotated[
-        int | None,
-        option("--ngrams", "Add n-grams of up to N words. (default feedforward 2, cnn 1)", TEXT, "N", 1),
-    ] = None
-    best_by: Annotated[
-        Literal["accuracy", "macro_f1", "loss"],
-        option("--best-by", "The validation score that decides the best epoch.", TRAINING),
-    ] = "accuracy"
-    class_weights: Annotated[
-        str | None,
-        option(
-            "--class-weights",
-            "Weigh classes in the loss: balanced (by rarity), or LABEL=X,LABEL=X (others 1).",
-            TRAINING,
-            "WEIGHTS",
-        ),
-    ] = None
-
-    def check(self) -> None:
-        super().check()
-        check_number("--word-dropout", self.word_dropout, 0.0, 1.0)
-        check_number("--embedding-dropout", self.embedding_dropout, 0.0, 1.0)
-        check_number("--max-norm", self.max_norm, 0.0, strict=True)
-        whole_numbers("--hidden", self.hidden)
-        if not whole_numbers("--widths", self.widths):
-            raise DataError("--widths needs at least one width, such as 3,4,5")
-
-
-@dataclass(kw_only=True)
-class Seq2SeqOptions(CommonOptions):
-    """gpuprop train seq2seq"""
-
-    preset: Annotated[
-        Literal["g2p", "multi30k", "headline"] | None,
-        option(
-            "--preset",
-            "Options known to work, for pronunciation, translation of captions, and one-line summaries; "
-            "options given beside it win.",
-            MODEL,
-        ),
-    ] = None
-    model: Annotated[
-        Literal["gru", "lstm", "transformer", "conv"],
-        option(
-            "--model", "Recurrent with attention, attention alone, or convolutions with attention.", MODEL
-        ),
-    ] = "gru"
-    embedding_dim: Annotated[
-        int, option("--embedding-dim", "Size of a token vector; transformer: its width.", MODEL, "N", 1)
-    ] = 256
-    hidden: Annotated[
-        int | None,
-        option(
-            "--hidden",
-            "gru, lstm: units of the decoder and of each encoder direction. (default 256) transformer: units "
-            "inside its feed-forward networks. (default 4 x embedding-dim) conv: channels. (default 256)",
-            MODEL,
-            "N",
-            1,
-        ),
-    ] = None
-    layers: Annotated[
-        int | None,
-        option(
-            "--layers", "Layers on each side. (default gru, lstm 1; transformer 3; conv 4)", MODEL, "N", 1
-        ),
-    ] = None
-    attention: Annotated[
-        Literal["dot", "additive"],
-        option("--attention", "gru, lstm: Luong's (dot) or Bahdanau's (additive).", MODEL),
-    ] = "dot"
-    input_feeding: Annotated[
-        bool,
-        option(
-            "--input-feeding",
-            "gru, lstm: the decoder reads what it last attended to; slower, better.",
-            MODEL,
-        ),
-    ] = False
-    heads: Annotated[int, option("--heads", "transformer: heads of attention.", MODEL, "N", 1)] = 4
-    kernel_size: Annotated[
-        int, option("--kernel-size", "conv: tokens that a convolution sees.", MODEL, "N", 1)
-    ] = 3
-    norm: Annotated[
-        Literal["pre", "post"],
-        option("--norm", "transformer: layer norm before or after each part.", MODEL),
-    ] = "pre"
-    activation: Annotated[
-        Literal["relu", "gelu"], option("--activation", "transformer: of its feed-forward networks.", MODEL)
-    ] = "relu"
-    positions: Annotated[
-        Literal["sinusoidal", "learned"],
-        option(
-            "--positions",
-            "transformer, conv: fixed, for any length, or trained, up to --max-positions.",
-            MODEL,
-        ),
-    ] = "sinusoidal"
-    max_positions: Annotated[
-        int, option("--max-positions", "The longest text that learned positions allow.", MODEL, "N", 1)
-    ] = 512
-    tied: Annotated[
-        Literal["none", "target", "all"],
-        option(
-            "--tied",
-            "One table for target vectors and output (target), and for source vectors too (all; needs "
-            "--joint).",
-            MODEL,
-        ),
-    ] = "none"
-    best_by: Annotated[
-        Literal[
-            "loss",
-            "perplexity",
-            "exact_match",
-            "token_error_rate",
-            "bleu",
-            "chrf",
-            "rougeL",
-            "wer",
-            "per",
-        ],
-        option(
-            "--best-by",
-            "The validation score that decides the best epoch; all but loss and perplexity are of what the "
-            "model writes for the first 500 sources (bleu, chrf, rougeL: extra text).",
-            TRAINING,
-        ),
-    ] = "loss"
-    draw_attention: Annotated[
-        bool,
-        option(
-            "--draw-attention",
-            "After each epoch draw what the decoder attends to in a validation pair: attention/epoch-N.png.",
-            RUN,
-        ),
-    ] = False
-    source_tokenizer: Annotated[
-        TokenizerName | None, option("--source-tokenizer", "For sources only.", TEXT)
-    ] = None
-    target_tokenizer: Annotated[
-        TokenizerName | None, option("--target-tokenizer", "For targets only.", TEXT)
-    ] = None
-    joint: Annotated[
-        bool, option("--joint", "One tokenizer and one vocabulary for sources and targets.", TEXT)
-    ] = False

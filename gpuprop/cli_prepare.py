@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from .cli_options import ClassifyOptions, CommonOptions, Seq2SeqOptions
+from .cli_options import CommonOptions
+from .cli_options_classify import ClassifyOptions
+from .cli_options_seq2seq import Seq2SeqOptions
 from .cli_support import whole_numbers
 from .errors import DataError
 from .models import ConfiguredModel, FeedForwardClassifier, TextCNN

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from .backend.arrays import to_device
-from .cli_options import Seq2SeqOptions
+from .cli_options_seq2seq import Seq2SeqOptions
 from .cli_prepare import Prepared, build_field, read_vectors, split_rows, watched
 from .errors import DataError
 from .models import ConvSeq2Seq, EncoderDecoder, Seq2Seq, Transformer

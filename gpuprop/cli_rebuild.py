@@ -9,7 +9,8 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from .cli_options import ClassifyOptions, Seq2SeqOptions
+from .cli_options_classify import ClassifyOptions
+from .cli_options_seq2seq import Seq2SeqOptions
 from .errors import CheckpointError, DataError
 from .training.run import sha256
 from .training.session import Settings

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from .backend.random import manual_seed
-from .cli_options import ClassifyOptions, Seq2SeqOptions
+from .cli_options_classify import ClassifyOptions
+from .cli_options_seq2seq import Seq2SeqOptions
 from .cli_prepare import Prepared, prepare_classification
 from .cli_prepare_seq2seq import prepare_seq2seq
 from .cli_rebuild import check_data, check_same, rebuilt_options

@@ -12,7 +12,8 @@ import typer
 from .backend.device import get_device
 from .backend.random import manual_seed
 from .cli_batch_size import with_batch_size
-from .cli_options import ClassifyOptions, Seq2SeqOptions
+from .cli_options_classify import ClassifyOptions
+from .cli_options_seq2seq import Seq2SeqOptions
 from .cli_prepare import Prepared, data_files, described_model, prepare_classification
 from .cli_prepare_seq2seq import prepare_seq2seq
 from .cli_support import EXIT_CODES, command, plain, say, use_device

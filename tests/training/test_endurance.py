@@ -11,7 +11,7 @@ import pytest
 
 import gpuprop as gp
 from gpuprop import nn, text
-from gpuprop.cli_options import ClassifyOptions
+from gpuprop.cli_options_classify import ClassifyOptions
 from gpuprop.cli_rebuild import check_same, rebuilt_options
 from gpuprop.cli_support import plain
 from gpuprop.models import TextCNN
