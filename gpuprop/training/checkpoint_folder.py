@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ class CheckpointFolder:
 
     keep: so many of the last checkpoints stay, and the one of the best epoch. every_steps, every_seconds:
     save within epochs too. also: a second folder, on another disk, say; everything is written to both, and
-    training goes on while one of them can be written to. report: told what went wrong with one of them.
+    training goes on while one of them can be written to. report: told what went wrong with a file or folder
+    (default: a warning).
     """
 
     def __init__(
@@ -40,7 +42,7 @@ class CheckpointFolder:
                 raise DataError(f"{name} must be at least 1, not {value}")
         self.paths = [Path(path)] + ([] if also is None else [Path(also)])
         self.keep, self.every_steps, self.every_seconds = keep, every_steps, every_seconds
-        self.report = report or (lambda message: None)
+        self.report = report or _warn
         self.saved: Path | None = None  # the last one that this object wrote
         self.note: Mapping[str, Any] = {}  # goes into each checkpoint as "note"
         self._last = time.monotonic()
@@ -129,6 +131,10 @@ class CheckpointFolder:
         for number, file in there.items():
             if number not in last and number != best_step:
                 _unlink(file)
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, RuntimeWarning, stacklevel=4)
 
 
 def _listed(folder: Path) -> dict[int, Path]:

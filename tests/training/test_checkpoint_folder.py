@@ -145,6 +145,16 @@ def test_the_last_whole_one_is_found_and_the_others_are_reported(tmp_path):
         folder.latest()
 
 
+def test_without_a_listener_a_damaged_one_is_warned_of(tmp_path):
+    folder = CheckpointFolder(tmp_path)
+    folder.save(STATE, 1)
+    folder.save(STATE, 2)
+    folder.files()[0].write_bytes(b"")
+    with pytest.warns(RuntimeWarning) as warned:
+        assert folder.latest()[0].name == "step-00000001.safetensors"
+    assert "step-00000002.safetensors: damaged" in str(warned[0].message)
+
+
 def test_steps_and_seconds_make_one_due(tmp_path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr("gpuprop.training.checkpoint_folder.time.monotonic", lambda: now[0])
