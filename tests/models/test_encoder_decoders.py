@@ -190,15 +190,17 @@ FACTS = {
     Transformer: ({"width": 64, "layers": 2}, {"steps": 250, "lr": 0.004, "warmup": 30}),
     ConvSeq2Seq: ({"width": 48, "layers": 2}, {"steps": 300, "lr": 0.006, "warmup": 30}),
 }
+# One table for sides that have nothing to do with each other learns them more slowly.
+SLOW_FACTS = {"transformer-tied": {"steps": 600, "lr": 0.0028}}
 OFTEN = ("gru-dot", "lstm-additive-feeding", "transformer-pre", "transformer-post", "conv")
 
 
-def check_learns(family, settings, entries, make_batch, test):
+def check_learns(family, settings, entries, make_batch, test, changes=None):
     """Train, then decode `test`: every row must come out right, greedily and with a beam."""
     gp.manual_seed(1)
     sizes, schedule = settings[FAMILIES[family][0]]
     model = build(family, **sizes, sizes=(entries, entries))
-    train(model, make_batch, **schedule)
+    train(model, make_batch, **{**schedule, **(changes or {})})
     source, mask, _, target_out = test
     assert model.greedy(source, mask, max_length=10) == wanted(target_out)
     best = model.beam(source[:32], mask[:32], beam_size=3, max_length=10)
@@ -235,14 +237,14 @@ def test_learns_unrelated_pairs_by_heart(family):
     target_lengths = rng.integers(3, 7, count)
     target, _ = random_texts(target_lengths, entries, 2)
     data = (source, source != 0, *teacher(target, target_lengths))
-    orders = [np.random.default_rng(epoch).permutation(count) for epoch in range(100)]
+    orders = [np.random.default_rng(epoch).permutation(count) for epoch in range(150)]
 
     def make_batch(step):
         epoch, part = divmod(step, count // rows)
         index = orders[epoch][part * rows : (part + 1) * rows]
         return tuple(a[index] for a in data)
 
-    check_learns(family, FACTS, entries, make_batch, data)
+    check_learns(family, FACTS, entries, make_batch, data, SLOW_FACTS.get(family))
 
 
 @every_family
