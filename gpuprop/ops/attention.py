@@ -45,7 +45,7 @@ class DotProductWeights(Op):
         need_query, need_key = ctx.needs_grad
         denergy = softmax_gradient(weights, dweights)
         return (
-            product(denergy, key) * scale if need_query else None,
+            kept(product(denergy, key) * scale, key) if need_query else None,
             product(denergy.swapaxes(-1, -2), kept(query * scale, query)) if need_key else None,
         )
 

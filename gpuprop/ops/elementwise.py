@@ -107,7 +107,7 @@ class Power(Op):
     @staticmethod
     def backward(ctx: Context, dy: Array) -> Array:
         x, n = ctx.saved
-        return dy * (2.0 * x) if n == 2 else dy * (n * x ** (n - 1))
+        return kept(dy * (2.0 * x) if n == 2 else dy * (n * x ** (n - 1)), dy, x)
 
 
 class Exp(Op):

@@ -8,6 +8,7 @@ from gpuprop import nn, ops
 from gpuprop.backend import half
 from gpuprop.backend.arrays import to_host
 from gpuprop.backend.gemm import matmul
+from gpuprop.backprop import Watcher, watching
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
 HALVES = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
@@ -76,6 +77,8 @@ CASES = {
     "softmax": (("x",), ops.softmax),
     "log_softmax": (("x",), ops.log_softmax),
     "attention": (("x", "y", "y"), lambda q, k, v: ops.attention(q, k, v, MASK)[0]),
+    "one_attention": (("x", "y", "y"), lambda q, k, v: ops.scaled_dot_product_attention(q, k, v, MASK)),
+    "glu": (("x",), ops.glu),
     "additive": (("x", "y", "v"), lambda q, k, v: ops.additive_attention_weights(q, k, v, MASK)),
     "gru": (("x", "k", "k", "kb", "kb"), lambda x, wi, wh, bi, bh: ops.gru(x, wi, wh, bi, bh, mask=MASK)[0]),
     "max_over_time": (("x",), lambda x: ops.max_over_time(x, MASK)),
@@ -113,6 +116,30 @@ def test_an_operation_keeps_the_type_and_comes_near_float32(case, name):
         assert ours.dtype == (HALVES[name] if ours is not y else y.dtype)
         scale = max(1.0, float(np.abs(theirs).max()))
         assert float(np.abs(ours.astype(np.float32) - theirs).max()) <= 12 * PRECISION[name] * scale
+
+
+class Types(Watcher):
+    """The types of the gradients that arrive at operations."""
+
+    def __init__(self):
+        self.seen = set()
+
+    def passing(self, node):
+        self.seen |= {gradient.dtype for gradient in node.grads if gradient is not None}
+        node.run_backward()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_keep_the_type_on_their_way(case, name):
+    inputs, fn = CASES[case]
+    leaves = [gp.tensor(np.ones(SHAPES[x]).astype(HALVES[name]), requires_grad=True) for x in inputs]
+    # so that the last gradients arrive somewhere; those of parameters may be float32, as their memory is
+    pairs = zip(inputs, leaves, strict=True)
+    y = fn(*(leaf.reshape(leaf.shape) if which in "xy" else leaf for which, leaf in pairs))
+    types = Types()
+    with watching(types):
+        y.backward(np.ones(y.shape, y.dtype))
+    assert types.seen == {HALVES[name]}
 
 
 @pytest.mark.parametrize("case", LOSSES)
