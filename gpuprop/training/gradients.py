@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,8 @@ from .step_watch import StepWatch, Values
 
 GRADIENTS = "gradients.jsonl"
 RECORDS = 150  # in a training, or fewer
-LEAST_INTERVAL = 25  # a recorded step takes up to half as long again: 2 % in all
+LEAST_INTERVAL = 10
+MOST_TIME = 0.02  # of the training
 ITSELF = "(model)"  # the layer of parameters that belong to no layer
 
 Record = dict[str, Any]
@@ -75,10 +77,14 @@ def _line(record: Record) -> str:
 class GradientRecorder(Observer):
     """Writes a record of every `interval`-th step, the first one included, to `log`.
 
+    most_time: the largest share of the time that recording may take: records that would be too many are left
+    out. 1 for no limit.
     On a GPU the numbers of a record are fetched when the next one is made, so that no step waits for them.
     """
 
-    def __init__(self, log: GradientLog, interval: int, clip_norm: float | None = None) -> None:
+    def __init__(
+        self, log: GradientLog, interval: int, clip_norm: float | None = None, most_time: float = 1.0
+    ) -> None:
         self.log, self.interval, self.clip_norm = log, max(1, interval), clip_norm
         self._layers: Layers | None = None
         self._watch: StepWatch | None = None
@@ -88,6 +94,8 @@ class GradientRecorder(Observer):
         self._pending: Callable[[], Record] | None = None
         self._meter: EnergyMeter | None = None
         self._step = 0
+        self.most_time = most_time
+        self._not_before = -math.inf
         self._graph_known = False
 
     def before_step(self, model: Module, step: int) -> None:
@@ -96,7 +104,7 @@ class GradientRecorder(Observer):
             self._meter = EnergyMeter(next(model.parameters()).device)
             self.log.start(step)
         self._step = step
-        if step % self.interval == 1 or self.interval == 1:
+        if (step - 1) % self.interval == 0 and time.perf_counter() >= self._not_before:
             self._write_pending()
             self._watch = StepWatch(self._layers)
             self._watching.enter_context(watching(self._watch))
@@ -104,18 +112,25 @@ class GradientRecorder(Observer):
     def after_backward(self) -> None:
         self._watching.close()
         if self._watch is not None:
-            self._gradients = self._watch.gradients()
-            self._watch.keep_parameters()
+            with self._watch.timed():
+                self._gradients = self._watch.gradients()
+                self._watch.keep_parameters()
 
     def after_step(self, norm: Tensor | None) -> None:
         if norm is not None:
             self._norms.append(norm)
-        if self._watch is None:
+        watch, self._watch = self._watch, None
+        if watch is None:
             return
-        values = self._watch.values() | self._gradients
-        graph, self._graph_known = [] if self._graph_known else self._watch.graph(), True
-        self._watch, self._gradients = None, {}
-        clipped, self._norms = self._norms, []
+        with watch.timed():
+            self._make_record(watch)
+        if self.most_time < 1.0:
+            self._not_before = time.perf_counter() + watch.seconds * (1.0 / self.most_time - 1.0)
+
+    def _make_record(self, watch: StepWatch) -> None:
+        values = watch.values() | self._gradients
+        graph, self._graph_known = [] if self._graph_known else watch.graph(), True
+        clipped, self._norms, self._gradients = self._norms, [], {}
         gpu = self._meter.read() if self._meter is not None else None
         more: Record = {"graph": graph} if graph else {}
         more |= {} if gpu is None else {"gpu": gpu}

@@ -14,7 +14,7 @@ from ..tensors import Parameter
 from .attention_picture import picture_of_epoch
 from .checkpoint_folder import CheckpointFolder
 from .curves import draw_curves, figure_class
-from .gradients import GradientLog, GradientRecorder, interval_of
+from .gradients import MOST_TIME, GradientLog, GradientRecorder, interval_of
 from .observer import Observer
 from .progress import Display
 from .run import CURVES, RunFolder, settle
@@ -219,7 +219,7 @@ class Session:
         if folder is None:
             return []
         log = GradientLog(folder.path, lambda: folder.begun)
-        return [GradientRecorder(log, interval_of(steps), self.settings.clip_norm)]
+        return [GradientRecorder(log, interval_of(steps), self.settings.clip_norm, MOST_TIME)]
 
     def draw(self, title: str) -> None:
         """Write curves.png. Raises PlotError where matplotlib is missing."""

@@ -5,13 +5,18 @@ Everything stays on the device as numbers of one element until `values` is read.
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Iterator
 from typing import Any
+
+import numpy as np
 
 from ..backend.arrays import Array, get_xp
 from ..backend.half import is_half
 from ..backprop import Node, Watcher
 from ..nn.attribution import SHAPES, Layers
+from ..optim.optimizer import CHUNK
 from ..tensors import Parameter
 
 LOSS = "loss"
@@ -36,9 +41,26 @@ class StepWatch(Watcher):
         self._edges: dict[tuple[str, str], None] = {}
         self._order: dict[str, int] = {}
         self._seeds: Any = 0.0
+        self.seconds = 0.0  # that watching took
         self._newest = 0
 
     def recorded(self, node: Node, outputs: tuple[Any, ...], static: Any) -> None:
+        with self.timed():
+            self._record(node, outputs, static)
+
+    def passing(self, node: Node) -> None:
+        with self.timed():
+            self._look_at(node)
+        node.run_backward()
+
+    @contextlib.contextmanager
+    def timed(self) -> Iterator[None]:
+        """Add the time inside to `seconds`."""
+        started = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - started
+
+    def _record(self, node: Node, outputs: tuple[Any, ...], static: Any) -> None:
         name = node.op.__name__
         layers = () if name in SHAPES else self.layers.of(node)
         self._connect(node, layers)
@@ -53,7 +75,7 @@ class StepWatch(Watcher):
         if name in ("ReLU", "ConvReluMax") or static.get("relu"):
             self._count_alive(layers, outputs[0])
 
-    def passing(self, node: Node) -> None:
+    def _look_at(self, node: Node) -> None:
         if node.index > self._newest:  # a new backward pass begins, with the loss
             self._seeds = self._seeds + _squares(node.grads[0])
             self._edges |= {(source, LOSS): None for source in self._behind.get(node, ())}
@@ -62,7 +84,6 @@ class StepWatch(Watcher):
         if node in self._made and dy is not None:
             for layer, part in self._columns(self._made[node], dy):
                 self._flows[layer] = self._flows.get(layer, 0.0) + _squares(part)
-        node.run_backward()
 
     def keep_parameters(self) -> None:
         """Copy what the optimizer is about to change."""
@@ -116,12 +137,10 @@ class StepWatch(Watcher):
 
     def _updates(self, layer: str) -> Values:
         now = [_flat(p, p.data) for p in self.layers.parameters[layer].values() if _trained(p)]
-        old = self._before[layer]
-        for a, b in zip(old, now, strict=True):
-            get_xp(a).subtract(b, a, out=a)
+        found = [_moved(a, b) for a, b in zip(self._before[layer], now, strict=True)]
         return {
-            (layer, "weight"): sum(_squares(a) for a in now),
-            (layer, "update"): sum(_squares(a) for a in old),
+            (layer, "update"): sum(update for update, _ in found),
+            (layer, "weight"): sum(weight for _, weight in found),
         }
 
     def _columns(self, layers: tuple[str, ...], y: Array) -> Iterator[tuple[str, Array]]:
@@ -152,6 +171,19 @@ def _trained(p: Parameter) -> bool:
 def _flat(p: Parameter, values: Any) -> Array:
     """The values of a parameter, or its gradient, one after another as they lie in memory."""
     return values.transpose(p.order).reshape(-1)
+
+
+def _moved(old: Array, new: Array) -> tuple[Any, Any]:
+    """Σ (new - old)² and Σ new², on a CPU by chunks that stay in its cache."""
+    if get_xp(new) is not np:
+        return _squares(new - old), _squares(new)
+    scratch = np.empty(min(CHUNK, new.size), new.dtype)
+    update = weight = 0.0
+    for i in range(0, new.size, CHUNK):
+        part = new[i : i + CHUNK]
+        step = np.subtract(part, old[i : i + CHUNK], out=scratch[: part.size])
+        update, weight = update + _squares(step), weight + _squares(part)
+    return update, weight
 
 
 def _squares(a: Array) -> Any:

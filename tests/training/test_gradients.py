@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import gpuprop as gp
 from gpuprop import nn
 from gpuprop.backprop import recording
 from gpuprop.errors import CheckpointError
+from gpuprop.training import Observer
 from gpuprop.training.gradients import (
     GRADIENTS,
     LEAST_INTERVAL,
@@ -115,6 +117,31 @@ def test_flow_is_that_of_a_loss_without_scale(options):
         assert other["layers"][layer]["gradient"] == pytest.approx(
             plain["layers"][layer]["gradient"], rel=0.01
         )
+
+
+def test_records_that_would_take_too_much_time_are_left_out(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    class Slow(Kept):
+        """Takes 1 s a record, in a training of 4 s a step."""
+
+        def append(self, record):
+            now[0] += 1.0
+            super().append(record)
+
+    class Clock(Observer):
+        def after_step(self, norm):
+            now[0] += 4.0
+
+    m, log, criterion = model(), Slow(), nn.CrossEntropyLoss()
+    recorder = GradientRecorder(log, 1, most_time=0.1)
+    trainer = gp.Trainer(
+        m, lambda b: criterion(m(b[0]), b[1]), gp.optim.SGD(m.parameters(), lr=0.1), progress="off",
+        observers=[recorder, Clock()],
+    )  # fmt: skip
+    trainer.fit([(X, Y)] * 10, epochs=1)
+    assert [record["step"] for record in log] == [1, 4, 7, 10]  # 9 s and more after each
 
 
 def test_layers_side_by_side_share_the_columns():
@@ -231,3 +258,27 @@ def test_intervals_keep_records_few_and_steps_cheap():
     assert interval_of(10) == LEAST_INTERVAL
     for steps in (10_000, 123_457):
         assert RECORDS / 2 < steps / interval_of(steps) <= RECORDS
+
+
+def test_a_training_that_goes_on_has_the_records_of_one_that_never_stopped(tmp_path):
+    def trainer(folder):
+        folder.mkdir(exist_ok=True)
+        m, criterion = model(), nn.CrossEntropyLoss()
+        recorder = GradientRecorder(GradientLog(folder, lambda: True), 1)
+        optimizer = gp.optim.Adam(m.parameters(), lr=0.1)
+        return gp.Trainer(
+            m, lambda b: criterion(m(b[0]), b[1]), optimizer, progress="off", observers=[recorder]
+        )
+
+    batches, states = [(X, Y), (-X, Y)], []
+    whole = trainer(tmp_path / "whole")
+    whole.on_epoch = lambda record: states.append(whole.state_dict())
+    whole.fit(batches, epochs=3)
+    trainer(tmp_path / "stopped").fit(batches, epochs=2)
+    going_on = trainer(tmp_path / "stopped")
+    going_on.load_state_dict(states[0])  # the stop lost the second epoch, whose records are there
+    going_on.fit(batches, epochs=3)
+    records = read_gradients(tmp_path / "stopped")
+    assert [record["step"] for record in records] == [1, 2, 3, 4, 5, 6]
+    expected = read_gradients(tmp_path / "whole")
+    assert [record["layers"] for record in records] == [record["layers"] for record in expected]
