@@ -77,6 +77,18 @@ def page(tmp_path_factory):
     return write_report(write_run(tmp_path_factory.mktemp("runs") / "mine"))[0]
 
 
+@pytest.fixture(scope="module")
+def large_page(tmp_path_factory):
+    """report.html of a made-up model of many layers, which are drawn as maps."""
+    parts = ("self_attn", "self_attn.out_proj", "linear1", "linear2")
+    names = [
+        f"{side}.layers.{i}.{part}" for side in ("encoder", "decoder") for i in range(3) for part in parts
+    ]
+    records = [record(1 + 25 * i, names) for i in range(5)]
+    records[0]["graph"] = [[a, b] for a, b in zip(names, [*names[1:], "loss"], strict=True)]
+    return write_report(write_run(tmp_path_factory.mktemp("runs") / "large", records), measure=False)[0]
+
+
 def test_there_is_a_chart_for_everything_recorded():
     charts = {chart.title: chart for chart in charts_of(metrics(), gradients())}
     assert list(charts) == [
@@ -251,12 +263,20 @@ addEventListener("message", m => { document.querySelector("pre").textContent = m
 </script><iframe width="{width}" height="900" style="border: 0" src="page.html"></iframe>"""
 
 
-@pytest.mark.parametrize(("width", "theme"), [(1280, "light"), (390, "light"), (390, "dark")])
-def test_the_page_in_a_browser(page, tmp_path, width, theme):
+@pytest.mark.parametrize(
+    ("name", "width", "theme", "figures"),
+    [
+        ("page", 1280, "light", 13),
+        ("page", 390, "light", 13),
+        ("page", 390, "dark", 13),
+        ("large_page", 390, "dark", 10),
+    ],
+)
+def test_the_page_in_a_browser(request, tmp_path, name, width, theme, figures):
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("no chromium: apt-get install chromium")
-    text = page.read_text("utf-8")
+    text = request.getfixturevalue(name).read_text("utf-8")
     (tmp_path / "page.html").write_text(text.replace("</body>", MEASURE + "</body>"), "utf-8")
     (tmp_path / "frame.html").write_text(FRAME.replace("{width}", str(width)), "utf-8")  # no window is narrow
     options = [
@@ -270,7 +290,7 @@ def test_the_page_in_a_browser(page, tmp_path, width, theme):
     )  # fmt: skip
     assert "CONSOLE" not in done.stderr
     found = json.loads(html.unescape(re.search(r"<pre>(.*)</pre>", done.stdout, re.DOTALL)[1]))
-    assert found["figures"] == len(found["drawings"]) == 13
+    assert found["figures"] == len(found["drawings"]) == figures
     assert all(w > 200 and h > 100 for w, h in found["drawings"])
     assert found["width"] <= found["window"] == width
     assert found["letters"] > 9.0
