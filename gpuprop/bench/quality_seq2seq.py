@@ -15,7 +15,6 @@ import json
 import os
 import shlex
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from gpuprop.training.presets import PRESETS, as_arguments
 from gpuprop.training.recipes_seq2seq import FALLING, RECIPES, Seq2SeqRecipe
 from gpuprop.training.run import read_config, read_metrics
 
-HEAD = """| data and scores | model | best epoch, greedy | averaged, beam 5 | must | goal | others | minutes |
+HEAD = """| data and scores | model | greedy | beam 5 | must | goal | others | minutes |
 | --- | --- | --- | --- | --- | --- | --- | --- |"""
 BEAM = 5
 Scores = dict[str, float]
@@ -107,8 +106,10 @@ def table(results: dict[str, Any]) -> str:
     lines += [
         f"Measured on {where['date']} with `make quality-seq2seq`: {where['cores']} cores ({where['cpu']}), "
         f"one thread a training, Python {where['python']}, NumPy {where['numpy']}, gpuprop "
-        f"{where['gpuprop']}; seed 1. Minutes are those of training, validation included. BLEU is "
-        "sacrebleu's (13a, lower-cased, on plain text), that of the tutorial torchtext's on its own tokens. "
+        f"{where['gpuprop']}; seed 1. Greedy: the best epoch. Beam 5: the last epochs averaged, where the "
+        f"recipe keeps them. Minutes are those of training, validation included{results.get('note', '')}. "
+        "BLEU is sacrebleu's (13a, lower-cased, on plain text), the tutorial's is torchtext's on its own "
+        "tokens. "
         "The commands, each with `--train`, `--valid`, `--out` and `--seed 1`:",
         "",
         "```",
@@ -125,6 +126,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/quality"))
     parser.add_argument("--only", help="recipes to run, separated by commas (default: all)")
     parser.add_argument("--threads", help="GPUPROP_THREADS of each training (default: all cores)")
+    parser.add_argument("--note", help="what to say of the minutes, such as 'on a busy machine'")
     parser.add_argument("--readme", type=Path, help="file whose table to renew")
     options = parser.parse_args()
     if options.threads:
@@ -132,7 +134,9 @@ def main() -> None:
     path = options.out / "results_seq2seq.json"
     options.out.mkdir(parents=True, exist_ok=True)
     results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"runs": {}}
-    results["machine"] = {**machine(), "date": time.strftime("%Y-%m-%d")}
+    results["machine"] = machine()
+    if options.note:
+        results["note"] = f" ({options.note})"
     wanted = list(RECIPES) if options.only is None else [n for n in options.only.split(",") if n]
     for name in wanted:
         runs = results["runs"].setdefault(name, [])
