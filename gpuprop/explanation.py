@@ -85,16 +85,10 @@ class Explanation:
         kinds: dict[str, list[Row]] = {}
         for row in self.rows:
             kinds.setdefault(row.operation, []).append(row)
-        totals = [
-            Total(
-                name,
-                len(rows),
-                sum(r.bytes for r in rows),
-                sum(r.flops for r in rows),
-                sum(r.seconds for r in rows),
-            )
-            for name, rows in kinds.items()
-        ]
+        totals = []
+        for name, rows in kinds.items():
+            sizes = sum(r.bytes for r in rows), sum(r.flops for r in rows)
+            totals.append(Total(name, len(rows), *sizes, sum(r.seconds for r in rows)))
         return sorted(totals, key=lambda total: total.seconds, reverse=True)
 
     def notes(self) -> list[str]:

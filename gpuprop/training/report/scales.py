@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 from .charts import Chart
 
@@ -55,8 +54,3 @@ def label(value: float) -> str:
     if value and (abs(value) < 1e-3 or abs(value) >= 1e6):
         return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:.4g}"
-
-
-def colours(values: Sequence[float], low: float, high: float, log: bool) -> list[float]:
-    """Places of map cells between 0 and 1, those beyond the ends at the end."""
-    return [min(1.0, max(0.0, place(v, low, high, log))) for v in values]
