@@ -24,6 +24,7 @@ from ..nn.dropout import Dropout
 from ..nn.embedding import Embedding
 from ..nn.linear import Linear
 from ..nn.module import Module, ModuleList, Sequential
+from ..ops.packing import Packing
 from ..tensors import Tensor
 from .attention import Memory
 from .configured import MOST_LAYERS, MOST_UNITS, check_table, choice, probability, whole
@@ -63,10 +64,10 @@ class GatedConv1d(Module):
         self.conv.weight = init.normal(weight.shape, spread, order=weight.order)
         self.conv.bias = init.constant((2 * channels,))
 
-    def forward(self, x: Tensor, mask: Array) -> Tensor:
-        """x, the rows of the real tokens (N, C) of a mask (B, L) -> (N, C)."""
-        y = self.conv(ops.unpack(self.dropout(x, mask), mask))
-        return ops.pack(y, mask).glu()
+    def forward(self, x: Tensor, real: Packing) -> Tensor:
+        """x, the rows of the real tokens (N, C) -> (N, C)."""
+        y = self.conv(ops.unpack(self.dropout(x, real), real))
+        return ops.pack(y, real).glu()
 
     def step(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
         """x (N, 1, C), the inputs before it (N, kernel_size - 1, C) -> (N, 1, C), and the inputs before the
@@ -92,15 +93,15 @@ class ConvEncoder(Module):
         self.output = projection(channels, width)
 
     def forward(self, ids: Any, mask: Any = None) -> Memory:
-        ids, mask = self.embedding.readable("ConvSeq2Seq", ids, mask)
-        e = self.embedding(ids, mask)
+        ids, real = self.embedding.readable("ConvSeq2Seq", ids, mask)
+        e = self.embedding(ids, real)
         x = self.input(e)
         for layer in self.layers:
-            x = (layer(x, mask) + x) * HALF
+            x = (layer(x, real) + x) * HALF
         z = self.output(x)
-        lengths = get_xp(mask).broadcast_to(mask.sum(axis=1, keepdims=True), mask.shape)[mask]
-        scale = get_xp(mask).sqrt(lengths * 0.5).astype(z.dtype)[:, None]
-        return Memory(ops.unpack((z + e) * Tensor(scale), mask), ops.unpack(z, mask), mask)
+        lengths = real.mask.sum(axis=1)[real.rows // real.shape[1]]  # of the text of each row
+        scale = get_xp(lengths).sqrt(lengths * 0.5).astype(z.dtype)[:, None]
+        return Memory(ops.unpack((z + e) * Tensor(scale), real), ops.unpack(z, real), real.mask)
 
 
 class ConvDecoderLayer(Module):
@@ -115,12 +116,11 @@ class ConvDecoderLayer(Module):
         self.query = linear(channels, width)
         self.context = projection(width, channels)
 
-    def forward(self, x: Tensor, e: Tensor, mask: Array, memory: Memory) -> tuple[Tensor, Tensor]:
-        """x (N, C) and e (N, E), rows of the real tokens of a mask (B, T) -> (N, C), and the attention's
-        weights (B, T, S)."""
-        h = self.block(x, mask)
-        context, weights = self._look(ops.unpack(self._ask(h, e), mask), memory)
-        return self._sum(x, h, ops.pack(context, mask)), weights
+    def forward(self, x: Tensor, e: Tensor, real: Packing, memory: Memory) -> tuple[Tensor, Tensor]:
+        """x (N, C) and e (N, E), rows of the real tokens -> (N, C), and the attention's weights (B, T, S)."""
+        h = self.block(x, real)
+        context, weights = self._look(ops.unpack(self._ask(h, e), real), memory)
+        return self._sum(x, h, ops.pack(context, real)), weights
 
     def step(self, x: Tensor, e: Tensor, past: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
         """x (N, 1, C), e (N, 1, E) and what `GatedConv1d.step` needs -> (N, 1, C), and the same for the next
@@ -140,7 +140,7 @@ class ConvDecoderLayer(Module):
 
 
 class ConvDecoder(Module):
-    """ids (B, T), mask (B, T), memory -> logits of the real tokens (N, V)."""
+    """ids (B, T), where their real tokens stand, memory -> logits of the real tokens (N, V)."""
 
     def __init__(
         self, embedding: PositionedEmbedding, vocabulary_size: int, width: int, channels: int, layers: int,
@@ -157,18 +157,18 @@ class ConvDecoder(Module):
         if tied:
             self.output.weight = embedding.table.weight
 
-    def forward(self, ids: Array, mask: Array, memory: Memory) -> tuple[Tensor, list[Tensor]]:
+    def forward(self, ids: Array, real: Packing, memory: Memory) -> tuple[Tensor, list[Tensor]]:
         """The logits, and each layer's weights of the attention (B, T, S)."""
-        e = self.embedding(ids, mask)
+        e = self.embedding(ids, real)
         x, looks = self.input(e), []
         for layer in self.layers:
-            x, weights = layer(x, e, mask, memory)
+            x, weights = layer(x, e, real, memory)
             looks.append(weights)
-        return self.logits(x, mask), looks
+        return self.logits(x, real), looks
 
-    def logits(self, x: Tensor, mask: Array | None = None) -> Tensor:
-        """x (..., C), or rows (N, C) of the real tokens of a mask (B, T) -> (..., V)"""
-        y: Tensor = self.output(self.dropout(self.last(x), mask))
+    def logits(self, x: Tensor, real: Packing | None = None) -> Tensor:
+        """x (..., C), or rows (N, C) of the real tokens -> (..., V)"""
+        y: Tensor = self.output(self.dropout(self.last(x), real))
         return y
 
 
@@ -239,9 +239,9 @@ class ConvSeq2Seq(EncoderDecoder):
 
     def forward(self, source: Any, source_mask: Any, target_in: Any, target_mask: Any = None) -> Tensor:
         memory = self.encoder(source, source_mask)
-        ids, mask = self.decoder.embedding.readable("ConvSeq2Seq", target_in, target_mask)
-        logits: Tensor = self.decoder(ids, mask, memory)[0]
-        return logits if target_mask is not None else ops.unpack(logits, mask)
+        ids, real = self.decoder.embedding.readable("ConvSeq2Seq", target_in, target_mask)
+        logits: Tensor = self.decoder(ids, real, memory)[0]
+        return logits if target_mask is not None else ops.unpack(logits, real)
 
     @property
     def source_table(self) -> Embedding:
@@ -255,8 +255,8 @@ class ConvSeq2Seq(EncoderDecoder):
         """The mean of all layers' attention."""
         with evaluating(self), no_grad():
             memory = self.encoder(source, source_mask)
-            ids, mask = self.decoder.embedding.readable("ConvSeq2Seq", target_in, None)
-            _, looks = self.decoder(ids, mask, memory)
+            ids, real = self.decoder.embedding.readable("ConvSeq2Seq", target_in, None)
+            _, looks = self.decoder(ids, real, memory)
             return to_host(sum(weights.data for weights in looks) / len(looks))
 
     def start(self, source: Any, mask: Any = None) -> ConvState:

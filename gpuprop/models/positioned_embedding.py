@@ -11,6 +11,7 @@ from ..nn.dropout import Dropout
 from ..nn.embedding import Embedding
 from ..nn.module import Module
 from ..nn.positions import LearnedPositions, SinusoidalPositions
+from ..ops.packing import Packing, packing_of
 from ..tensors import Tensor
 from .classifier import token_ids
 
@@ -39,16 +40,16 @@ class PositionedEmbedding(Module):
         self.dropout = Dropout(dropout)
         self.longest = None if sinusoidal else max_positions
 
-    def readable(self, model: str, ids: Any, mask: Any) -> tuple[Array, Array]:
-        """Checked ids and mask (B, L) for `forward`; see `token_ids`."""
-        return token_ids(model, ids, mask, self.table.weight, self.padding_idx)
+    def readable(self, model: str, ids: Any, mask: Any) -> tuple[Array, Packing]:
+        """Checked ids (B, L) and where their real tokens stand, for `forward`; see `token_ids`."""
+        checked, real = token_ids(model, ids, mask, self.table.weight, self.padding_idx)
+        return checked, packing_of(real if mask is None else mask, checked)
 
-    def forward(self, ids: Array, mask: Array) -> Tensor:
-        """ids (B, L), mask (B, L) -> the rows of real tokens (N, E)."""
-        xp = get_xp(ids)
-        places = xp.broadcast_to(xp.arange(ids.shape[1]), ids.shape)[mask]
-        x = self.positions(self.table(ids[mask]) * self.scale, places, ids.shape[1])
-        return self.dropout(x, mask)
+    def forward(self, ids: Array, real: Packing) -> Tensor:
+        """ids (B, L) -> the rows of real tokens (N, E)."""
+        length = ids.shape[1]
+        x = self.table(ids.reshape(-1)[real.rows]) * self.scale
+        return self.dropout(self.positions(x, real.rows % length, length), real)
 
     def at(self, ids: Array, place: int) -> Tensor:
         """ids (N,), all at one position -> (N, 1, E)."""

@@ -28,6 +28,7 @@ from ..nn.transformer import (
     TransformerDecoderLayer,
     TransformerEncoderLayer,
 )
+from ..ops.packing import Packing
 from ..tensors import Tensor
 from .configured import MOST_LAYERS, MOST_UNITS, check_table, choice, probability, whole
 from .decoding import evaluating
@@ -36,23 +37,23 @@ from .positioned_embedding import POSITIONS, PositionedEmbedding
 
 
 class TransformerEncoder(Module):
-    """ids (B, S), mask (B, S) -> memory, rows of the real tokens (N, E), and the mask."""
+    """ids (B, S), mask (B, S) -> memory, rows of the real tokens (N, E), and where they stand."""
 
     def __init__(self, embedding: PositionedEmbedding, layers: int, sizes: tuple[Any, ...]) -> None:
         self.embedding = embedding
         self.layers = ModuleList([TransformerEncoderLayer(*sizes) for _ in range(layers)])
         self.norm = LayerNorm(sizes[0])
 
-    def forward(self, ids: Any, mask: Any = None) -> tuple[Tensor, Array]:
-        ids, mask = self.embedding.readable("Transformer", ids, mask)
-        x = self.embedding(ids, mask)
+    def forward(self, ids: Any, mask: Any = None) -> tuple[Tensor, Packing]:
+        ids, real = self.embedding.readable("Transformer", ids, mask)
+        x = self.embedding(ids, real)
         for layer in self.layers:
-            x = layer(x, mask)
-        return self.norm(x), mask
+            x = layer(x, real)
+        return self.norm(x), real
 
 
 class TransformerDecoder(Module):
-    """ids (B, T), mask (B, T), memory (N, E), memory_mask (B, S) -> logits of the real tokens (M, V)."""
+    """ids (B, T) and memory (N, E), and where the real tokens of each stand -> logits of real ids (M, V)."""
 
     def __init__(
         self, embedding: PositionedEmbedding, vocabulary_size: int, layers: int, sizes: tuple[Any, ...],
@@ -65,10 +66,10 @@ class TransformerDecoder(Module):
         if tied:
             self.output.weight = embedding.table.weight
 
-    def forward(self, ids: Array, mask: Array, memory: Tensor, memory_mask: Array) -> Tensor:
-        y = self.embedding(ids, mask)
+    def forward(self, ids: Array, real: Packing, memory: Tensor, remembered: Packing) -> Tensor:
+        y = self.embedding(ids, real)
         for layer in self.layers:
-            y = layer(y, memory, mask, memory_mask)
+            y = layer(y, memory, real, remembered)
         return self.output(self.norm(y))
 
 
@@ -140,10 +141,10 @@ class Transformer(EncoderDecoder):
             source.table.weight = target.table.weight
 
     def forward(self, source: Any, source_mask: Any, target_in: Any, target_mask: Any = None) -> Tensor:
-        memory, memory_mask = self.encoder(source, source_mask)
-        ids, mask = self.decoder.embedding.readable("Transformer", target_in, target_mask)
-        logits: Tensor = self.decoder(ids, mask, memory, memory_mask)
-        return logits if target_mask is not None else ops.unpack(logits, mask)
+        memory, remembered = self.encoder(source, source_mask)
+        ids, real = self.decoder.embedding.readable("Transformer", target_in, target_mask)
+        logits: Tensor = self.decoder(ids, real, memory, remembered)
+        return logits if target_mask is not None else ops.unpack(logits, real)
 
     @property
     def source_table(self) -> Embedding:
@@ -156,21 +157,19 @@ class Transformer(EncoderDecoder):
     def alignment(self, source: Any, source_mask: Any, target_in: Any) -> np.ndarray[Any, Any]:
         """Of the last layer's attention over the memory, the mean over its heads."""
         with evaluating(self), no_grad():
-            memory, memory_mask = self.encoder(source, source_mask)
-            decoder = self.decoder
-            ids, mask = decoder.embedding.readable("Transformer", target_in, None)
-            y = decoder.embedding(ids, mask)
-            for i in range(len(decoder.layers) - 1):
-                y = decoder.layers[i](y, memory, mask, memory_mask)
-            last = decoder.layers[len(decoder.layers) - 1]
-            assert isinstance(last, TransformerDecoderLayer)
-            memory = ops.unpack(memory, memory_mask)
-            return to_host(last.looks_at(ops.unpack(y, mask), memory, mask, memory_mask).data)
+            memory, remembered = self.encoder(source, source_mask)
+            ids, real = self.decoder.embedding.readable("Transformer", target_in, None)
+            y = self.decoder.embedding(ids, real)
+            *before, last = self._decoder_layers()
+            for layer in before:
+                y = layer(y, memory, real, remembered)
+            y, memory = ops.unpack(y, real), ops.unpack(memory, remembered)
+            return to_host(last.looks_at(y, memory, real, remembered).data)
 
     def start(self, source: Any, mask: Any = None) -> TransformerState:
-        memory, memory_mask = self.encoder(source, mask)
-        cached = tuple(layer.remember(memory, memory_mask) for layer in self._decoder_layers())
-        return TransformerState(cached, memory_mask, None, 0, np.arange(len(source)))
+        memory, real = self.encoder(source, mask)
+        cached = tuple(layer.remember(memory, real) for layer in self._decoder_layers())
+        return TransformerState(cached, real.mask, None, 0, np.arange(len(source)))
 
     def step(self, tokens: np.ndarray[Any, Any], state: TransformerState) -> tuple[Array, TransformerState]:
         decoder, past = self.decoder, []

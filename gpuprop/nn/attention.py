@@ -8,7 +8,7 @@ from ..backend.random import new_stream
 from ..errors import ShapeError
 from ..ops.attention import additive_attention_weights, attention, attention_weights
 from ..ops.linear import linear, matmul
-from ..ops.packing import join_heads, split_heads
+from ..ops.packing import Packing, join_heads, mask_of, packing_of, split_heads
 from ..ops.scaled_dot_product_attention import scaled_dot_product_attention
 from ..tensors import Tensor
 from . import init
@@ -89,7 +89,8 @@ class MultiHeadAttention(Module):
     in_proj_weight (3E, E) for q, k, v, in_proj_bias (3E,), out_proj.
 
     Packed rows (`ops.pack`) save the work on padding: query (N, E) with query_mask (B, T) -> (N, E), and key
-    and value (M, E) with key_mask (B, S); N and M are the numbers of real tokens.
+    and value (M, E) with key_mask (B, S); N and M are the numbers of real tokens. Either mask may be the
+    `ops.Packing` of one.
 
     Decoding word by word: `project_keys` once, then `attend`; `weights` shows where it looks.
     """
@@ -118,11 +119,11 @@ class MultiHeadAttention(Module):
         *,
         query_mask: Any = None,
     ) -> Tensor:
-        self._check(query, key, value, key_mask, query_mask)
-        q, k, v = self._projections(
-            query, key, value, _mask_of_rows(query, query_mask), _mask_of_rows(key, key_mask)
-        )
-        return self._attended(q, k, v, key_mask, causal, _mask_of_rows(query, query_mask))
+        rows = _packing(query, query_mask)
+        keys = rows if key is query and key_mask is query_mask else _packing(key, key_mask)
+        self._check(query, key, value, rows, keys)
+        q, k, v = self._projections(query, key, value, rows, keys)
+        return self._attended(q, k, v, mask_of(key_mask), causal, rows)
 
     def project_keys(self, key_value: Any, key_mask: Any = None) -> tuple[Tensor, Tensor]:
         """k and v (B, heads, S, E / heads) of key_value (B, S, E), or of its rows (M, E).
@@ -130,10 +131,10 @@ class MultiHeadAttention(Module):
         For `attend`, which a decoder calls many times with the same keys, or with those it has joined along
         axis 2.
         """
-        self._check_text("keys", key_value, key_mask)
-        size = self.embed_dim
+        rows, size = _packing(key_value, key_mask), self.embed_dim
+        self._check_text("keys", key_value, rows)
         both = linear(key_value, self.in_proj_weight[size:], self.in_proj_bias[size:])
-        k, v = split_heads(both, self.num_heads, 2, _mask_of_rows(key_value, key_mask))
+        k, v = split_heads(both, self.num_heads, 2, rows)
         return k, v
 
     def attend(
@@ -150,12 +151,12 @@ class MultiHeadAttention(Module):
         causal counts queries and keys from 0: a decoder that asks for the last word only, and has joined its
         keys so far, asks without.
         """
-        self._check_text("query", query, query_mask)
-        self._check_heads(query, k, v, query_mask)
-        size, rows = self.embed_dim, _mask_of_rows(query, query_mask)
+        rows, size = _packing(query, query_mask), self.embed_dim
+        self._check_text("query", query, rows)
+        self._check_heads(query if rows is None else rows, k, v)
         projected = linear(query, self.in_proj_weight[:size], self.in_proj_bias[:size])
         (q,) = split_heads(projected, self.num_heads, 1, rows)
-        return self._attended(q, k, v, key_mask, causal, rows)
+        return self._attended(q, k, v, mask_of(key_mask), causal, rows)
 
     def weights(self, query: Any, key: Any, key_mask: Any = None, causal: bool = False) -> Tensor:
         """The mean over the heads of the weights, without dropout, to look at.
@@ -171,19 +172,19 @@ class MultiHeadAttention(Module):
             split_heads(linear(x, weight[p], bias[p]), self.num_heads)
             for x, p in zip((query, key), parts, strict=True)
         )
-        return attention_weights(q, k, key_mask, causal=causal).mean(axis=1)
+        return attention_weights(q, k, mask_of(key_mask), causal=causal).mean(axis=1)
 
-    def _attended(self, q: Any, k: Any, v: Any, key_mask: Any, causal: bool, rows: Any) -> Tensor:
+    def _attended(self, q: Any, k: Any, v: Any, key_mask: Any, causal: bool, rows: Packing | None) -> Tensor:
         dropout = self.dropout if self.training else 0.0
         context = scaled_dot_product_attention(
             q, k, v, key_mask, causal=causal, dropout=dropout, stream=self._stream
         )
         return self.out_proj(join_heads(context, rows))
 
-    def _check(self, query: Any, key: Any, value: Any, key_mask: Any, query_mask: Any) -> None:
-        self._check_text("query", query, query_mask)
-        self._check_text("key", key, key_mask)
-        self._check_text("value", value, key_mask)
+    def _check(self, query: Any, key: Any, value: Any, rows: Packing | None, keys: Packing | None) -> None:
+        self._check_text("query", query, rows)
+        self._check_text("key", key, keys)
+        self._check_text("value", value, keys)
         if len(key.shape) == 2 or len(query.shape) == 2:
             if len(key.shape) != len(value.shape) or key.shape[0] != value.shape[0]:
                 raise ShapeError(f"MultiHeadAttention got keys {key.shape} but values {value.shape}")
@@ -191,26 +192,26 @@ class MultiHeadAttention(Module):
         _require_pair("MultiHeadAttention", query, key, self.embed_dim)
         _require_values("MultiHeadAttention", key, value)
 
-    def _check_text(self, name: str, x: Any, mask: Any) -> None:
-        if len(x.shape) != 2 or mask is None:
+    def _check_text(self, name: str, x: Any, rows: Packing | None) -> None:
+        if rows is None:
             require_text(f"MultiHeadAttention ({name})", x, self.embed_dim)
-        elif x.shape[1] != self.embed_dim or int(mask.sum()) != x.shape[0]:
+        elif tuple(x.shape) != (rows.rows.size, self.embed_dim):
             raise ShapeError(
-                f"MultiHeadAttention ({name}) expects rows ({int(mask.sum())}, {self.embed_dim}), one a "
+                f"MultiHeadAttention ({name}) expects rows ({rows.rows.size}, {self.embed_dim}), one a "
                 f"real token of its mask, but got {tuple(x.shape)}"
             )
 
-    def _check_heads(self, query: Any, k: Any, v: Any, query_mask: Any) -> None:
-        batch = (query_mask if len(query.shape) == 2 else query).shape[0]
-        width = self.embed_dim // self.num_heads
-        shape = tuple(k.shape)
+    def _check_heads(self, query: Any, k: Any, v: Any) -> None:
+        batch, width, shape = query.shape[0], self.embed_dim // self.num_heads, tuple(k.shape)
         if len(shape) != 4 or (*shape[:2], shape[3]) != (batch, self.num_heads, width) or v.shape != shape:
             raise ShapeError(
                 f"MultiHeadAttention.attend expects k and v ({batch}, {self.num_heads}, S, {width}) of "
                 f"`project_keys` but got {shape} and {tuple(v.shape)}"
             )
 
-    def _projections(self, query: Any, key: Any, value: Any, rows: Any, keys: Any) -> tuple[Tensor, ...]:
+    def _projections(
+        self, query: Any, key: Any, value: Any, rows: Packing | None, keys: Packing | None
+    ) -> tuple[Tensor, ...]:
         """q, k, v (B, heads, L, E / heads); one product for those of them that share their input."""
         size, weight, bias = self.embed_dim, self.in_proj_weight, self.in_proj_bias
         if query is key and key is value:
@@ -230,9 +231,9 @@ class MultiHeadAttention(Module):
         return f"{self.embed_dim}, {self.num_heads}" + (f", dropout={self.dropout:g}" if self.dropout else "")
 
 
-def _mask_of_rows(x: Any, mask: Any) -> Any:
-    """The mask by which x (N, E) was packed; None for x (B, L, E)."""
-    return mask if len(x.shape) == 2 else None
+def _packing(x: Any, mask: Any) -> Packing | None:
+    """How x (N, E) was packed; None for x (B, L, E), or without a mask."""
+    return None if mask is None or len(x.shape) != 2 else packing_of(mask, x)
 
 
 def _require_pair(layer: str, query: Any, key: Any, size: int) -> None:

@@ -15,8 +15,8 @@ class Dropout(Module):
     """Zero each element with probability p in training and scale the rest by 1 / (1 - p)
     (Srivastava et al. 2014). Each layer has its own random stream, numbered as layers are made.
 
-    x (...) -> the same shape. mask (B, L), True = real token: x is the packed rows (N, E) of its real tokens,
-    and drops what the padded batch would.
+    x (...) -> the same shape. mask (B, L), True = real token, or its `ops.Packing`: x is the packed rows
+    (N, E) of its real tokens, and drops what the padded batch would.
     """
 
     def __init__(self, p: float = 0.5) -> None:

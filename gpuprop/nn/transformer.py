@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..ops.packing import Packing, packing_of
 from ..ops.shapes import concatenate
 from ..tensors import Tensor
 from .attention import MultiHeadAttention
@@ -60,6 +61,7 @@ class TransformerEncoderLayer(TransformerLayer):
     """Self-attention, then the feed-forward network.
 
     x (B, S, E) and mask (B, S), True = real token -> (B, S, E); or packed rows (N, E) of the real tokens.
+    The mask may be its `ops.Packing`, which is then not made in each layer.
     """
 
     def __init__(
@@ -69,7 +71,7 @@ class TransformerEncoderLayer(TransformerLayer):
         super().__init__(embed_dim, num_heads, feedforward, dropout, activation, norm)
 
     def forward(self, x: Any, mask: Any = None) -> Tensor:
-        packed = packing(x, mask)
+        packed, mask = packing(x, mask)
         read = self._before(x, self.norm1)
         attended = self.self_attn(read, read, read, mask, query_mask=mask)
         x = self._after(x, attended, self.norm1, self.dropout1, packed)
@@ -81,7 +83,8 @@ class TransformerDecoderLayer(TransformerLayer):
     """Causal self-attention, attention over the encoder's memory, then the feed-forward network.
 
     x (B, T, E), mask (B, T), memory (B, S, E), memory_mask (B, S) -> (B, T, E); x and memory may each be
-    packed rows of the real tokens. `step` is the same for one new position, over cached keys and values.
+    packed rows of the real tokens, and masks be their `ops.Packing`. `step` is the same for one new position,
+    over cached keys and values.
     """
 
     def __init__(
@@ -93,7 +96,7 @@ class TransformerDecoderLayer(TransformerLayer):
         self.norm3, self.dropout3 = LayerNorm(embed_dim), Dropout(dropout)
 
     def forward(self, x: Any, memory: Any, mask: Any = None, memory_mask: Any = None) -> Tensor:
-        packed = packing(x, mask)
+        packed, mask = packing(x, mask)
         read = self._before(x, self.norm1)
         attended = self.self_attn(read, read, read, mask, causal=True, query_mask=mask)
         x = self._after(x, attended, self.norm1, self.dropout1, packed)
@@ -127,9 +130,11 @@ class TransformerDecoderLayer(TransformerLayer):
         return self._after(x, y, self.norm3, self.dropout3, mask)
 
 
-def packing(x: Any, mask: Any) -> Any:
-    """The mask, where x is the packed rows of its real tokens; else None."""
-    return mask if len(x.shape) == 2 else None
+def packing(x: Any, mask: Any) -> tuple[Packing | None, Any]:
+    """Where x is packed rows, how they are packed, and that again in place of the mask; else None, and the
+    mask."""
+    packed = packing_of(mask, x) if len(x.shape) == 2 and mask is not None else None
+    return packed, mask if packed is None else packed
 
 
 Cache = tuple[Tensor, Tensor]  # keys and values (N, heads, L, E / heads)

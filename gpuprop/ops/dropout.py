@@ -13,7 +13,7 @@ from ..backprop import Context
 from ..op import Op
 from ..tensors import Tensor
 from .blockwise import BLOCK, blockwise
-from .packing import real_rows
+from .packing import packing_of_rows
 
 THREADS = 256
 
@@ -105,14 +105,15 @@ def _launch(x: Array, place: tuple[Any, ...], rows: Array | None) -> Array:
 def dropout(x: Any, p: float, *, stream: int = random.SHUFFLE_STREAM + 1, mask: Any = None) -> Tensor:
     """Zero each element with probability p (0 <= p < 1) and scale the rest by 1 / (1 - p).
 
-    stream: the layer's own random stream (`backend.random.new_stream`). mask (B, L), True = real token: x is
-    the packed rows (N, E) of its real tokens, and drops what the padded batch (B, L, E) would.
+    stream: the layer's own random stream (`backend.random.new_stream`). mask (B, L), True = real token, or
+    its `Packing`: x is the packed rows (N, E) of its real tokens, and drops what the padded batch (B, L, E)
+    would.
     """
     if not 0.0 <= p < 1.0:
         raise ValueError(f"dropout probability must be at least 0 and below 1, not {p}")
     if p == 0.0 or x.size == 0:
         return x if isinstance(x, Tensor) else Tensor(x)
     row = x.size // x.shape[0] if mask is None else mask.shape[1] * x.shape[1]
-    rows = None if mask is None else real_rows("dropout", x, mask)
+    rows = None if mask is None else packing_of_rows("dropout", x, mask).rows
     first = random.state.row_offset * row
     return Dropout.apply(x, p=p, first=first, stream=stream, call=random.next_call(stream), rows=rows)

@@ -9,6 +9,7 @@ from model_checks import as_float64, assert_close, gradients, random_texts, wide
 
 import gpuprop as gp
 from gpuprop.models import ConvSeq2Seq, Seq2Seq, Transformer
+from gpuprop.ops import Packing
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
 both_precisions = pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-10), ("float32", 1e-4)])
@@ -36,6 +37,19 @@ def test_a_target_mask_gives_the_logits_of_real_tokens_only(tiny):
     real = target_out != -100
     packed = model(source, mask, target_in, real).numpy()
     np.testing.assert_allclose(packed, model(source, mask, target_in).numpy()[real], rtol=1e-10)
+
+
+@every_family
+def test_real_tokens_are_looked_for_once_a_side(family, monkeypatch):
+    """A GPU would have to be waited for, were its own copy of the mask looked at."""
+    made = []
+    init = Packing.__init__
+    monkeypatch.setattr(Packing, "__init__", lambda self, *a: made.append(a[0].shape) or init(self, *a))
+    model = build(family, layers=2, dropout=0.3)
+    source, mask, target_in, target_out = pairs([5, 2, 3], [4, 1, 2])
+    logits = model(source, mask, target_in, target_out != -100)
+    (logits * logits).mean().backward()
+    assert made == [target_in.shape] if isinstance(model, Seq2Seq) else made == [mask.shape, target_in.shape]
 
 
 @pytest.mark.parametrize("layers", [1, 2])
