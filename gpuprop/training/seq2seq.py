@@ -11,6 +11,7 @@ import numpy as np
 from ..backprop import no_grad
 from ..errors import CheckpointError, DataError
 from ..models import SEQ2SEQ, EncoderDecoder, Hypothesis
+from ..models.decoding import evaluating
 from ..nn.losses import SequenceCrossEntropyLoss
 from ..tensors import Tensor
 from ..text.batches import Batches, PairBatch, pair_batches
@@ -96,13 +97,11 @@ class SequenceToSequence:
     def mean_loss(self, data: PairRows) -> float:
         """Cross-entropy a target token, `</s>` included, the right tokens before it given."""
         losses, tokens = [], 0
-        was_training, _ = self.model.training, self.model.eval()
-        with no_grad():
+        with evaluating(self.model), no_grad():
             batches = pair_batches(data.sources, data.targets, batch_tokens=EVALUATION_TOKENS, shuffle=False)
             for batch in batches:
                 losses.append(self.summed(*self._scored(batch)))
                 tokens += batch.tokens
-        self.model.train(was_training)
         return float(sum(loss.item() for loss in losses)) / tokens
 
     def hypotheses(
