@@ -105,7 +105,7 @@ def table(results: dict[str, Any]) -> str:
     lines = [HEAD, *(row(name, results["runs"].get(name, [])) for name in RECIPES), ""]
     lines += [
         f"Measured on {where['date']} with `make quality-seq2seq`: {where['cores']} cores ({where['cpu']}), "
-        f"one thread a training, Python {where['python']}, NumPy {where['numpy']}, gpuprop "
+        f"GPUPROP_THREADS={where['threads']}, Python {where['python']}, NumPy {where['numpy']}, gpuprop "
         f"{where['gpuprop']}; seed 1. Greedy: the best epoch. Beam 5: the last epochs averaged, where the "
         f"recipe keeps them. Minutes are those of training, validation included{results.get('note', '')}. "
         "BLEU is sacrebleu's (13a, lower-cased, on plain text), the tutorial's is torchtext's on its own "

@@ -11,7 +11,7 @@ from gpuprop.training.presets import PRESETS
 from gpuprop.training.recipes_seq2seq import RECIPES, Seq2SeqRecipe
 
 MACHINE = {
-    "cpu": "Some CPU", "cores": 2, "threads": "1", "python": "3.11", "numpy": "2.4",
+    "cpu": "Some CPU", "cores": 2, "threads": "3", "python": "3.11", "numpy": "2.4",
     "gpuprop": "0.1", "date": "2026-01-01",
 }  # fmt: skip
 
@@ -33,6 +33,7 @@ def test_a_row_without_a_training_says_so_and_every_command_is_there():
     for name in RECIPES:
         assert f"# {name}" in text
     assert "gpuprop train seq2seq --preset g2p " in text
+    assert "GPUPROP_THREADS=3, " in text
 
 
 @pytest.mark.parametrize("change", [{}, {"epochs": 3}, {"seed": 2}, {"dropout": 0.9}])
