@@ -36,10 +36,8 @@ def main() -> None:
     german = text.TextField.build(sources, text.WordTokenizer(), min_frequency=2)
     english = text.TextField.build(targets, text.WordTokenizer(), min_frequency=2)
 
-    model = gp.models.Transformer(
-        len(german.vocabulary), len(english.vocabulary),
-        embedding_dim=128, num_heads=4, feedforward=512, num_layers=2, dropout=0.1, tied="target",
-    )  # fmt: skip
+    sizes = {"embedding_dim": 128, "num_heads": 4, "feedforward": 512, "num_layers": 2}
+    model = gp.models.Transformer(len(german.vocabulary), len(english.vocabulary), **sizes, tied="target")
     print(model)
     models = model, german, english
     loss_of = nn.SequenceCrossEntropyLoss(label_smoothing=0.1)
@@ -52,8 +50,7 @@ def main() -> None:
     for epoch in range(args.epochs):
         losses = []
         for batch in batches:
-            logits = model(batch.source, batch.source_mask, batch.target_in)
-            loss = loss_of(logits, batch.target_out)
+            loss = loss_of(model(batch.source, batch.source_mask, batch.target_in), batch.target_out)
             optimizer.zero_grad()
             loss.backward()
             gp.optim.clip_grad_norm_(model.parameters(), 1.0)
@@ -85,9 +82,8 @@ def bleu(models: Models, data: datasets.PairData, rows: int, beam_size: int = 1)
     guesses: list[str] = []
     for start in range(0, min(rows, len(data)), 100):
         guesses += translate(models, data.sources[start : min(start + 100, rows)], beam_size)
-    return float(
-        sacrebleu.corpus_bleu(guesses, [data.targets[: len(guesses)]], lowercase=True, force=True).score
-    )
+    references = [data.targets[: len(guesses)]]
+    return float(sacrebleu.corpus_bleu(guesses, references, lowercase=True, force=True).score)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .backprop import Context, Node, recording
+from .backprop import Context, Edge, Node, recording
 from .tensors import Tensor
 
 
@@ -28,18 +28,26 @@ class Op:
     @classmethod
     def apply(cls, *inputs: Any, **static: Any) -> Any:
         """Run forward on the inputs (tensors, arrays, numbers or None) and record a node for backward."""
-        edges = tuple([x.edge if isinstance(x, Tensor) else None for x in inputs])
-        arrays = [x.data if isinstance(x, Tensor) else x for x in inputs]
-        needs_grad = tuple([e is not None for e in edges])
-        record = True in needs_grad and recording()
-        ctx = Context(needs_grad if record else (False,) * len(edges), edges)
+        edges: list[Edge | None] = []
+        arrays, needs = [], []
+        for x in inputs:  # one loop: this is what every operation pays
+            edge = None
+            if isinstance(x, Tensor):
+                x, edge = x.data, x.edge
+            arrays.append(x)
+            edges.append(edge)
+            needs.append(edge is not None)
+        record = True in needs and recording()
+        ctx = Context(tuple(needs) if record else (False,) * len(edges), tuple(edges))
         result = cls.forward(ctx, *arrays, **static)
         if not record:
             return Tensor(result) if not isinstance(result, tuple) else tuple(Tensor(y) for y in result)
-        outputs = result if isinstance(result, tuple) else (result,)
-        node = Node(cls, ctx, edges, len(outputs))
-        if record is not True:
-            record.recorded(node, outputs, static)
-        if outputs is not result:
+        if not isinstance(result, tuple):
+            node = Node(cls, ctx, ctx.edges, 1)
+            if record is not True:
+                record.recorded(node, (result,), static)
             return Tensor(result, (node, 0))
-        return tuple(Tensor(y, (node, i)) for i, y in enumerate(outputs))
+        node = Node(cls, ctx, ctx.edges, len(result))
+        if record is not True:
+            record.recorded(node, result, static)
+        return tuple(Tensor(y, (node, i)) for i, y in enumerate(result))

@@ -17,6 +17,8 @@ from .test_accumulation import CASES, trainer
 
 HALF = ["bf16", "fp16"]
 TOLERANCE = {"bf16": 0.04, "fp16": 0.01}
+# Rounding grows from layer to layer; float16 has 8 times bfloat16's precision, and comes that much nearer.
+DEEP = {"transformer": {"bf16": 0.1, "fp16": 0.01}, "conv": {"bf16": 0.2, "fp16": 0.02}}
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +44,7 @@ def gradients(name, case, parts=False):
     return {n: to_host(p.grad) for n, p in task.model.named_parameters()}, types
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case != "transformer"])
+@pytest.mark.parametrize("case", [case for case in CASES if case not in DEEP])
 @pytest.mark.parametrize("name", HALF)
 def test_gradients_are_float32_and_come_near_those_of_float32(name, case):
     expected, _ = gradients("fp32", case)
@@ -54,14 +56,15 @@ def test_gradients_are_float32_and_come_near_those_of_float32(name, case):
         assert not np.array_equal(found[key], gradient)
 
 
+@pytest.mark.parametrize("case", DEEP)
 @pytest.mark.parametrize("name", HALF)
-def test_the_gradient_of_a_deep_model_points_the_same_way(name):
+def test_the_gradient_of_a_deep_model_points_the_same_way(name, case):
     """As a whole: single units of a ReLU near 0 switch by rounding, which few of a small layer feel."""
-    expected, _ = gradients("fp32", "transformer")
-    found, _ = gradients(name, "transformer")
+    expected, _ = gradients("fp32", case)
+    found, _ = gradients(name, case)
     difference = sum(float(((found[key] - g) ** 2).sum()) for key, g in expected.items())
     whole = sum(float((g**2).sum()) for g in expected.values())
-    assert (difference / whole) ** 0.5 < {"bf16": 0.1, "fp16": 0.01}[name]
+    assert (difference / whole) ** 0.5 < DEEP[case][name]
 
 
 @pytest.mark.parametrize("name", HALF)
