@@ -114,7 +114,11 @@ def _explanation(param: Any) -> str:
     notes = [f"one of {', '.join(choices)}"] if choices else []
     if param.required and param.param_type_name == "option":
         notes.append("required")
-    elif isinstance(param.default, (str, int, float)) and not isinstance(param.default, bool):
+    elif (
+        isinstance(param.default, (str, int, float))
+        and not isinstance(param.default, bool)
+        and param.default != ""
+    ):
         notes.append(
             f"default {param.default:g}" if isinstance(param.default, float) else f"default {param.default}"
         )

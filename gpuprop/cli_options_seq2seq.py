@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
 from .cli_options import MODEL, RUN, TEXT, TRAINING, CommonOptions, TokenizerName, option
+from .errors import DataError
+
+# Options that mean something to some models only.
+OWN_OPTIONS = {
+    "attention": ("gru", "lstm"),
+    "input_feeding": ("gru", "lstm"),
+    "heads": ("transformer",),
+    "norm": ("transformer",),
+    "activation": ("transformer",),
+    "kernel_size": ("conv",),
+    "positions": ("transformer", "conv"),
+    "max_positions": ("transformer", "conv"),
+}
 
 
 @dataclass(kw_only=True)
@@ -126,3 +139,11 @@ class Seq2SeqOptions(CommonOptions):
     joint: Annotated[
         bool, option("--joint", "One tokenizer and one vocabulary for sources and targets.", TEXT)
     ] = False
+
+    def check(self) -> None:
+        super().check()
+        defaults = {field.name: field.default for field in fields(self)}
+        for name, models in OWN_OPTIONS.items():
+            if self.model not in models and getattr(self, name) != defaults[name]:
+                flag = f"--{name.replace('_', '-')}"
+                raise DataError(f"{flag} is for {' and '.join(models)}, not for {self.model}: leave it out")

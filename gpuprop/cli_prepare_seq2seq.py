@@ -14,8 +14,10 @@ from .models import ConvSeq2Seq, EncoderDecoder, Seq2Seq, Transformer
 from .text.embeddings import Vectors
 from .text.field import TextField
 from .text.files import read_pairs
+from .training.pair_rows import PairRows
+from .training.presets import PRESETS
 from .training.seq2seq import SequenceToSequence
-from .training.session import freeze
+from .training.session import Settings, freeze
 
 
 def prepare_seq2seq(options: Seq2SeqOptions) -> Prepared:
@@ -41,8 +43,23 @@ def prepare_seq2seq(options: Seq2SeqOptions) -> Prepared:
     if vectors is not None:
         notes.append(start_from(vectors, model, options))
     settings = options.settings(64, 1e-3, 1.0, watched(options.best_by))
-    settings = replace(settings, draw_attention=options.draw_attention)
+    settings = replace(
+        settings,
+        draw_attention=options.draw_attention,
+        warmup_steps=gentle_warmup(options, settings, task, train),
+    )
     return Prepared(task, train, valid, test, settings, notes)
+
+
+def gentle_warmup(
+    options: Seq2SeqOptions, settings: Settings, task: SequenceToSequence, train: PairRows
+) -> int:
+    """The steps of warm-up; those of a preset are at most a fifth of the steps that the data give."""
+    if options.warmup_steps != PRESETS.get(options.preset or "", {}).get("warmup_steps"):
+        return settings.warmup_steps
+    batches = len(task.batches(train, settings.batch_size, settings.seed, settings.batch_tokens))
+    steps = -(-batches // settings.accumulate) * settings.epochs
+    return min(settings.warmup_steps, steps // 5)
 
 
 def build_fields(

@@ -109,11 +109,12 @@ class Module:
         unexpected = [name for name in state if name not in own]
         problems = [f"missing: {few(missing)}"] if strict and missing else []
         problems += [f"unexpected: {few(unexpected)}"] if strict and unexpected else []
-        problems += [
+        shapes = [
             f"{name} has shape {tuple(state[name].shape)}, the model expects {p.shape}"
             for name, p in own.items()
             if name in state and tuple(state[name].shape) != p.shape
         ]
+        problems += shapes[:2] + ([f"and {len(shapes) - 2} more shapes"] if len(shapes) > 2 else [])
         if problems:
             raise CheckpointError(f"the weights do not fit {type(self).__name__}: {'; '.join(problems)}")
         for name, p in own.items():

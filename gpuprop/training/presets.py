@@ -19,18 +19,17 @@ _SMALL_TRANSFORMER: dict[str, Any] = {
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     # word<TAB>p h o n e s: characters in, symbols between spaces out
     "g2p": {
-        **_SMALL_TRANSFORMER,
+        "model": "gru",
         "source_tokenizer": "char",
         "target_tokenizer": "symbol",
         "embedding_dim": 128,
-        "hidden": 512,
-        "layers": 4,
-        "heads": 4,
-        "dropout": 0.1,
-        "warmup_steps": 1000,
-        "batch_size": 128,
-        "epochs": 20,
-        "keep_last": 5,
+        "hidden": 256,
+        "attention": "additive",
+        "dropout": 0.3,
+        "schedule": "cosine",
+        "lr": 1.5e-3,
+        "batch_size": 64,
+        "epochs": 10,
         "best_by": "exact_match",
     },
     # a caption<TAB>its translation: one lower-cased byte-pair vocabulary for both languages
@@ -81,13 +80,36 @@ def as_arguments(options: Mapping[str, Any]) -> list[str]:
     return arguments
 
 
+# What a preset says of these gives way where the option on the left is typed beside it.
+_GIVES_WAY: Mapping[str, tuple[str, ...]] = {
+    "--batch-tokens": ("batch_size",),
+    "--tokenizer": ("source_tokenizer", "target_tokenizer"),
+    "--source-tokenizer": ("joint", "tied"),
+    "--target-tokenizer": ("joint", "tied"),
+    "--model": ("hidden", "layers", "heads", "attention"),
+    "--embedding-dim": ("hidden", "heads"),
+    "--schedule": ("warmup_steps",),
+}
+
+
 def expanded(arguments: list[str]) -> list[str]:
-    """The arguments of a command with the options of its --preset in front, so that later ones win. An
-    unknown name is left for the command to refuse."""
-    for i, argument in enumerate(arguments):
-        name = argument.removeprefix("--preset=") if argument.startswith("--preset=") else None
-        if argument == "--preset" and i + 1 < len(arguments):
-            name = arguments[i + 1]
-        if name is not None and name in PRESETS:
-            return [*as_arguments(PRESETS[name]), *arguments]
-    return arguments
+    """The arguments of a command with the options of its --preset in front, so that later ones win, and
+    without those that what was typed leaves no meaning. Of several presets the last counts; an unknown name
+    is left for the command to refuse."""
+    names = [value for flag, value in _typed(arguments) if flag == "--preset"]
+    if not names or names[-1] not in PRESETS:
+        return arguments
+    flags = {flag for flag, _ in _typed(arguments)}
+    gone = {option for flag in flags for option in _GIVES_WAY.get(flag, ())}
+    kept = {name: value for name, value in PRESETS[names[-1]].items() if name not in gone}
+    return [*as_arguments(kept), *arguments]
+
+
+def _typed(arguments: list[str]) -> list[tuple[str, str]]:
+    """(flag, value) of --flag value and --flag=value."""
+    found = []
+    for argument, after in zip(arguments, [*arguments[1:], ""], strict=False):
+        if argument.startswith("--"):
+            flag, equals, value = argument.partition("=")
+            found.append((flag, value if equals else after))
+    return found

@@ -72,7 +72,8 @@ def make_schedule(
     total = epoch_steps * epochs
     if warmup_steps >= total and name in ("linear", "cosine"):
         raise DataError(
-            f"a warm-up of {warmup_steps} steps leaves nothing of the {total} steps in all; make it shorter"
+            f"a warm-up of {warmup_steps} steps leaves nothing of the {total} steps in all; make it shorter "
+            "(--warmup-steps)"
         )
     if name == "constant":
         return optim.LinearWarmupLR(optimizer, warmup_steps) if warmup_steps else None

@@ -38,7 +38,7 @@ def test_a_row_without_a_training_says_so_and_every_command_is_there():
 
 @pytest.mark.parametrize("change", [{}, {"epochs": 3}, {"seed": 2}, {"dropout": 0.9}])
 def test_only_a_complete_training_with_these_options_counts(tmp_path, change):
-    recipe = RECIPES["g2p_transformer"]
+    recipe = RECIPES["g2p_gru"]
     training = {**PRESETS["g2p"], "seed": 1, **change}
     config = {"format": "gpuprop-run", "version": 1, "training": training}
     (tmp_path / "config.json").write_text(json.dumps(config))

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from gpuprop.training import load_run
+from gpuprop.training.presets import PRESETS
 
 SMALL = ("--epochs", "2", "--embedding-dim", "8", "--hidden", "12", "--layers", "2", "--batch-size", "16")
 
@@ -60,16 +61,26 @@ def test_a_joint_vocabulary_is_one_for_both_sides(cli, data, tmp_path):
 
 def test_options_beside_a_preset_win(cli, data, tmp_path):
     run = tmp_path / "run"
-    done = cli("train", "seq2seq", "--preset", "g2p", "--train", data / "pairs.tsv", "--out", run, *SMALL,
-               "--source-tokenizer", "symbol", "--warmup-steps", "2")  # fmt: skip
+    done = cli("train", "seq2seq", "--preset", "multi30k", "--train", data / "pairs.tsv", "--out", run,
+               "--epochs", "2", "--embedding-dim", "8", "--hidden", "12", "--bpe-size", "270")  # fmt: skip
     assert done.code == 0
     training = json.loads((run / "config.json").read_text("utf-8"))["training"]
-    assert training["preset"] == "g2p"
-    assert training["source_tokenizer"] == "symbol"
-    assert training["target_tokenizer"] == "symbol"
+    assert training["preset"] == "multi30k"
+    assert training["tokenizer"] == "bpe"
+    assert training["bpe_size"] == 270
     assert training["epochs"] == 2
     assert training["label_smoothing"] == 0.1
     assert training["model"] == "transformer"
+    assert training["warmup_steps"] == 0  # a fifth of four steps: small data take a smaller warm-up
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_trains_on_a_little_data(cli, data, tmp_path, preset):
+    files = ("--train", data / "pairs.tsv", "--out", tmp_path / "run")
+    small = ("--epochs", "1", "--embedding-dim", "8", "--hidden", "8", "--layers", "1", "--bpe-size", "260")
+    for more in ((), ("--batch-tokens", "200"), ("--model", "gru", "--hidden", "8")):
+        done = cli("train", "seq2seq", "--preset", preset, *files, *small, *more, "--overwrite")
+        assert done.code == 0, done.err
 
 
 @pytest.mark.parametrize(
@@ -79,6 +90,9 @@ def test_options_beside_a_preset_win(cli, data, tmp_path):
         (("--model", "transformer", "--tied", "all"), "add --joint"),
         (("--joint", "--source-tokenizer", "char", "--target-tokenizer", "word"), "not char and word"),
         (("--keep-case", "--lowercase"), "exclude each other"),
+        (("--model", "gru", "--heads", "2"), "--heads is for transformer, not for gru: leave it out"),
+        (("--model", "transformer", "--kernel-size", "5"), "--kernel-size is for conv"),
+        (("--model", "conv", "--attention", "additive"), "--attention is for gru and lstm"),
         (("--model", "transformer", "--heads", "3"), "not a multiple of num_heads 3"),
         (("--tied", "target", "--hidden", "9"), r"embedding_dim (8) must be hidden_size (9)"),
     ],

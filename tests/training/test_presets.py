@@ -20,6 +20,26 @@ def test_a_preset_goes_in_front_of_what_was_typed(form):
     assert expanded(typed) == [*as_arguments(PRESETS["g2p"]), *typed]
 
 
+@pytest.mark.parametrize(
+    ("preset", "typed", "gone"),
+    [
+        ("multi30k", ["--batch-tokens", "2000"], {"batch_size"}),
+        ("g2p", ["--tokenizer=bpe"], {"source_tokenizer", "target_tokenizer"}),
+        ("multi30k", ["--source-tokenizer", "word"], {"joint", "tied"}),
+        ("multi30k", ["--model", "gru"], {"hidden", "layers", "heads"}),
+        ("multi30k", ["--embedding-dim", "64"], {"hidden", "heads"}),
+    ],
+)
+def test_what_a_typed_option_leaves_no_meaning_is_left_out(preset, typed, gone):
+    kept = {name: value for name, value in PRESETS[preset].items() if name not in gone}
+    assert expanded(["--preset", preset, *typed]) == [*as_arguments(kept), "--preset", preset, *typed]
+
+
+def test_the_last_of_several_presets_counts():
+    typed = ["--preset", "g2p", "--preset=headline"]
+    assert expanded(typed) == [*as_arguments(PRESETS["headline"]), *typed]
+
+
 @pytest.mark.parametrize("typed", [[], ["--preset"], ["--preset", "none"], ["--preset=", "g2p"], ["g2p"]])
 def test_what_names_no_preset_stays_as_it_is(typed):
     assert expanded(typed) == typed
