@@ -65,15 +65,18 @@ class WrittenAnswers(Answers):
         self.task, self.how, self.as_json, self.pictures = task, how, as_json, pictures
         self.lines, self.strange = 0, 0
         self.example = ""
+        # Words are many, and a text may well hold new ones; letters and symbols that are new are a mistake.
+        self.strict = task.source.tokenizer.name in ("char", "symbol")
 
     def answer(self, texts: Sequence[str], numbers: Sequence[int]) -> list[str]:
         sources = self.task.source.encode(texts)
         found = self.task.hypotheses(sources, self.how, [number - 1 for number in numbers])
-        for text, source, number, best in zip(texts, sources, numbers, found, strict=True):
-            self._notice(text, source, number)
+        unknown = [self._unknown(text, source) for text, source in zip(texts, sources, strict=True)]
+        for text, tokens, number, best in zip(texts, unknown, numbers, found, strict=True):
+            self._notice(tokens, number)
             if self.pictures is not None:
                 self._draw(self.pictures, text, number, best[0])
-        return [self._block(text, best) for text, best in zip(texts, found, strict=True)]
+        return [self._block(*parts) for parts in zip(texts, unknown, found, strict=True)]
 
     def refused(self, reason: str) -> str:
         return json_line({"input": None, "error": reason}) if self.as_json else "\n" * self.how.n_best
@@ -85,7 +88,7 @@ class WrittenAnswers(Answers):
                 f"one and the same, for example {self.example}: spell them as in the training file"
             )
 
-    def _block(self, text: str, best: Sequence[Hypothesis]) -> str:
+    def _block(self, text: str, unknown: Sequence[str], best: Sequence[Hypothesis]) -> str:
         outputs = [self.task.target.decode(hypothesis.tokens) for hypothesis in best]
         if self.as_json:
             scored = [
@@ -97,21 +100,34 @@ class WrittenAnswers(Answers):
                 }
                 for output, h in zip(outputs, best, strict=True)
             ]
-            return json_line({"input": text, "outputs": scored})
+            return json_line({"input": text, "unknown": list(unknown), "outputs": scored})
         lines = [output.translate(_ONE_LINE) for output in outputs]
         if self.how.n_best > 1:
             lines = [f"{line}\t{h.score:.4f}" for line, h in zip(lines, best, strict=True)]
             lines += [""] * (self.how.n_best - len(lines))
         return "".join(f"{line}\n" for line in lines)
 
-    def _notice(self, text: str, source: Sequence[int], number: int) -> None:
-        self.lines += 1
+    def _unknown(self, text: str, source: Sequence[int]) -> list[str]:
+        """The tokens of a text that the vocabulary lacks, each once, in order."""
         if UNK not in source:
+            return []
+        tokens = self.task.source.tokens(text)
+        return list(dict.fromkeys(t for t, i in zip(tokens, source, strict=False) if i == UNK))
+
+    def _notice(self, unknown: Sequence[str], number: int) -> None:
+        self.lines += 1
+        if not unknown:
+            return
+        shown = ", ".join(repr(token) for token in unknown[:3]) + (", ..." if len(unknown) > 3 else "")
+        if self.strict:
+            self.failed += 1
+            say(
+                f"standard input, line {number}: {shown} did not occur in training, the answer is a guess: "
+                "spell it as in the training file"
+            )
             return
         self.strange += 1
-        if self.strange == 1:
-            tokens = self.task.source.tokens(text)
-            self.example = f"{tokens[source.index(UNK)]!r} in line {number}" if tokens else f"line {number}"
+        self.example = self.example or f"{unknown[0]!r} in line {number}"
 
     def _draw(self, pictures: Pictures, text: str, number: int, best: Hypothesis) -> None:
         try:

@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from .cli_support import EXIT_CODES, check_number, command, say, table_console, use_device
+from .cli_support import EXIT_CODES, check_beam, check_number, command, say, table_console, use_device
 from .errors import DataError
 from .models.decoding import STEEPEST
 from .training.classify import Classification
@@ -103,6 +103,7 @@ class EvaluateOptions:
 @command(EvaluateOptions)
 def evaluate(options: EvaluateOptions) -> None:
     """Score a trained model on a file."""
+    check_beam(options.beam)
     use_device(options.device)
     check_number("--length-penalty", options.length_penalty, 0.0, STEEPEST)
     metrics = metric_names(options.metric) if options.metric else ()

@@ -11,7 +11,7 @@ from typing import Annotated, Any, BinaryIO
 import typer
 
 from .cli_answers import Answers, LabelAnswers, Pictures, WrittenAnswers
-from .cli_support import EXIT_CODES, check_number, command, say, use_device
+from .cli_support import EXIT_CODES, check_beam, check_number, command, say, use_device
 from .errors import DataError
 from .models.decoding import STEEPEST
 from .training.classify import Classification
@@ -32,11 +32,13 @@ where the beam found fewer): every N-th line is a best one, as in `awk 'NR % 3 =
 log-probability over the length penalty. With --sample the texts are drawn by chance, in the order of drawing;
 the score is then the log-probability.
 
-With --json each line is an object: input and label, probability; or input and outputs, a list of text, score,
-log_probability, finished (false where --max-length cut it off).
+With --json each line is an object: input and label, probability; or input, unknown (tokens that did not occur
+in training) and outputs, a list of text, score, log_probability, finished (false where --max-length cut it
+off).
 
 A line that cannot be read (empty, not UTF-8, too long for the model) gets empty lines (with --json: error)
-and a message on standard error, and the exit code is 1 at the end.
+and a message on standard error, and the exit code is 1 at the end. So it is for characters and symbols that
+did not occur in training, but such a line is answered; of unknown words there is one message at the end.
 
 {EXIT_CODES}
 """
@@ -64,7 +66,7 @@ class PredictOptions:
     run: Annotated[
         Path, typer.Argument(metavar="RUN", help="The run folder of the model.", show_default=False)
     ]
-    beam: Annotated[int, option("--beam", "Width of the beam.", "N", 1)] = 1
+    beam: Annotated[int, option("--beam", "Width of the beam, at most 1000.", "N", 1)] = 1
     n_best: Annotated[int, option("--n-best", "Answer N lines text<TAB>score a line.", "N", 1)] = 1
     max_length: Annotated[
         int | None,
@@ -124,6 +126,7 @@ def predict(options: PredictOptions) -> None:
 def decoding(options: PredictOptions) -> Decoding:
     """How to write, or DataError for options that do not go together."""
     chance = {"--temperature": options.temperature, "--top-k": options.top_k, "--seed": options.seed}
+    check_beam(options.beam)
     given = [name for name, value in chance.items() if value is not None]
     if given and not options.sample:
         raise DataError(f"{given[0]} is about drawing by chance: add --sample")

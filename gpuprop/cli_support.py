@@ -96,6 +96,15 @@ def check_number(
         raise DataError(f"{option} must be a finite number {lower}{upper}, not {value}")
 
 
+WIDEST_BEAM = 1000  # more cost minutes a text and find nothing
+
+
+def check_beam(beam: int) -> None:
+    """Raise DataError for a beam so wide that it would seem to hang."""
+    if beam > WIDEST_BEAM:
+        raise DataError(f"--beam must be at most {WIDEST_BEAM}, not {beam}: 5 is usual, 10 is wide")
+
+
 def whole_numbers(option: str, text: str) -> list[int]:
     """The list behind "3,4,5"; "" and "none" are the empty list."""
     parts = [] if text.strip() in ("", "none") else text.split(",")

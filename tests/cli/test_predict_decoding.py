@@ -8,6 +8,8 @@ import pytest
 from gpuprop.training import load_run
 from gpuprop.training.decoding import Decoding
 
+from .conftest import SEQ2SEQ
+
 LINES = b"a b\nc\n"
 
 
@@ -113,12 +115,25 @@ def test_a_line_too_long_to_draw_is_answered_all_the_same(cli, translator, tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["a-2.png"]
 
 
-def test_unknown_tokens_are_told_once(cli, translator):
+def test_unknown_symbols_are_named_by_their_line_and_answered(cli, translator):
     done = cli("predict", translator, stdin="a b\nc €\n€ ¥\n".encode())
+    assert (done.code, done.out.count("\n")) == (1, 3)
+    assert done.err.count("\n") == 2
+    assert "line 2: '€' did not occur in training" in done.err
+    assert "line 3: '€', '¥' did not occur in training" in done.err
+    listed = cli("predict", translator, "--json", stdin="a b\n€ ¥ €\n".encode())
+    assert [json.loads(line)["unknown"] for line in listed.out.splitlines()] == [[], ["€", "¥"]]
+
+
+def test_unknown_words_are_told_once(cli, data, tmp_path):
+    run = tmp_path / "run"
+    arguments = ("--train", data / "pairs.tsv", "--out", run, *SEQ2SEQ, "--tokenizer", "word", "--quiet")
+    assert cli("train", "seq2seq", *arguments).code == 0
+    done = cli("predict", run, stdin=b"a b\nc new\nnew words\n")
     assert (done.code, done.out.count("\n")) == (0, 3)
     assert done.err.count("\n") == 1
     assert "2 of 3 lines hold tokens that the model does not know" in done.err
-    assert "'€' in line 2" in done.err
+    assert "'new' in line 2" in done.err
 
 
 @pytest.mark.parametrize(
