@@ -12,7 +12,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from .cli_options_classify import ClassifyOptions
 from .cli_options_seq2seq import Seq2SeqOptions
 from .errors import CheckpointError, DataError
-from .training.run import sha256
+from .text.vocabulary import Vocabulary
+from .training.files import write_error
+from .training.run import RunFolder, sha256
 from .training.session import Settings
 
 KINDS: dict[str, type[ClassifyOptions] | type[Seq2SeqOptions]] = {
@@ -103,6 +105,28 @@ def check_same(saved: Mapping[str, Any], now: Mapping[str, Any], place: str, epo
         told = [f"{n} was {before.get(n, 'nothing')}, is {after.get(n, 'nothing')}" for n in names[:5]]
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         raise CheckpointError(f"{place}: is of another training: {'; '.join(told)}{more}. Train again")
+
+
+def check_vocabularies(folder: RunFolder) -> None:
+    """Raise CheckpointError, naming the file, where a vocabulary in the run folder is not the one that the
+    data give; write those that are missing from a folder that is there."""
+    missing = []
+    for name, vocabulary in folder.vocabularies.items():
+        file = folder.path / name
+        if not file.exists():
+            missing.append((file, vocabulary))
+            continue
+        found = Vocabulary.load(file).digest()
+        if found != vocabulary.digest():
+            raise CheckpointError(
+                f"{file}: is not the vocabulary of this run: its SHA-256 is {found[:12]}..., that of the "
+                f"data {vocabulary.digest()[:12]}...; copy it again, or delete it: it is then written anew"
+            )
+    for file, vocabulary in missing if folder.path.is_dir() else ():
+        try:
+            vocabulary.save(file)
+        except OSError as error:
+            raise write_error(file, error) from error
 
 
 def _identity(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

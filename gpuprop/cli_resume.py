@@ -14,7 +14,7 @@ from .cli_options_classify import ClassifyOptions
 from .cli_options_seq2seq import Seq2SeqOptions
 from .cli_prepare import Prepared, prepare_classification
 from .cli_prepare_seq2seq import prepare_seq2seq
-from .cli_rebuild import check_data, check_same, rebuilt_options
+from .cli_rebuild import check_data, check_same, check_vocabularies, rebuilt_options
 from .cli_support import EXIT_CODES, command, say, use_device
 from .cli_train import make_folder, run_training
 from .errors import CheckpointError, DataError
@@ -79,11 +79,6 @@ def resume(options: ResumeOptions) -> None:
     place = str(options.run)
     before = rebuilt_options(config, place)
     given = applied(options, before, trained_on(config))
-    state = None if found is None else found[1]
-    if state is not None and is_finished(state, given) and (options.run / CONFIG).exists():
-        settle(options.run, state, given.keep_last, finished=True)
-        say(f"{place}: is finished, with {state['training']['epoch']} epochs; nothing to do")
-        return
     check_data(given, config, place)
     given.check()
     use_device(given.device)
@@ -94,7 +89,13 @@ def resume(options: ResumeOptions) -> None:
     check_same(config, folder.config, place, longer)
     if found is not None:
         check_same(noted_config(found[1]), folder.config, str(found[0]), longer)
-    if longer and (options.run / CONFIG).exists():
+    check_vocabularies(folder)
+    state = None if found is None else found[1]
+    has_config = (options.run / CONFIG).exists()
+    if found is not None and has_config and is_finished(found[1], given):
+        _finish(given, prepared, *found)
+        return
+    if longer and has_config:
         write_json(options.run / CONFIG, folder.config)
     _announce(options, config, found)
     run_training(given, prepared, folder, state)
@@ -188,6 +189,20 @@ def is_finished(state: Mapping[str, Any], options: ClassifyOptions | Seq2SeqOpti
     patience = options.early_stop
     waited = patience is not None and training["waited"] >= patience
     return training["progress"] is None and (training["epoch"] >= options.epochs or waited)
+
+
+def _finish(
+    options: ClassifyOptions | Seq2SeqOptions, prepared: Prepared, path: Path, state: Mapping[str, Any]
+) -> None:
+    """Leave a finished run as it is, but for files that a kill after its last checkpoint left unwritten."""
+    try:
+        for weights in (state["best"], state["model"]):
+            if weights is not None:
+                prepared.task.model.load_state_dict(weights)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}; it is of another model: train again") from error
+    settle(options.out, state, options.keep_last, finished=True)
+    say(f"{options.out}: is finished, with {state['training']['epoch']} epochs; nothing to do")
 
 
 def prepare(options: ClassifyOptions | Seq2SeqOptions) -> Prepared:

@@ -258,6 +258,67 @@ def test_a_finished_run_says_so_and_can_be_made_longer(cli, data, classifier, tm
     assert "is finished, with 5 epochs" in cli("resume", run).err
 
 
+def contents(run):
+    return {str(f.relative_to(run)): f.read_bytes() for f in run.rglob("*") if f.is_file()}
+
+
+def test_a_finished_run_with_the_checkpoints_of_another_is_left_as_it_is(cli, data, stopped, tmp_path):
+    _, run = stopped
+    other = tmp_path / "other"
+    options = ("--train", data / "kinds.tsv", "--quiet", "--lr", "0.01", "--out", other)
+    assert cli("train", *KINDS, *options).code == 0
+    shutil.rmtree(run / "checkpoints")
+    shutil.copytree(other / "checkpoints", run / "checkpoints")
+    before = contents(run)
+    done = cli("resume", run)
+    assert done.code == 2
+    assert "is of another training: training.lr was 0.01, is 0.001" in done.err
+    assert contents(run) == before
+
+
+def test_a_finished_run_is_checked_like_one_that_is_not(cli, stopped):
+    _, run = stopped
+    edit(run / "config.json", lambda c: c["model"]["config"].update(filters=5))
+    before = contents(run)
+    done = cli("resume", run)
+    assert done.code == 2
+    assert "model.config.filters was 5, is 4" in done.err
+    assert contents(run) == before
+
+
+def test_a_finished_run_with_weights_that_do_not_fit_is_left_as_it_is(cli, stopped):
+    _, run = stopped
+    state = read_state(newest(run))
+    state["model"]["output.bias"] = np.zeros(1000, "float32")
+    write_state(newest(run), state)
+    before = contents(run)
+    done = cli("resume", run)
+    assert done.code == 2
+    assert "output.bias" in done.err
+    assert contents(run) == before
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_vocabulary_that_differs_is_refused_and_a_missing_one_is_written(cli, stopped, finished):
+    run, whole = stopped
+    if finished:
+        shutil.copytree(whole, run, dirs_exist_ok=True)
+    file = run / "vocabulary.json"
+    right = file.read_bytes()
+    edit(file, lambda v: v["tokens"].__setitem__(-1, "quux"))
+    for content in (file.read_bytes(), b"{"):
+        file.write_bytes(content)
+        before = contents(run)
+        done = cli("resume", run)
+        assert done.code == 2
+        assert f"{file}: " in done.err
+        assert contents(run) == before
+    file.unlink()
+    assert cli("resume", run, "--quiet").code == 0
+    assert file.read_bytes() == right
+    assert outcome(run) == outcome(whole)
+
+
 def test_a_schedule_over_the_epochs_cannot_be_made_longer(cli, data, tmp_path):
     out = tmp_path / "run"
     arguments = ("--train", data / "kinds.tsv", "--out", out, "--schedule", "cosine", *CLASSIFY)
