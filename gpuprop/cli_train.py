@@ -163,10 +163,15 @@ def run_training(
 
 
 def _say_how_to_go_on(options: ClassifyOptions | Seq2SeqOptions, checkpoints: RunCheckpoints | None) -> None:
-    if checkpoints is not None and checkpoints.saved is not None:
+    """Nothing where no checkpoint is left: a folder may have been removed meanwhile."""
+    if checkpoints is None or checkpoints.saved is None:
+        return
+    files = [folder / checkpoints.saved.name for folder in checkpoints.paths]
+    saved = next((file for file in files if file.is_file()), None)
+    if saved is not None:
         second = options.checkpoint_dir
-        elsewhere = "" if checkpoints.saved.parent != second else f" --checkpoint-dir {second}"
-        say(f"saved as {checkpoints.saved}; go on with: gpuprop resume {options.out}{elsewhere}")
+        elsewhere = "" if saved.parent != second else f" --checkpoint-dir {second}"
+        say(f"saved as {saved}; go on with: gpuprop resume {options.out}{elsewhere}")
 
 
 def _announce(options: ClassifyOptions | Seq2SeqOptions, prepared: Prepared, session: Session) -> None:

@@ -24,13 +24,14 @@ from typing import Any
 
 from ..backend.arrays import get_xp, is_cupy, to_host
 from ..backprop import watching
-from ..errors import CheckpointError
+from ..errors import CheckpointError, TrainingError
 from ..nn.attribution import Layers
 from ..nn.module import Module
 from ..tensors import Tensor
 from .energy import EnergyMeter
 from .files import append_line, atomic_write
 from .observer import Observer
+from .progress import Display
 from .step_watch import StepWatch, Values
 
 GRADIENTS = "gradients.jsonl"
@@ -44,11 +45,15 @@ Record = dict[str, Any]
 
 class GradientLog:
     """gradients.jsonl of the run folder `path`. Records wait in memory until `ready()`: a folder is not
-    touched before it has its first model."""
+    touched before it has its first model. Where the file cannot be written, training goes on without it:
+    `warn` is told once (default: a TrainingWarning)."""
 
-    def __init__(self, path: Path, ready: Callable[[], bool]) -> None:
-        self.path, self.ready = path, ready
+    def __init__(
+        self, path: Path, ready: Callable[[], bool], warn: Callable[[str], None] | None = None
+    ) -> None:
+        self.path, self.ready, self.warn = path, ready, warn or Display().warn
         self._waiting: list[Record] = []
+        self._given_up = False
 
     def start(self, step: int) -> None:
         """Training begins with this step. Where it was cut off and goes on there are records of this and
@@ -56,18 +61,27 @@ class GradientLog:
         self._waiting = []
         if self.ready():
             kept = [record for record in read_gradients(self.path) if record["step"] < step]
-            atomic_write(self.path / GRADIENTS, "".join(map(_line, kept)).encode())
+            content = "".join(map(_line, kept)).encode()
+            self._write(lambda: atomic_write(self.path / GRADIENTS, content))
 
     def append(self, record: Record) -> None:
         """Keep one record."""
-        self._waiting.append(record)
-        self.flush()
+        if not self._given_up:
+            self._waiting.append(record)
+            self.flush()
 
     def flush(self) -> None:
         """Write what waited, where the folder is ready."""
         if self._waiting and self.ready():
-            append_line(self.path / GRADIENTS, "".join(map(_line, self._waiting))[:-1], sync=False)
-            self._waiting = []
+            lines, self._waiting = "".join(map(_line, self._waiting))[:-1], []
+            self._write(lambda: append_line(self.path / GRADIENTS, lines, sync=False))
+
+    def _write(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except TrainingError as error:
+            self._given_up = True
+            self.warn(f"{error}; training goes on without {GRADIENTS}")
 
 
 def _line(record: Record) -> str:

@@ -219,7 +219,7 @@ class Session:
         folder = self.folder
         if folder is None:
             return []
-        log = GradientLog(folder.path, lambda: folder.begun)
+        log = GradientLog(folder.path, lambda: folder.begun, lambda text: self.trainer.display.warn(text))
         return [GradientRecorder(log, interval_of(steps), self.settings.clip_norm, MOST_TIME)]
 
     def draw(self, title: str) -> None:

@@ -427,6 +427,49 @@ def test_a_removed_run_folder_is_reported_and_the_second_folder_has_the_state(cl
     assert outcome(run) == outcome(tmp_path / "whole")
 
 
+# Runs `gpuprop train` and renames its run folder before the n-th step.
+RENAMED = """
+import os, sys
+from gpuprop.cli import main
+from gpuprop.optim import Optimizer
+left, run, step = int(sys.argv[1]), sys.argv[2], Optimizer.step
+
+def counted(optimizer):
+    global left
+    left -= 1
+    if left == 0:
+        os.rename(run, run + "2")
+    step(optimizer)
+
+Optimizer.step = counted
+sys.exit(main(["train", *sys.argv[3:], "--out", run]))
+"""
+
+
+def renamed(at, run, *arguments):
+    command = [sys.executable, "-c", RENAMED, str(at), str(run), *KINDS, "--quiet", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_records_of_gradients_that_cannot_be_written_do_not_end_training(data, tmp_path):
+    run, second = tmp_path / "run", tmp_path / "second"
+    options = ("--train", data / "kinds.tsv", "--batch-size", "1", "--checkpoint-every", "20")
+    done = renamed(25, run, *options, "--checkpoint-dir", second)
+    assert done.stderr.count("training goes on without gradients.jsonl") == 1
+    saved = max(second.iterdir())
+    assert saved.name >= "step-00000060.safetensors"  # to the end of the epoch, whose model has no place
+    assert f"saved as {saved}; go on with: gpuprop resume {run} --checkpoint-dir {second}" in done.stderr
+
+
+def test_a_checkpoint_that_is_gone_is_not_called_saved(data, tmp_path):
+    run = tmp_path / "run"
+    done = renamed(3, run, "--train", data / "kinds.tsv", "--checkpoint-every", "1")
+    assert done.returncode == 1
+    assert "its folder is gone" in done.stderr
+    assert list((tmp_path / "run2" / "checkpoints").iterdir())
+    assert "go on with" not in done.stderr
+
+
 def test_a_finished_run_that_was_removed_is_made_anew(cli, data, tmp_path):
     run, second = tmp_path / "run", tmp_path / "second"
     options = ("train", *KINDS, "--train", data / "kinds.tsv", "--checkpoint-dir", second, "--quiet")

@@ -248,6 +248,23 @@ def test_going_on_forgets_the_records_of_steps_that_are_done_again(tmp_path):
     assert file.read_text() == '{"step": 1}\n{"step": 26}\n'
 
 
+@pytest.mark.parametrize("from_the_start", [True, False])
+def test_a_file_that_cannot_be_written_is_warned_of_once(tmp_path, from_the_start):
+    folder, told = tmp_path / "run", []
+    log = GradientLog(folder, lambda: True, told.append)
+    if not from_the_start:
+        folder.mkdir()
+    log.start(1)
+    if not from_the_start:
+        folder.rename(tmp_path / "moved")
+    for step in (1, 26, 51):
+        log.append({"step": step})
+    log.flush()
+    (text,) = told
+    assert "gradients.jsonl: could not be saved: " in text
+    assert text.endswith("training goes on without gradients.jsonl")
+
+
 def test_a_damaged_file_is_named(tmp_path):
     (tmp_path / GRADIENTS).write_text('{"step": 1\n{"step": 2}\n')
     with pytest.raises(CheckpointError, match=r"gradients\.jsonl: damaged.*delete it"):
