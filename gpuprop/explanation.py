@@ -154,8 +154,13 @@ def explain(loss: Tensor, model: Module | None = None) -> Explanation:
 
     model: whose layers the table names. The gradients are added to the parameters as by `loss.backward()`,
     and as there what the forward kept is freed. On a GPU every operation is waited for, so that the times are
-    its own; the whole pass takes longer than without.
+    its own; the whole pass takes longer than without. Raises TypeError for a loss that is no tensor.
     """
+    if not isinstance(loss, Tensor):
+        raise TypeError(
+            f"explain takes the loss, a gpuprop Tensor of one element, not {type(loss).__name__} "
+            f"{loss!r:.60}; call it as gp.explain(loss, model) in place of loss.backward()"
+        )
     measure = _Measure(None if model is None else Layers(model))
     with watching(measure):
         loss.backward()

@@ -146,6 +146,12 @@ def test_names_are_escaped_in_html():
     assert "&lt;b&gt;Odd" in gp.explain(Odd.apply(leaf(2)).sum())._repr_html_()
 
 
+@pytest.mark.parametrize("loss", [3, 0.5, None, np.ones(1, "float32")])
+def test_what_is_no_tensor_is_refused(loss):
+    with pytest.raises(TypeError, match=r"explain takes the loss, a gpuprop Tensor of one element, not "):
+        gp.explain(loss)
+
+
 def test_a_second_pass_is_refused_as_by_backward():
     loss = leaf(2).exp().sum()
     gp.explain(loss)

@@ -89,6 +89,8 @@ def _read(path: Path) -> bytes:
     if path.is_dir():
         raise CheckpointError(f"{path}: is a folder; name the file, for example {path / 'model.safetensors'}")
     try:
+        if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+            raise CheckpointError(f"{path}: is a pipe or a device, not a file; name a safetensors file")
         return path.read_bytes()
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file; check the name, or train the model first") from error

@@ -11,6 +11,7 @@ import pytest
 import gpuprop as gp
 from gpuprop import nn
 from gpuprop.training import checkpoint, files
+from gpuprop.training.checkpoint_folder import CheckpointFolder
 
 
 def small_model(hidden=4):
@@ -81,6 +82,22 @@ def test_missing_files_and_folders_are_named(tmp_path):
         gp.load(tmp_path / "nothing.safetensors")
     with pytest.raises(gp.CheckpointError, match="is a folder"):
         gp.load(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in the file system")
+@pytest.mark.timeout(20)
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(gp.CheckpointError, match="pipe: is a pipe or a device, not a file"):
+        gp.load(tmp_path / "pipe")
+    told = []
+    folder = CheckpointFolder(tmp_path / "checkpoints", report=told.append)
+    folder.prepare()
+    folder.save({"step": 1}, 1)
+    os.mkfifo(tmp_path / "checkpoints" / "step-00000002.safetensors")
+    path, _ = folder.latest()
+    assert path.name == "step-00000001.safetensors"
+    assert "step-00000002.safetensors: is a pipe or a device" in told[0]
 
 
 def test_weights_of_another_model_are_refused_and_change_nothing(tmp_path):
