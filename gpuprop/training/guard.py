@@ -98,8 +98,9 @@ class Guard:
         values = [float(loss.item()) for loss in step.losses]  # labels out of range are told of here
         lr = self.trainer.optimizer.param_groups[0]["lr"]
         bad = next((v for v in values if not math.isfinite(v)), None)
-        what = f"the loss is {bad}" if bad is not None else "gradients are not finite"
         found = self._find(step)
+        gradients = "gradients are too large" if found.overflow else "gradients are not finite"
+        what = f"the loss is {bad}" if bad is not None else gradients
         advice = f"Lower the learning rate (now {lr:.3g}) or clip gradients (clip norm 1, say)"
         advice += ", or train with bf16 or fp32" if self.trainer.precision.name == "fp16" else ""
         message = (

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from ..backend.arrays import Array, get_xp, is_cupy, to_host
 from ..backprop import Leaf, Node, Watcher, watching
@@ -15,11 +18,13 @@ from ..tensors import Parameter
 
 @dataclass(frozen=True)
 class Finding:
-    """What was not finite first. operation and layer are "" where none made it; text says it in words."""
+    """What was not finite first. operation and layer are "" where none made it; text says it in words.
+    overflow: gradients are finite, but the sum of their squares is not."""
 
     text: str
     operation: str = ""
     layer: str = ""
+    overflow: bool = False
 
 
 class Found(Exception):
@@ -123,15 +128,46 @@ def find_first(model: Module, run: Callable[[Finder], None], values: Mapping[str
         if not is_finite(parameter.data):
             return Finding(f"the parameter {name}, before the step", layer=name.rpartition(".")[0])
     finder = Finder(model)
+    _forget_gradients(model)  # the new ones would be added to those of the failed step
     try:
         with finder.looking():
             run(finder)
-    except Found as found:
-        return found.finding
+        found = _overflow(model)
+    except Found as stopped:
+        return stopped.finding
     finally:
-        for parameter in model.parameters():
-            parameter.grad = None
-    return Finding("nothing: the batch, computed once more, gives finite values")
+        _forget_gradients(model)
+    return found or Finding("nothing: the batch, computed once more, gives finite values")
+
+
+def _forget_gradients(model: Module) -> None:
+    for parameter in model.parameters():
+        parameter.grad = None
+
+
+def _overflow(model: Module) -> Finding | None:
+    """The layer with the largest gradient, where the sum of the squares of all is beyond their type."""
+    norms: dict[str, float] = {}
+    limit = math.inf
+    for name, parameter in model.named_parameters():
+        if parameter.leaf.grad is not None:
+            layer = name.rpartition(".")[0]
+            norms[layer] = math.hypot(norms.get(layer, 0.0), _norm(to_host(parameter.leaf.grad)))
+            limit = min(limit, math.sqrt(float(np.finfo(parameter.leaf.grad.dtype).max)))
+    if math.hypot(*norms.values()) < limit * (1 - 1e-3):  # the device adds up with errors of rounding
+        return None
+    layer = max(norms, key=lambda name: norms[name])
+    text = f"the sum of the squares of all gradients. The largest is that{_in(layer)}: its norm is "
+    return Finding(f"{text}{norms[layer]:.3g}, and its square overflows", layer=layer, overflow=True)
+
+
+def _norm(array: np.ndarray[Any, Any]) -> float:
+    """2-norm, without overflow on the way: of parts of the largest value."""
+    largest = float(np.abs(array).max(initial=0.0))
+    if largest == 0.0:
+        return 0.0
+    parts = array.astype(np.float64).reshape(-1) / largest
+    return largest * math.sqrt(float(parts.dot(parts)))
 
 
 def is_finite(array: Any) -> bool:

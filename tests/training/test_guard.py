@@ -263,6 +263,42 @@ def warnings_of(net, observer=None, **options):
     return [str(w.message) for w in caught]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_gradients_whose_squares_overflow_are_called_too_large(dtype, tmp_path):
+    large = 1e25 if dtype == "float32" else 1e200
+
+    class Steep(gp.Op):
+        """y = x        dx = dy · 1e25"""
+
+        @staticmethod
+        def forward(ctx, x):
+            return x
+
+        @staticmethod
+        def backward(ctx, dy):
+            return dy * dy.dtype.type(large)
+
+    net = Sloped("Nan")
+    for p in net.parameters():
+        p.data = p.data.astype(dtype)
+    net.forward = lambda x: net.last(Steep.apply(net.first(x)))
+    batches = [(x.astype(dtype), y) for x, y in data()]
+    with pytest.raises(gp.TrainingError, match="too large") as stop:
+        train(net, batches=batches, run_folder=tmp_path)
+    message = str(stop.value)
+    assert message.startswith("gradients are too large at step 1 (epoch 1): training has diverged. Lower the")
+    assert "Not finite first: the sum of the squares of all gradients" in message
+    assert "The largest is that in layer first: its norm is " in message
+    assert "and its square overflows" in message
+    failure = load_failure(tmp_path)
+    assert failure.record["layer"] == "first"
+    net.load_state_dict(failure.weights)
+    nn.CrossEntropyLoss()(net(batches[0][0]), batches[0][1]).backward()
+    grads = [p.grad.astype("float64") / large for p in net.first.parameters()]
+    norm = large * np.sqrt(sum((g**2).sum() for g in grads))
+    assert f"its norm is {norm:.3g}, " in message
+
+
 def test_vanishing_gradients_are_told_of_once():
     net = Sloped("Nan")
     net.factor = 1e-10
