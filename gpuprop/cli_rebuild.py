@@ -13,8 +13,8 @@ from .cli_options_classify import ClassifyOptions
 from .cli_options_seq2seq import Seq2SeqOptions
 from .errors import CheckpointError, DataError
 from .text.vocabulary import Vocabulary
-from .training.files import write_error
-from .training.run import RunFolder, sha256
+from .training.files import sha256, write_error
+from .training.run import RunFolder
 from .training.session import Settings
 
 KINDS: dict[str, type[ClassifyOptions] | type[Seq2SeqOptions]] = {

@@ -19,7 +19,8 @@ from .cli_prepare_seq2seq import prepare_seq2seq
 from .cli_support import EXIT_CODES, command, plain, say, use_device
 from .errors import DataError, GpupropError, TrainingError
 from .training.checkpoint_folder import CHECKPOINTS, CheckpointFolder
-from .training.run import RunFolder, check_out, describe_files
+from .training.files import describe_files
+from .training.run import RunFolder, check_out
 from .training.session import RunCheckpoints, Session
 
 app = typer.Typer(no_args_is_help=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import tempfile
@@ -80,6 +81,22 @@ def write_error(path: str | Path, error: OSError) -> TrainingError:
     cause = error.strerror or str(error)
     remedy = _REMEDY.get(error.errno or 0)
     return TrainingError(f"{path}: could not be saved: {cause}" + (f"; {remedy}" if remedy else ""))
+
+
+def describe_files(files: Iterable[tuple[str, str | Path | None, int | None]]) -> dict[str, Any]:
+    """(role, path, rows) of data as the configuration keeps them, files with their SHA-256. The path is None
+    for rows held out of the training file, rows is None for a file without rows."""
+    return {
+        role: ({} if path is None else {"path": str(path), "sha256": sha256(path)})
+        | ({} if rows is None else {"rows": rows})
+        for role, path, rows in files
+    }
+
+
+def sha256(path: str | Path) -> str:
+    """SHA-256 (hex) of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _umask() -> int:

@@ -16,16 +16,15 @@ report.html         and report_*.png, where `gpuprop report` was asked for them
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, DataError
+from ..errors import CheckpointError, DataError, TrainingError
 from ..nn.module import Module
 from ..text.field import TextField
 from ..text.vocabulary import Vocabulary
@@ -73,17 +72,20 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             _clean(self.path)
+            if not (self.path / MODEL).exists() and (self.path / FAILURE).exists():
+                forget_failure(self.path)  # that of a training which came to nothing
             with tempfile.TemporaryFile(dir=self.path):
                 pass
         except OSError as error:
             raise write_error(self.path, error) from error
 
     def describe(self) -> None:
-        """Write configuration and vocabularies into a folder that holds no run yet, so that a training which
-        is killed in its first epoch can be started again."""
-        if (self.path / CONFIG).exists():
+        """Write configuration and vocabularies into a folder that holds no model yet, so that a training
+        which is killed in its first epoch can be started again."""
+        known = (self.path / CONFIG).exists()
+        if known and (self.path / MODEL).exists():
             return
-        self._described = [self.path / name for name in (CONFIG, *self.vocabularies)]
+        self._described = [] if known else [self.path / name for name in (CONFIG, *self.vocabularies)]
         write_json(self.path / CONFIG, self.config)
         try:
             for name, vocabulary in self.vocabularies.items():
@@ -109,11 +111,15 @@ class RunFolder:
         append_line(self.path / METRICS, json.dumps(dict(record), allow_nan=False))
 
     def abandon(self) -> None:
-        """Take back what `prepare` and `describe` made, when training failed before a model was saved."""
+        """Take back what `prepare` and `describe` made, when training failed before a model was saved. Where
+        a failed step was kept, its configuration and vocabularies are too."""
         if self.begun:
             return
-        with contextlib.suppress(OSError):
-            for file in self._described:
+        failed = (self.path / FAILURE).exists()
+        with contextlib.suppress(OSError, TrainingError):
+            if failed and not self._described:
+                self.describe()
+            for file in self._described if not failed else ():
                 file.unlink(missing_ok=True)
             if (self.path / CHECKPOINTS).is_dir():
                 (self.path / CHECKPOINTS).rmdir()
@@ -258,25 +264,9 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     return records
 
 
-def describe_files(files: Iterable[tuple[str, str | Path | None, int | None]]) -> dict[str, Any]:
-    """(role, path, rows) of data as the configuration keeps them, files with their SHA-256. The path is None
-    for rows held out of the training file, rows is None for a file without rows."""
-    return {
-        role: ({} if path is None else {"path": str(path), "sha256": sha256(path)})
-        | ({} if rows is None else {"rows": rows})
-        for role, path, rows in files
-    }
-
-
 def vocabulary_name(field: str) -> str:
     """The file of a field's vocabulary: vocabulary.json for "text", else the field's name in front."""
     return "vocabulary.json" if field == "text" else f"{field}_vocabulary.json"
-
-
-def sha256(path: str | Path) -> str:
-    """SHA-256 (hex) of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _clean(path: Path) -> None:

@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 
 import gpuprop as gp
+from gpuprop.models import build
 from gpuprop.training import load_failure, load_run
+from gpuprop.training.classify import Classification
+from gpuprop.training.run import read_field
 
 from .conftest import CLASSIFY, SEQ2SEQ
 
@@ -459,11 +462,22 @@ def test_a_training_that_diverges_leaves_the_failed_step_and_its_folder_can_be_u
     assert done.code == 1
     assert "training has diverged" in done.err
     assert "Not finite first: " in done.err
-    assert os.listdir(out) == ["failure"]
+    assert sorted(os.listdir(out)) == ["config.json", "failure", "vocabulary.json"]
     failure = load_failure(out)
     assert failure.record["step"] >= 1
     assert failure.batches[0].size == 16
     refused = cli(*arguments)
     assert (refused.code, "--overwrite" in refused.err) == (2, True)
+    failed = json.loads((out / "config.json").read_text())
+    assert failed["options"]["lr"] == 1e30
+    model = build(failed["model"]["name"], failed["model"]["config"])
+    task = Classification(model, read_field(out, failed, "text"), failed["labels"])
+    task.model.load_state_dict(failure.weights)
+    with np.errstate(all="ignore"):
+        found = failure.replay(task.model, task.loss, task.count)
+    assert found.operation == failure.record["operation"]
+    again = (*arguments, "--optimizer", "sgd", "--lr", "1e29", "--keep-checkpoints", "0", "--overwrite")
+    assert cli(*again).code == 1
+    assert json.loads((out / "config.json").read_text())["options"]["lr"] == 1e29
     assert cli(*arguments, "--overwrite").code == 0
     assert not (out / "failure").exists()

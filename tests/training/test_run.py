@@ -10,6 +10,7 @@ import gpuprop as gp
 from gpuprop import nn
 from gpuprop.text import TextField, WordTokenizer
 from gpuprop.training import run
+from gpuprop.training.files import describe_files
 from gpuprop.training.run import RunFolder, check_out, read_config, read_field, read_metrics
 
 
@@ -122,7 +123,7 @@ def test_metrics_are_strict_json(tmp_path, field):
 
 def test_files_are_described_by_their_hash(tmp_path):
     (tmp_path / "t").write_bytes(b"abc")
-    described = run.describe_files([("train", tmp_path / "t", 3), ("valid", None, 1)])
+    described = describe_files([("train", tmp_path / "t", 3), ("valid", None, 1)])
     sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert described == {
         "train": {"path": str(tmp_path / "t"), "rows": 3, "sha256": sha256},

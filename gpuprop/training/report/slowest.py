@@ -8,7 +8,7 @@ from typing import Any
 
 from ...errors import GpupropError
 from ...explanation import Explanation, explain
-from ..run import sha256
+from ..files import sha256
 from ..tasks import load_run
 
 PASSES = 3  # the quickest counts: in the first kernels compile and caches fill
