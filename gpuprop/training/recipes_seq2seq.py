@@ -145,7 +145,7 @@ RECIPES: dict[str, Seq2SeqRecipe] = {
     ),
     "headline": Seq2SeqRecipe(
         dataset="debian_descriptions",
-        options={"preset": "headline", "epochs": 5, "warmup_steps": 400},
+        options={"preset": "headline"},
         scores=("rouge",),
         must={"rouge1": 32.2, "rouge2": 15.3, "rougeL": 28.8},
         goal={"rouge1": 40.0, "rouge2": 22.0, "rougeL": 38.0},
