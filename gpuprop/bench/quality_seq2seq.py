@@ -26,6 +26,9 @@ from gpuprop.training.run import read_config, read_metrics
 HEAD = """| data and scores | model | greedy | beam 5 | must | goal | others | minutes |
 | --- | --- | --- | --- | --- | --- | --- | --- |"""
 BEAM = 5
+TITLES = {
+    "wer": "WER", "per": "PER", "bleu": "BLEU", "rouge1": "ROUGE-1", "rouge2": "2", "rougeL": "L",
+}  # fmt: skip
 Scores = dict[str, float]
 
 
@@ -85,7 +88,7 @@ def row(name: str, runs: list[dict[str, Any]]) -> str:
     """One line of the table."""
     recipe = RECIPES[name]
     names = tuple(recipe.must)
-    what = f"{recipe.dataset}: {' / '.join(n.upper() if n in FALLING else n for n in names)}"
+    what = f"{name}: {' / '.join(TITLES[n] for n in names)}"
     sign = "≤ " if names[0] in FALLING else "≥ "
     bounds = [sign + shown(bound, tuple(bound)) for bound in (dict(recipe.must), dict(recipe.goal))]
     cells = ["not trained", "", *bounds, recipe.published, ""]
