@@ -432,8 +432,8 @@ RENAMED = """
 import os, sys
 from gpuprop.cli import main
 from gpuprop.optim import Optimizer
-from gpuprop.training import gradients
-gradients.MOST_TIME = 1.0  # no record is left out for the time it takes, which varies
+from gpuprop.training import session
+session.MOST_TIME = 1.0  # no record is left out for the time it takes, which varies
 left, run, step = int(sys.argv[1]), sys.argv[2], Optimizer.step
 
 def counted(optimizer):
