@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -121,30 +122,47 @@ def put_into(path: Path, marker: str, text: str) -> None:
     )
 
 
-def main() -> None:
+def command_line(description: str | None) -> argparse.ArgumentParser:
+    """The options that both quality tables take."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("runs/quality"))
     parser.add_argument("--only", help="recipes to run, separated by commas (default: all)")
     parser.add_argument("--threads", help="GPUPROP_THREADS of each training (default: all cores)")
     parser.add_argument("--readme", type=Path, help="file whose quality table to renew")
-    options = parser.parse_args()
+    return parser
+
+
+def measured(
+    options: argparse.Namespace,
+    file: str,
+    recipes: Mapping[str, Any],
+    measure_one: Callable[[str, int], dict[str, Any]],
+) -> dict[str, Any]:
+    """All results in `file` of --out, those that it lacks measured now: measure_one(recipe's name, seed)
+    gives a dictionary with the seed. The file is written after each."""
     if options.threads:
         os.environ["GPUPROP_THREADS"] = options.threads
-    path = options.out / "results.json"
+    path = options.out / file
     options.out.mkdir(parents=True, exist_ok=True)
-    results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"runs": {}}
+    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"runs": {}}
     results["machine"] = machine()
-    wanted = list(RECIPES) if options.only is None else [n for n in options.only.split(",") if n]
+    wanted = list(recipes) if options.only is None else [n for n in options.only.split(",") if n]
     for name in wanted:
         runs = results["runs"].setdefault(name, [])
-        for seed in RECIPES[name].seeds:
+        for seed in recipes[name].seeds:
             if any(run["seed"] == seed for run in runs):
                 continue
-            runs.append(train(name, seed, options.out))
+            runs.append(measure_one(name, seed))
             path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-            print(f"{name}, seed {seed}: {runs[-1]['score']:.4f} in {runs[-1]['seconds']} s", flush=True)
+            print(f"{name}, seed {seed}: {runs[-1]}", flush=True)
+    return results
+
+
+def main() -> None:
+    options = command_line(__doc__).parse_args()
+    results = measured(options, "results.json", RECIPES, lambda name, seed: train(name, seed, options.out))
     print(table(results))
     if options.readme:
         put_into(options.readme, "quality", table(results))

@@ -10,15 +10,13 @@ writes the table into a file; a row that was not trained says so.
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import shlex
 import shutil
 from pathlib import Path
 from typing import Any
 
-from gpuprop.bench.quality import cli, machine, put_into
+from gpuprop.bench.quality import cli, command_line, measured, put_into
 from gpuprop.training.presets import PRESETS, as_arguments
 from gpuprop.training.recipes_seq2seq import FALLING, RECIPES, Seq2SeqRecipe
 from gpuprop.training.run import read_config, read_metrics
@@ -26,6 +24,7 @@ from gpuprop.training.run import read_config, read_metrics
 HEAD = """| data and scores | model | greedy | beam 5 | must | goal | others | minutes |
 | --- | --- | --- | --- | --- | --- | --- | --- |"""
 BEAM = 5
+RESULTS = "results_seq2seq.json"
 TITLES = {
     "wer": "WER", "per": "PER", "bleu": "BLEU", "rouge1": "ROUGE-1", "rouge2": "2", "rougeL": "L",
 }  # fmt: skip
@@ -123,33 +122,18 @@ def table(results: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, default=Path("runs/quality"))
-    parser.add_argument("--only", help="recipes to run, separated by commas (default: all)")
-    parser.add_argument("--threads", help="GPUPROP_THREADS of each training (default: all cores)")
+    parser = command_line(__doc__)
     parser.add_argument("--note", help="what to say of the minutes, such as 'on a busy machine'")
-    parser.add_argument("--readme", type=Path, help="file whose table to renew")
     options = parser.parse_args()
-    if options.threads:
-        os.environ["GPUPROP_THREADS"] = options.threads
-    path = options.out / "results_seq2seq.json"
-    options.out.mkdir(parents=True, exist_ok=True)
-    results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"runs": {}}
-    results["machine"] = machine()
+
+    def measure_one(name: str, seed: int) -> dict[str, Any]:
+        run = train(name, seed, options.out)
+        return {"seed": seed, **score(RECIPES[name], run, options.out / "data" / name)}
+
+    results = measured(options, RESULTS, RECIPES, measure_one)
     if options.note:
         results["note"] = f" ({options.note})"
-    wanted = list(RECIPES) if options.only is None else [n for n in options.only.split(",") if n]
-    for name in wanted:
-        runs = results["runs"].setdefault(name, [])
-        for seed in RECIPES[name].seeds:
-            if any(run["seed"] == seed for run in runs):
-                continue
-            run = train(name, seed, options.out)
-            runs.append({"seed": seed, **score(RECIPES[name], run, options.out / "data" / name)})
-            path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-            print(f"{name}, seed {seed}: {runs[-1]}", flush=True)
+        (options.out / RESULTS).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print(table(results))
     if options.readme:
         put_into(options.readme, "quality-seq2seq", table(results))
