@@ -20,10 +20,12 @@ demo: $(VENV)/.demo  ## train three small models on real data and show what they
 	$(BIN)/gpuprop demo --out $(RUN)/demo
 
 test: $(VENV)/.test  ## all tests but the long ones (6 minutes)
-	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist worksteal -m "not full"
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -m "alone and not full"
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist worksteal -m "not alone and not full"
 
 test-full: $(VENV)/.test  ## every test, the long ones too
-	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist worksteal
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -m alone
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist worksteal -m "not alone"
 
 lint: $(VENV)/.dev  ## style
 	$(BIN)/ruff check .

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import itertools
+import operator
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -22,6 +23,7 @@ from .backend.floats import flushed
 from .backend.half import is_half
 
 _creation = itertools.count(1)
+_index = operator.attrgetter("index")
 _recording: contextvars.ContextVar[bool | Watcher] = contextvars.ContextVar("gpuprop_recording", default=True)
 
 
@@ -61,9 +63,7 @@ def is_grad_enabled() -> bool:
     return _recording.get() is not False
 
 
-def recording() -> bool | Watcher:
-    """Whether operations are recorded, and who watches that."""
-    return _recording.get()
+recording = _recording.get  # whether operations are recorded, or who watches them
 
 
 class Context:
@@ -143,10 +143,10 @@ class Node:
 
     __slots__ = ("ctx", "edges", "grads", "index", "op")
 
-    def __init__(self, op: Any, ctx: Context, edges: tuple[Edge | None, ...], outputs: int) -> None:
+    def __init__(self, op: Any, ctx: Context, outputs: int) -> None:
         self.op = op
         self.ctx: Context | None = ctx
-        self.edges = edges
+        self.edges = ctx.edges
         self.index = next(_creation)
         self.grads: list[Array | None] = [None] * outputs
 
@@ -168,19 +168,20 @@ class Node:
             raise RuntimeError(
                 f"{self.op.__name__}.backward returned {len(grads)} gradients for {len(self.edges)} inputs"
             )
-        for edge, grad in zip(self.edges, grads, strict=True):
+        for edge, grad in zip(self.edges, grads):  # noqa: B905  (counted above; strict costs every operation)
             if edge is None or grad is None:
                 continue
             target, output = edge
-            if isinstance(target, Leaf):
-                if tuple(grad.shape) != target.shape:
-                    raise RuntimeError(
-                        f"{self.op.__name__}.backward returned a gradient of shape {tuple(grad.shape)} "
-                        f"for an input of shape {target.shape}"
-                    )
+            if isinstance(target, Node):
+                before = target.grads[output]
+                target.grads[output] = grad if before is None else before + grad
+            elif tuple(grad.shape) == target.shape:
                 target.accumulate(grad)
             else:
-                target.accumulate(output, grad)
+                raise RuntimeError(
+                    f"{self.op.__name__}.backward returned a gradient of shape {tuple(grad.shape)} "
+                    f"for an input of shape {target.shape}"
+                )
 
 
 Edge = tuple["Node | Leaf", int]
@@ -208,7 +209,7 @@ def _newest_first(root: Node) -> list[Node]:
     stack = [root]
     while stack:
         for edge in stack.pop().edges:
-            if edge is not None and isinstance(edge[0], Node) and edge[0] not in seen:
-                seen.add(edge[0])
-                stack.append(edge[0])
-    return sorted(seen, key=lambda node: node.index, reverse=True)
+            if edge is not None and (node := edge[0]) not in seen and isinstance(node, Node):
+                seen.add(node)
+                stack.append(node)
+    return sorted(seen, key=_index, reverse=True)

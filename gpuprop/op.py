@@ -31,23 +31,24 @@ class Op:
         edges: list[Edge | None] = []
         arrays, needs = [], []
         for x in inputs:  # one loop: this is what every operation pays
-            edge = None
             if isinstance(x, Tensor):
-                x, edge = x.data, x.edge
-            arrays.append(x)
-            edges.append(edge)
-            needs.append(edge is not None)
-        record = True in needs and recording()
-        ctx = Context(tuple(needs) if record else (False,) * len(edges), tuple(edges))
+                arrays.append(x.data)
+                edge = x.edge
+                edges.append(edge)
+                needs.append(edge is not None)
+            else:
+                arrays.append(x)
+                edges.append(None)
+                needs.append(False)
+        if True not in needs or not (record := recording()):
+            result = cls.forward(Context((False,) * len(edges)), *arrays, **static)
+            return tuple(Tensor(y) for y in result) if isinstance(result, tuple) else Tensor(result)
+        ctx = Context(tuple(needs), tuple(edges))
         result = cls.forward(ctx, *arrays, **static)
-        if not record:
-            return Tensor(result) if not isinstance(result, tuple) else tuple(Tensor(y) for y in result)
-        if not isinstance(result, tuple):
-            node = Node(cls, ctx, ctx.edges, 1)
-            if record is not True:
-                record.recorded(node, (result,), static)
-            return Tensor(result, (node, 0))
-        node = Node(cls, ctx, ctx.edges, len(result))
+        outputs = result if isinstance(result, tuple) else (result,)
+        node = Node(cls, ctx, len(outputs))
         if record is not True:
-            record.recorded(node, result, static)
-        return tuple(Tensor(y, (node, i)) for i, y in enumerate(result))
+            record.recorded(node, outputs, static)
+        if outputs is result:
+            return tuple(Tensor(y, (node, i)) for i, y in enumerate(outputs))
+        return Tensor(result, (node, 0))

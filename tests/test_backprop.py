@@ -252,10 +252,12 @@ def test_float32_stays_float32_through_every_operation():
     assert x.grad.dtype == np.float32
 
 
+@pytest.mark.alone
 def test_the_tape_costs_less_than_three_microseconds_an_operation():
-    """Forward and backward together, in CPU time, the best of many runs (other work on the machine slows
-    some of them down), without the garbage collector; where making a small object takes longer than 0.15 µs,
-    the limit is longer too."""
+    """Forward and backward together, in CPU time, the best of many runs, without the garbage collector.
+
+    The limit is that of a core which makes and links a list of small objects, the same work as a tape's
+    without the tape, in 0.27 µs each; a slower core gets more by as much."""
 
     class Nothing(gp.Op):
         @staticmethod
@@ -266,25 +268,38 @@ def test_the_tape_costs_less_than_three_microseconds_an_operation():
         def backward(ctx, dy):
             return dy
 
-    x, n, best, small = leaf(1), 2000, 1.0, 1.0
-    gc.collect()
-    gc.disable()
-    for run in range(300):
-        start = time.process_time()
+    class Link:
+        __slots__ = ("before", "value", "values")
+
+        def __init__(self, before, value):
+            self.before, self.value, self.values = before, value, [None]
+
+    def tape():
         y = x
         for _ in range(n):
             y = Nothing.apply(y)
         y.backward(np.ones(1))
-        middle = time.process_time()
-        for _ in range(10 * n):
-            gp.Context((True,))
-        small = min(small, (time.process_time() - middle) / (10 * n))
-        best = min(best, (middle - start) / n)
+
+    def links():
+        link = None
+        for i in range(n):
+            link = Link(link, (i, link))
+        while link is not None:
+            link = link.before
+
+    def cost(work):
+        start = time.process_time()
+        work()
+        return (time.process_time() - start) / n
+
+    x, n, best, link = leaf(1), 500, 1.0, 1.0
+    gc.collect()
+    gc.disable()
+    for _ in range(300):
+        best, link = min(best, cost(tape)), min(link, cost(links))
         x.grad = None
-        if run >= 14 and best < 3e-6:
-            break
     gc.enable()
-    assert best < 3e-6 * max(1.0, small / 150e-9), f"{best * 1e6:.2f} µs; a small object {small * 1e9:.0f} ns"
+    assert best < 3e-6 * max(1.0, link / 0.27e-6), f"{best * 1e6:.2f} µs; a link {link * 1e6:.2f} µs"
 
 
 def test_comparisons_and_argmax_are_arrays_and_min_has_a_gradient(device):
