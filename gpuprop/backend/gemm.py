@@ -12,11 +12,11 @@ import contextlib
 import importlib
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
 from .arrays import Array, get_xp
+from .buffers import empty
 from .half import is_half
 from .threads import at_once, blas_on_one_thread, can_hold_blas, pieces
 
@@ -33,6 +33,9 @@ def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
         return _half(a, b, out)
     if not isinstance(a, np.ndarray) or a.ndim < 2 or b.ndim < 2 or a.size * b.shape[-1] <= LIBRARY_SPLITS:
         return a @ b if out is None else get_xp(a).matmul(a, b, out=out)
+    if out is None:
+        lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        out = empty(np, (*lead, a.shape[-2], b.shape[-1]), np.result_type(a, b))
     if a.shape[-1] == 1:  # an outer product: OpenBLAS takes three times as long as the multiplications
         return np.multiply(a, b, out=out)
     if not can_hold_blas():
@@ -45,17 +48,16 @@ def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
     if len(cut) == 1:
         with blas_on_one_thread():
             return np.matmul(a, b, out=out)
-    y = np.empty((rows, columns), np.result_type(a, b)) if out is None else out
 
     def work(start: int, stop: int) -> None:
         part = slice(start, stop)
         if by_rows:
-            np.matmul(a[part], b, out=y[part])
+            np.matmul(a[part], b, out=out[part])
         else:
-            np.matmul(a, b[:, part], out=y[:, part])
+            np.matmul(a, b[:, part], out=out[:, part])
 
     at_once(work, cut, products=True)
-    return y
+    return out
 
 
 @contextlib.contextmanager
@@ -82,23 +84,19 @@ def _half(a: Array, b: Array, out: Array | None) -> Array:
     return out
 
 
-def _stacks(a: Array, b: Array, out: Any) -> Array:
+def _stacks(a: Array, b: Array, out: Array) -> Array:
     """Stacks of matrices: cut along the first axis where both have it."""
     alike = a.ndim == b.ndim and a.shape[0] == b.shape[0]
     cut = pieces(a.shape[0], a.size * b.shape[-1], LEAST) if alike else []
     if len(cut) < 2:
         with blas_on_one_thread():
             return np.matmul(a, b, out=out)
-    if out is None:
-        lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-        out = np.empty((*lead, a.shape[-2], b.shape[-1]), np.result_type(a, b))
-    y = out
 
     def work(start: int, stop: int) -> None:
-        np.matmul(a[start:stop], b[start:stop], out=y[start:stop])
+        np.matmul(a[start:stop], b[start:stop], out=out[start:stop])
 
     at_once(work, cut, products=True)
-    return y
+    return out
 
 
 def rows(x: Array) -> Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from . import cuda_setup, nvml
+from . import buffers, cuda_setup, nvml
 from .device import Device, match_gpu
 
 GIB = 1 << 30
@@ -44,11 +44,13 @@ def memory_use(device: Device) -> MemoryUse | None:
 
 
 def release_memory(device: Device) -> None:
-    """Give back to the driver what CuPy keeps for later."""
-    if device.type == "cuda":
-        cupy = cuda_setup.import_cupy()
-        with cupy.cuda.Device(device.index):
-            cupy.get_default_memory_pool().free_all_blocks()
+    """Give back what is kept for later: by CuPy to the driver, by operations on a CPU to the C library."""
+    if device.type != "cuda":
+        buffers.pool.clear()
+        return
+    cupy = cuda_setup.import_cupy()
+    with cupy.cuda.Device(device.index):
+        cupy.get_default_memory_pool().free_all_blocks()
 
 
 def _gib(size: int) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..backend.arrays import Array
+from ..backend.buffers import empty
 from ..backend.half import kept
 from ..backend.threads import LEAST, over_rows
 
@@ -23,7 +24,7 @@ def blockwise(f: Callable[..., Array], *arrays: Array) -> Array:
     first = arrays[0]
     if not isinstance(first, np.ndarray) or first.size < LEAST or not _alike(arrays):
         return kept(f(*arrays), *arrays)
-    y = np.empty(first.shape, first.dtype)
+    y = empty(np, first.shape, first.dtype)
     flat = all(a.flags.c_contiguous for a in arrays)
     parts: list[Any] = [a.reshape(-1) if flat else a for a in (*arrays, y)]
     count = parts[0].shape[0]
