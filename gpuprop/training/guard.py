@@ -1,5 +1,5 @@
 """Looks after a training, at no wait a step: values that are not finite stop it, gradients that vanish or
-explode are told of.
+explode are told of (divergence.py).
 
 Each step leaves a bool in device memory: whether its losses or gradients, or those of a step before, were not
 finite. The optimizer then skips the update by itself, so that the weights stay as they were when it happened
@@ -9,7 +9,6 @@ until the host looks, which it does every few steps. It then computes the failed
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +20,12 @@ from ..errors import GpupropError, TrainingError
 from ..nn.module import Module
 from ..optim import Optimizer
 from ..optim.arena import gradients_are_finite
-from ..tensors import Parameter, Tensor
+from ..tensors import Tensor
+from .divergence import Divergence
 from .failure import replay, save_failure
 from .locate import Finding
 from .precision import Precision
 from .progress import Display
-
-VANISHED, EXPLODED = 1e-8, 1e6  # of the first layer's gradient, relative to the last layer's
-JUMP, USUAL = 1e3, 5  # how often the usual norm is an explosion; looks after which one is usual
-NORMS_EVERY = 10  # steps between two looks at the norms of gradients
 
 Record = dict[str, Any]
 
@@ -63,9 +59,9 @@ class Guard:
     def __init__(self, trainer: Trained, run_folder: str | Path | None) -> None:
         self.trainer, self.run_folder = trainer, run_folder
         self._taken: list[Taken] = []
-        self._norms: list[tuple[str, str, Array]] = []
-        self._usual: list[float] = []
-        self._told: set[str] = set()
+        self._divergence = Divergence(
+            trainer.model, trainer.optimizer, lambda text: self.trainer.display.warn(text)
+        )
 
     def watch(
         self, number: int, batches: Sequence[Any], losses: Sequence[Tensor], overflow: Array | None
@@ -80,8 +76,7 @@ class Guard:
             bad = bad | ~xp.asarray(gradients_are_finite(self.trainer.optimizer.arenas))
         bad = xp.asarray(bad)
         self._taken.append(Taken(number, random.state.step, list(batches), list(losses), bad))
-        if number % NORMS_EVERY == 1:
-            self._measure()
+        self._divergence.measure(number, losses)
         return bad if overflow is None else xp.asarray(bad | overflow)
 
     def read(self, epoch: int) -> None:
@@ -90,9 +85,7 @@ class Guard:
         taken, self._taken = self._taken, []
         if taken and bool(to_host(taken[-1].bad)):
             self._stop(next(step for step in taken if bool(to_host(step.bad))), epoch)
-        norms, self._norms = self._norms, []
-        for first, last, values in norms:
-            self._judge(first, last, *(math.sqrt(v) for v in to_host(values).tolist()))
+        self._divergence.judge(clipped=self.trainer.clip_norm is not None)
 
     def _stop(self, step: Taken, epoch: int) -> None:
         values = [float(loss.item()) for loss in step.losses]  # labels out of range are told of here
@@ -128,54 +121,3 @@ class Guard:
         except GpupropError as error:
             return f". The step could not be saved: {error}"
         return f". Weights, batch and random state are in {folder}"
-
-    def _measure(self) -> None:
-        """The squared norms of the first layer's, the last layer's and all gradients."""
-        layers = list(_layers(self.trainer.model).items())
-        if len(layers) < 2:
-            return
-        (first, parts), (last, others) = layers[0], layers[-1]
-        xp = get_xp(parts[0].data)
-        groups = (parts, others, [p for _, layer in layers for p in layer])
-        values = xp.stack([xp.asarray(sum(_square(p) for p in group)) for group in groups])
-        self._norms.append((first, last, values))
-
-    def _judge(self, first: str, last: str, begin: float, end: float, whole: float) -> None:
-        if not all(map(math.isfinite, (begin, end, whole))):
-            return  # float16, and that step was skipped
-        norms = f"{begin:.1e} in layer {first} and {end:.1e} in layer {last}"
-        if end > 0 and begin < VANISHED * end:
-            self._tell(
-                "vanishing",
-                f"gradients vanish: their norm is {norms}, so that the first layers hardly learn. Use fewer "
-                "layers or shorter texts, other initial weights, layer normalisation, or gates (GRU, LSTM)",
-            )
-        usual = statistics.median(self._usual) if len(self._usual) >= USUAL else math.inf
-        if begin > EXPLODED * end > 0 or (whole > JUMP * usual > 0 and self.trainer.clip_norm is None):
-            before = f"; it was {usual:.1e} in all, now {whole:.1e}" if usual < math.inf else ""
-            self._tell(
-                "exploding",
-                f"gradients explode: their norm is {norms}{before}. Clip gradients (clip norm 1, say) or "
-                "lower the learning rate",
-            )
-        self._usual = [*self._usual[-50:], whole]
-
-    def _tell(self, kind: str, text: str) -> None:
-        if kind not in self._told:
-            self._told.add(kind)
-            self.trainer.display.warn(text)
-
-
-def _layers(model: Module) -> dict[str, list[Parameter]]:
-    """Layer -> its parameters that have a gradient, in the model's order."""
-    layers: dict[str, list[Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.leaf.grad is not None:
-            layers.setdefault(name.rpartition(".")[0], []).append(parameter)
-    return layers
-
-
-def _square(p: Parameter) -> Array:
-    assert p.leaf.grad is not None
-    flat = p.leaf.grad.transpose(p.order).reshape(-1)
-    return flat.dot(flat)

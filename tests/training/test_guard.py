@@ -7,11 +7,12 @@ import pytest
 
 import gpuprop as gp
 from gpuprop import nn, ops
-from gpuprop.training import guard as module
-from gpuprop.training import load_failure
+from gpuprop.models import FeedForwardClassifier
+from gpuprop.training import Classification, divergence, guard, load_failure
 from gpuprop.training.observer import Observer
+from gpuprop.training.session import make_optimizer
 
-from .test_accumulation import CASES
+from .test_accumulation import CASES, field
 
 
 class Nan(gp.Op):
@@ -181,8 +182,8 @@ def test_texts_and_their_parameters(case, tmp_path):
     failure = load_failure(tmp_path)
     assert [type(b) for b in failure.batches] == [type(b) for b in batches]
     for ours, theirs in zip(failure.batches, batches, strict=True):
-        for field in ("index", "target_out" if case == "seq2seq" else "ids"):
-            np.testing.assert_array_equal(getattr(ours, field), getattr(theirs, field))
+        for part in ("index", "target_out" if case == "seq2seq" else "ids"):
+            np.testing.assert_array_equal(getattr(ours, part), getattr(theirs, part))
     assert failure.replay(task.model, task.loss, task.count).layer == name.rpartition(".")[0]
 
 
@@ -226,8 +227,9 @@ def test_labels_out_of_range_are_told_of_as_such(device):
 
 
 def test_the_device_is_asked_every_ten_steps(monkeypatch):
-    asked, to_host = [], module.to_host
-    monkeypatch.setattr(module, "to_host", lambda a: (asked.append(trainer_steps[0]), to_host(a))[1])
+    asked, to_host = [], guard.to_host
+    for module in (guard, divergence):
+        monkeypatch.setattr(module, "to_host", lambda a: (asked.append(trainer_steps[0]), to_host(a))[1])
     trainer_steps = [0]
     counter = Observer()
     counter.before_step = lambda model, step: trainer_steps.__setitem__(0, step)
@@ -325,3 +327,57 @@ def test_a_jump_of_the_norm_is_an_explosion_unless_gradients_are_clipped(clip):
     texts = warnings_of(net, spring, optimizer=gp.optim.SGD(net.parameters(), lr=1e-9), clip_norm=clip)
     assert len(texts) == (clip is None)
     assert all("it was" in text for text in texts)
+
+
+def saturating(activation, width=16):
+    return nn.Sequential(
+        nn.Linear(3, width), activation(), nn.Linear(width, width), activation(), nn.Linear(width, 2)
+    )
+
+
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.ReLU])
+@pytest.mark.parametrize("steps", [4, 30])
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_an_explosion_in_the_first_steps_is_told_of_once(activation, steps, clip):
+    """Units saturate or die at once: their gradients are 0 then, but they did not vanish by depth."""
+    net = saturating(activation)
+    optimizer = gp.optim.Adam(net.parameters(), lr=100.0)
+    (text,) = warnings_of(net, optimizer=optimizer, batches=data(batches=steps), clip_norm=clip)
+    assert text.startswith("training explodes: from step 1 to 2 the loss went from ")
+    assert "and the norm of the weights from " in text
+    assert "Lower the learning rate (now 100)" in text
+    assert ("clip gradients" in text) == (clip is None)
+
+
+def test_gradients_that_grow_a_thousandfold_in_ten_steps_are_an_explosion():
+    net = Sloped("Nan")
+    spring = Spring(8, lambda model: setattr(model, "factor", 1e5))
+    (text,) = warnings_of(net, spring, optimizer=gp.optim.SGD(net.parameters(), lr=1e-9))
+    assert text.startswith("gradients explode")
+    assert "it was" in text
+
+
+def test_a_layer_before_zeros_has_no_gradient_at_first_and_that_is_no_warning():
+    net = saturating(nn.Tanh)
+    net[4].weight.data[...] = 0.0
+    assert warnings_of(net) == []
+
+
+def words():
+    """As the case "feedforward", whose five units are often left out or 0 all at once."""
+    return Classification(FeedForwardClassifier(24, 3, 6, hidden=[32], dropout=0.3), field(), ["a", "b", "c"])
+
+
+ORDINARY = {**CASES, "feedforward": (words, CASES["feedforward"][1])}
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adagrad"])
+@pytest.mark.parametrize("case", ORDINARY)
+def test_an_ordinary_training_is_not_warned_of(case, name):
+    gp.manual_seed(3)
+    make, cut = ORDINARY[case]
+    task = make()
+    optimizer = make_optimizer(name, task.model, 0.01, 0.0)
+    trainer = gp.Trainer(task.model, task.loss, optimizer, count=task.count, progress="off")
+    trainer.fit(cut(), epochs=20)  # warnings are errors
+    assert len(trainer.history) == 20
