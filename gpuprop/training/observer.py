@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from ..nn.module import Module
 from ..tensors import Tensor
 
@@ -20,6 +23,14 @@ class Observer:
 
     def after_step(self, norm: Tensor | None) -> None:
         """The parameters are updated. norm: of all gradients before clipping, where it was computed."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON values that a training which goes on needs, taken between two steps; {} for none."""
+        return {}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken. Raises CheckpointError, before anything changes, for another
+        state."""
 
     def finish(self) -> None:
         """Training is over, or has failed, perhaps in the middle of a step."""

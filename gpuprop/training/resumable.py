@@ -13,6 +13,7 @@ from ..errors import CheckpointError
 from ..nn.module import Module
 from ..optim import Optimizer, Schedule
 from .checkpoint_folder import CheckpointFolder
+from .observer import Observer
 from .state_file import read_state, write_state
 from .training_state import TrainingState
 
@@ -32,14 +33,15 @@ class Resumable:
     state: TrainingState
     best_weights: dict[str, np.ndarray[Any, Any]] | None
     mark: dict[str, Any]
+    observers: list[Observer]
     _position: Any
 
     def state_dict(self) -> dict[str, Any]:
         """All that training needs to go on with the same bits: nested dicts of JSON values and host arrays.
 
         {"training": where it stands, and the history, "model": weights, "best": those of the best epoch (None
-        where "model" has them), "optimizer", "schedule", "random", "batches": position}. Take it between two
-        steps or in `on_epoch`; after `fit` the model holds its best weights rather than the last ones.
+        where "model" has them), "optimizer", "schedule", "observers", "random", "batches": position}. Take it
+        between two steps or in `on_epoch`; after `fit` the model holds its best weights, not the last ones.
         """
         last_is_best = self.state.progress is None and self.state.best_epoch == self.state.epoch
         return {
@@ -47,6 +49,7 @@ class Resumable:
             "model": self.model.state_dict(),
             "best": None if self.state.best is None or last_is_best else self.best_weights,
             **{name: part.state_dict() for name, part in self._parts().items()},
+            "observers": {type(o).__name__: state for o in self.observers if (state := o.state_dict())},
             **self.mark,
         }
 
@@ -57,6 +60,9 @@ class Resumable:
         schedule. `fit` then needs batches of the same data, size and seed.
         """
         self._check(state)
+        for observer in self.observers:
+            if type(observer).__name__ in state["observers"]:
+                observer.load_state_dict(state["observers"][type(observer).__name__])
         self.state.load_state_dict(state["training"])
         self.model.load_state_dict(state["model"])
         for name, part in self._parts().items():
@@ -122,6 +128,8 @@ class Resumable:
             _check_alike(own["model"], saved["best"], "best")
             _check_finite(saved["best"], "best")
         _check_random(own["random"], saved["random"])
+        if not isinstance(saved["observers"], Mapping):
+            raise CheckpointError(f"the state of the observers is {saved['observers']!r}")
         if saved["batches"] is not None and not isinstance(saved["batches"], Mapping):
             raise CheckpointError(f"the position of the batches is {saved['batches']!r}")
 

@@ -14,7 +14,7 @@ from ..tensors import Parameter
 from .attention_picture import picture_of_epoch
 from .checkpoint_folder import CheckpointFolder
 from .curves import draw_curves, figure_class
-from .gradients import MOST_TIME, GradientLog, GradientRecorder, interval_of
+from .gradients import GradientLog, GradientRecorder
 from .observer import Observer
 from .progress import Display
 from .run import CURVES, RunFolder, settle
@@ -174,7 +174,7 @@ class Session:
             on_best=None if folder is None else lambda record: folder.save_model(task.model),
             on_epoch=self._keep_epoch,
             run_folder=None if folder is None else folder.path,
-            observers=self._observers(epoch_steps * settings.epochs),
+            observers=self._observers(),
             progress=progress,
             checkpoints=checkpoints,
         )
@@ -215,12 +215,12 @@ class Session:
             if self.picture is not None:
                 self.picture(record["epoch"])
 
-    def _observers(self, steps: int) -> list[Observer]:
+    def _observers(self) -> list[Observer]:
         folder = self.folder
         if folder is None:
             return []
         log = GradientLog(folder.path, lambda: folder.begun, lambda text: self.trainer.display.warn(text))
-        return [GradientRecorder(log, interval_of(steps), self.settings.clip_norm, MOST_TIME)]
+        return [GradientRecorder(log, clip_norm=self.settings.clip_norm)]
 
     def draw(self, title: str) -> None:
         """Write curves.png. Raises PlotError where matplotlib is missing."""

@@ -5,8 +5,6 @@ Everything stays on the device as numbers of one element until `values` is read.
 
 from __future__ import annotations
 
-import contextlib
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -41,24 +39,14 @@ class StepWatch(Watcher):
         self._edges: dict[tuple[str, str], None] = {}
         self._order: dict[str, int] = {}
         self._seeds: Any = 0.0
-        self.seconds = 0.0  # that watching took
         self._newest = 0
 
     def recorded(self, node: Node, outputs: tuple[Any, ...], static: Any) -> None:
-        with self.timed():
-            self._record(node, outputs, static)
+        self._record(node, outputs, static)
 
     def passing(self, node: Node) -> None:
-        with self.timed():
-            self._look_at(node)
+        self._look_at(node)
         node.run_backward()
-
-    @contextlib.contextmanager
-    def timed(self) -> Iterator[None]:
-        """Add the time inside to `seconds`."""
-        started = time.perf_counter()
-        yield
-        self.seconds += time.perf_counter() - started
 
     def _record(self, node: Node, outputs: tuple[Any, ...], static: Any) -> None:
         name = node.op.__name__

@@ -2,7 +2,6 @@
 
 import json
 import math
-import time
 
 import numpy as np
 import pytest
@@ -11,14 +10,11 @@ import gpuprop as gp
 from gpuprop import nn
 from gpuprop.backprop import recording
 from gpuprop.errors import CheckpointError
-from gpuprop.training import Observer
 from gpuprop.training.gradients import (
     GRADIENTS,
-    LEAST_INTERVAL,
-    RECORDS,
     GradientLog,
     GradientRecorder,
-    interval_of,
+    interval_at,
     read_gradients,
 )
 
@@ -117,31 +113,6 @@ def test_flow_is_that_of_a_loss_without_scale(options):
         assert other["layers"][layer]["gradient"] == pytest.approx(
             plain["layers"][layer]["gradient"], rel=0.01
         )
-
-
-def test_records_that_would_take_too_much_time_are_left_out(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-
-    class Slow(Kept):
-        """Takes 1 s a record, in a training of 4 s a step."""
-
-        def append(self, record):
-            now[0] += 1.0
-            super().append(record)
-
-    class Clock(Observer):
-        def after_step(self, norm):
-            now[0] += 4.0
-
-    m, log, criterion = model(), Slow(), nn.CrossEntropyLoss()
-    recorder = GradientRecorder(log, 1, most_time=0.1)
-    trainer = gp.Trainer(
-        m, lambda b: criterion(m(b[0]), b[1]), gp.optim.SGD(m.parameters(), lr=0.1), progress="off",
-        observers=[recorder, Clock()],
-    )  # fmt: skip
-    trainer.fit([(X, Y)] * 10, epochs=1)
-    assert [record["step"] for record in log] == [1, 4, 7, 10]  # 9 s and more after each
 
 
 def test_layers_side_by_side_share_the_columns():
@@ -272,30 +243,64 @@ def test_a_damaged_file_is_named(tmp_path):
 
 
 def test_intervals_keep_records_few_and_steps_cheap():
-    assert interval_of(10) == LEAST_INTERVAL
-    for steps in (10_000, 123_457):
-        assert RECORDS / 2 < steps / interval_of(steps) <= RECORDS
+    recorded = np.cumsum([(step - 1) % interval_at(step) == 0 for step in range(1, 200_001)])
+    assert recorded[:11].tolist() == [1] * 10 + [2]
+    for steps, share in ((1000, 0.05), (2000, 0.035), (10_000, 0.012), (200_000, 0.001)):
+        assert recorded[steps - 1] < share * steps
+        assert recorded[steps - 1] - recorded[steps // 2 - 1] >= 15  # enough to see the second half
+
+
+def test_records_wait_in_a_checkpoint_for_a_folder_that_is_not_begun(tmp_path):
+    """Killed after the first checkpoint and before the next record, which would have written them."""
+    before = GradientRecorder(GradientLog(tmp_path, lambda: False))
+    before.log.append({"step": 1})
+    before.log.append({"step": 11})
+    after = GradientRecorder(GradientLog(tmp_path, lambda: True))
+    after.load_state_dict(json.loads(json.dumps(before.state_dict())))
+    after.log.start(12)
+    assert read_gradients(tmp_path) == [{"step": 1}, {"step": 11}]
+    after.load_state_dict(before.state_dict())  # a second stop, before another checkpoint
+    after.log.start(12)
+    assert read_gradients(tmp_path) == [{"step": 1}, {"step": 11}]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"counted": -1}, {"above": 5}, {"above": 1.0}, {"waiting": [3]}, {"graph_known": 1}, {"more": 1}],
+)
+def test_a_state_that_no_recorder_gave_is_refused(change):
+    recorder = GradientRecorder(Kept())
+    recorder.log.waiting = []
+    state = recorder.state_dict()
+    with pytest.raises(CheckpointError, match=r"the state of gradients\.jsonl"):
+        recorder.load_state_dict({**state, **change})
+    with pytest.raises(CheckpointError, match=r"the state of gradients\.jsonl"):
+        recorder.load_state_dict(None)
+
+
+CLIP = 0.23  # between the norms of the steps below
 
 
 def test_a_training_that_goes_on_has_the_records_of_one_that_never_stopped(tmp_path):
     def trainer(folder):
         folder.mkdir(exist_ok=True)
         m, criterion = model(), nn.CrossEntropyLoss()
-        recorder = GradientRecorder(GradientLog(folder, lambda: True), 1)
+        recorder = GradientRecorder(GradientLog(folder, lambda: True), 3, CLIP)
         optimizer = gp.optim.Adam(m.parameters(), lr=0.1)
         return gp.Trainer(
-            m, lambda b: criterion(m(b[0]), b[1]), optimizer, progress="off", observers=[recorder]
-        )
+            m, lambda b: criterion(m(b[0]), b[1]), optimizer,
+            progress="off", observers=[recorder], clip_norm=CLIP,
+        )  # fmt: skip
 
     batches, states = [(X, Y), (-X, Y)], []
     whole = trainer(tmp_path / "whole")
     whole.on_epoch = lambda record: states.append(whole.state_dict())
-    whole.fit(batches, epochs=3)
-    trainer(tmp_path / "stopped").fit(batches, epochs=2)
+    whole.fit(batches, epochs=5)
+    trainer(tmp_path / "stopped").fit(batches, epochs=4)
     going_on = trainer(tmp_path / "stopped")
-    going_on.load_state_dict(states[0])  # the stop lost the second epoch, whose records are there
-    going_on.fit(batches, epochs=3)
-    records = read_gradients(tmp_path / "stopped")
-    assert [record["step"] for record in records] == [1, 2, 3, 4, 5, 6]
-    expected = read_gradients(tmp_path / "whole")
-    assert [record["layers"] for record in records] == [record["layers"] for record in expected]
+    going_on.load_state_dict(states[1])  # the stop lost two epochs, whose records are there
+    going_on.fit(batches, epochs=5)
+    assert [record["step"] for record in read_gradients(tmp_path / "stopped")] == [1, 4, 7, 10]
+    assert 0 < read_gradients(tmp_path / "whole")[1]["clipped"] < 1
+    expected = (tmp_path / "whole" / GRADIENTS).read_bytes()
+    assert (tmp_path / "stopped" / GRADIENTS).read_bytes() == expected
