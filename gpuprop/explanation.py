@@ -13,7 +13,7 @@ from .backend.arrays import get_xp, is_cupy
 from .backend.half import is_half
 from .backprop import Context, Node, Watcher, watching
 from .flops import Shape, backward_flops
-from .nn.attribution import Layers
+from .nn.attribution import Layers, joined
 from .nn.module import Module
 from .ops.operands import is_array
 from .tensors import Tensor
@@ -154,12 +154,18 @@ def explain(loss: Tensor, model: Module | None = None) -> Explanation:
 
     model: whose layers the table names. The gradients are added to the parameters as by `loss.backward()`,
     and as there what the forward kept is freed. On a GPU every operation is waited for, so that the times are
-    its own; the whole pass takes longer than without. Raises TypeError for a loss that is no tensor.
+    its own; the whole pass takes longer than without. Raises TypeError for a loss that is no tensor and a
+    model that is no Module.
     """
     if not isinstance(loss, Tensor):
         raise TypeError(
             f"explain takes the loss, a gpuprop Tensor of one element, not {type(loss).__name__} "
             f"{loss!r:.60}; call it as gp.explain(loss, model) in place of loss.backward()"
+        )
+    if model is not None and not isinstance(model, Module):
+        raise TypeError(
+            f"explain takes the model, a gpuprop nn.Module whose layers the table names, not "
+            f"{type(model).__name__} {model!r:.60}; call it as gp.explain(loss, model)"
         )
     measure = _Measure(None if model is None else Layers(model))
     with watching(measure):
@@ -182,7 +188,7 @@ class _Measure(Watcher):
             node.run_backward()
         finally:
             node.op = op
-        self.rows.append(timed.row(_joined(layers)))
+        self.rows.append(timed.row(joined(layers)))
 
 
 class _Timed:
@@ -211,14 +217,6 @@ class _Timed:
             layer, self.__name__, tuple(self.arrived), tuple(self.returned),
             self.bytes, self.flops, self.norm, self.seconds,
         )  # fmt: skip
-
-
-def _joined(layers: tuple[str, ...]) -> str:
-    """Layers side by side in few letters: "convolutions.0 .1 .2"."""
-    parents = {path.rpartition(".")[0] for path in layers}
-    if len(layers) < 2 or len(parents) > 1:
-        return ", ".join(layers)
-    return " ".join([layers[0], *("." + path.rpartition(".")[2] for path in layers[1:])])
 
 
 def _shape(array: Any) -> Shape | None:

@@ -152,6 +152,14 @@ def test_what_is_no_tensor_is_refused(loss):
         gp.explain(loss)
 
 
+@pytest.mark.parametrize("wrong", [3, "model", nn.Linear, [nn.Linear(1, 1)]])
+def test_a_model_that_is_none_is_refused_and_the_loss_is_left(wrong):
+    loss = leaf(2).exp().sum()
+    with pytest.raises(TypeError, match=r"takes the model, a gpuprop nn.Module .*gp\.explain\(loss, m"):
+        gp.explain(loss, wrong)
+    assert len(gp.explain(loss).rows) == 2
+
+
 def test_a_second_pass_is_refused_as_by_backward():
     loss = leaf(2).exp().sum()
     gp.explain(loss)

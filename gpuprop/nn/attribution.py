@@ -54,3 +54,11 @@ class Layers:
                 return []
             edge = edge[0].edges[0]
         return [] if edge is None else self._owners.get(id(edge[0]), [])
+
+
+def joined(layers: tuple[str, ...]) -> str:
+    """Layers side by side in few letters: "convolutions.0 .1 .2"."""
+    parents = {path.rpartition(".")[0] for path in layers}
+    if len(layers) < 2 or len(parents) > 1:
+        return ", ".join(layers)
+    return " ".join([layers[0], *("." + path.rpartition(".")[2] for path in layers[1:])])

@@ -24,7 +24,7 @@ from ..tensors import Tensor
 from .divergence import Divergence
 from .failure import replay, save_failure
 from .locate import Finding
-from .precision import Precision
+from .precision import OVERFLOW, Precision
 from .progress import Display
 
 Record = dict[str, Any]
@@ -67,13 +67,16 @@ class Guard:
         self, number: int, batches: Sequence[Any], losses: Sequence[Tensor], overflow: Array | None
     ) -> Array:
         """Take the gradients of step `number`, before clipping and update. overflow: of float16, which the
-        step is skipped for and nothing else. Returns a bool in device memory, whether to skip the update."""
+        step is skipped for and nothing else, unless the loss scale can fall no more. Returns a bool in device
+        memory, whether to skip the update."""
         xp = get_xp(losses[0].data)
         bad = self._taken[-1].bad if self._taken else xp.zeros((), bool)
         for loss in losses:
             bad = bad | ~xp.isfinite(loss.data).all()
         if overflow is None:
             bad = bad | ~xp.asarray(gradients_are_finite(self.trainer.optimizer.arenas))
+        elif self.trainer.precision.lost is not None:
+            bad = bad | self.trainer.precision.lost
         bad = xp.asarray(bad)
         self._taken.append(Taken(number, random.state.step, list(batches), list(losses), bad))
         self._divergence.measure(number, losses)
@@ -89,18 +92,25 @@ class Guard:
 
     def _stop(self, step: Taken, epoch: int) -> None:
         values = [float(loss.item()) for loss in step.losses]  # labels out of range are told of here
-        lr = self.trainer.optimizer.param_groups[0]["lr"]
         bad = next((v for v in values if not math.isfinite(v)), None)
         found = self._find(step)
-        gradients = "gradients are too large" if found.overflow else "gradients are not finite"
-        what = f"the loss is {bad}" if bad is not None else gradients
-        advice = f"Lower the learning rate (now {lr:.3g}) or clip gradients (clip norm 1, say)"
-        advice += ", or train with bf16 or fp32" if self.trainer.precision.name == "fp16" else ""
+        what = f"the loss is {bad}" if bad is not None else self._gradients(found)
         message = (
-            f"{what} at step {step.number} (epoch {epoch}): training has diverged. {advice}. "
+            f"{what} at step {step.number} (epoch {epoch}): training has diverged. {self._advice()}. "
             f"Not finite first: {found.text}"
         )
         raise TrainingError(message + self._save(step, epoch, message, found))
+
+    def _gradients(self, found: Finding) -> str:
+        lost = self.trainer.precision.lost
+        if lost is not None and bool(to_host(lost)):
+            return OVERFLOW
+        return "gradients are too large" if found.overflow else "gradients are not finite"
+
+    def _advice(self) -> str:
+        lr = self.trainer.optimizer.param_groups[0]["lr"]
+        advice = f"Lower the learning rate (now {lr:.3g}) or clip gradients (clip norm 1, say)"
+        return advice + (", or train with bf16 or fp32" if self.trainer.precision.name == "fp16" else "")
 
     def _find(self, step: Taken) -> Finding:
         of = self.trainer

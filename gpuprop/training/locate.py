@@ -12,6 +12,7 @@ import numpy as np
 
 from ..backend.arrays import Array, get_xp, is_cupy, to_host
 from ..backprop import Leaf, Node, Watcher, watching
+from ..nn.attribution import Layers, joined
 from ..nn.module import Module
 from ..tensors import Parameter
 
@@ -37,7 +38,8 @@ class Found(Exception):
 
 @dataclass(frozen=True)
 class _Seen:
-    """A recorded operation: in which layer, whether all its outputs are finite, and between which values."""
+    """A recorded operation: in which layer (that of its parameters, or else the module that called it),
+    whether all its outputs are finite, and between which values."""
 
     layer: str
     finite: bool
@@ -48,13 +50,14 @@ class Finder(Watcher):
     """Looks at every operation on both ways. Reading each array waits for the device: for one step only."""
 
     def __init__(self, model: Module) -> None:
-        self.model = model
+        self.model, self.layers = model, Layers(model)
         self.inside: list[str] = []
         self.seen: dict[Node, _Seen] = {}
 
     def recorded(self, node: Node, outputs: tuple[Any, ...], static: Mapping[str, Any]) -> None:
         finite = all(is_finite(y) for y in outputs)
-        self.seen[node] = _Seen(self.inside[-1] if self.inside else "", finite, _bounds(outputs))
+        layer = joined(self.layers.of(node)) or (self.inside[-1] if self.inside else "")
+        self.seen[node] = _Seen(layer, finite, _bounds(outputs))
 
     def passing(self, node: Node) -> None:
         """The first gradient that is not finite although those it came from are."""

@@ -33,16 +33,20 @@ from ..tensors import Parameter, Tensor
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 FIRST_SCALE, LEAST_SCALE, MOST_SCALE = 2.0**15, 2.0**-10, 2.0**24
 GROW_AFTER = 2000  # steps without overflow
+OVERFLOW = f"gradients overflow float16 even with a loss scale of {LEAST_SCALE:.3g}"
 
 
 class Precision:
     """float32 (or whatever type the parameters have), and what the other precisions change.
 
-    name: see `PRECISIONS`. note: what the user should know about it on this device, or "".
+    name: see `PRECISIONS`. note: what the user should know about it on this device, or "". lost: a bool in
+    device memory, True once gradients overflowed although the loss scale was the least there is; None without
+    a scale.
     """
 
     name = "fp32"
     note = ""
+    lost: Array | None = None
 
     def start(self) -> None:
         """The weights may have changed by other means than the optimizer: training begins."""
@@ -62,7 +66,7 @@ class Precision:
         return None
 
     def read(self) -> None:
-        """Hear from the device which steps were skipped (waits for it)."""
+        """Hear from the device which steps were skipped (waits for it). Raises TrainingError where `lost`."""
 
     def record(self) -> dict[str, Any]:
         """What metrics.jsonl says of it each epoch (waits for the device): skipped_steps of the epoch,
@@ -151,6 +155,7 @@ class ScaledPrecision(MixedPrecision):
         self.scale = xp.full((), FIRST_SCALE, np.float32)
         self._since = xp.zeros((), np.int64)  # steps since the last overflow, or since the scale grew
         self._skipped = xp.zeros((), np.int64)
+        self.lost: Array = xp.zeros((), bool)
         self._known = self._recorded = 0  # of the skipped: what the host has heard of, and written down
 
     def scaled(self, loss: Tensor, share: float = 1.0) -> Array:
@@ -164,6 +169,7 @@ class ScaledPrecision(MixedPrecision):
             for start, stop in arena.spans():
                 arena.grads[start:stop] *= inverse.astype(arena.grads.dtype)
         overflow = ~gradients_are_finite(self.optimizer.arenas)
+        self.lost |= overflow & (self.scale <= LEAST_SCALE)
         grows = self._since + 1 >= GROW_AFTER
         factor = xp.where(overflow, 0.5, xp.where(grows, 2.0, 1.0))
         self.scale[...] = xp.clip(self.scale * factor, LEAST_SCALE, MOST_SCALE)
@@ -176,15 +182,14 @@ class ScaledPrecision(MixedPrecision):
         if is_cupy(self._skipped):  # the optimizer counted them, not knowing
             self.optimizer.steps -= skipped - self._known
         self._known = skipped
+        if bool(to_host(self.lost)):
+            raise TrainingError(
+                f"{OVERFLOW}: train with --precision bf16 or fp32, or lower the learning rate"
+            )
 
     def record(self) -> dict[str, Any]:
         self.read()
         scale, before, self._recorded = float(to_host(self.scale)), self._recorded, self._known
-        if scale <= LEAST_SCALE:
-            raise TrainingError(
-                f"gradients overflow float16 even with a loss scale of {scale:g}: train with --precision "
-                "bf16 or fp32, lower the learning rate, or clip gradients"
-            )
         return {"skipped_steps": self._known - before, "loss_scale": scale}
 
     def state_dict(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import gpuprop as gp
 from gpuprop import nn, ops
 from gpuprop.models import FeedForwardClassifier
 from gpuprop.training import Classification, divergence, guard, load_failure
+from gpuprop.training.locate import Finder
 from gpuprop.training.observer import Observer
 from gpuprop.training.session import make_optimizer
 
@@ -185,6 +186,24 @@ def test_texts_and_their_parameters(case, tmp_path):
         for part in ("index", "target_out" if case == "seq2seq" else "ids"):
             np.testing.assert_array_equal(getattr(ours, part), getattr(theirs, part))
     assert failure.replay(task.model, task.loss, task.count).layer == name.rpartition(".")[0]
+
+
+@pytest.mark.parametrize("case", ["cnn", "seq2seq", "transformer", "conv"])
+def test_a_failure_names_the_layers_that_explain_names(case):
+    """Also for operations that a model calls with the weights of its layers, as filters of several widths."""
+    make, cut = CASES[case]
+    task, batch = make(), cut()[0]
+    task.model.eval()
+    rows = {(row.operation, row.layer) for row in gp.explain(task.loss(batch), task.model).rows if row.layer}
+    finder = Finder(task.model)
+    with finder.looking():
+        root = task.loss(batch)
+    found = {(node.op.__name__, seen.layer) for node, seen in finder.seen.items()}
+    assert root.edge is not None
+    assert rows
+    assert rows <= found
+    if case == "cnn":
+        assert ("ConvReluMax", "convolutions.0 .1 .2") in rows
 
 
 def test_a_batch_that_is_not_finite_is_named():

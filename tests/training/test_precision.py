@@ -165,24 +165,55 @@ def test_the_scale_grows_after_a_while_without_overflow(monkeypatch):
     assert trainer.history[0]["loss_scale"] == module.FIRST_SCALE
 
 
-def test_gradients_that_overflow_at_every_scale_stop_training():
-    class Overflow(gp.Op):
-        @staticmethod
-        def forward(ctx, x):
-            return x
+class Overflow(gp.Op):
+    """y = x        dx is infinite"""
 
-        @staticmethod
-        def backward(ctx, dy):
-            return dy * np.float32(np.inf)
+    @staticmethod
+    def forward(ctx, x):
+        return x
 
+    @staticmethod
+    def backward(ctx, dy):
+        return dy * np.float32(np.inf)
+
+
+def test_gradients_that_overflow_at_every_scale_stop_training_within_ten_steps(tmp_path):
+    """2^15 is halved 25 times; what overflows at 2^-10 overflows at step 26, of 200."""
+    model, taken = scalar_model(), []
+
+    def loss(x):
+        taken.append(x)
+        return Overflow.apply(model(x)).sum()
+
+    with pytest.raises(gp.TrainingError) as stop:
+        fit(model, loss, 200, precision="fp16", run_folder=tmp_path)
+    message = str(stop.value)
+    assert message.startswith("gradients overflow float16 even with a loss scale of 0.000977 at step 26 ")
+    assert "or train with bf16 or fp32" in message
+    assert "Not finite first: the gradient that Overflow hands back" in message
+    assert 26 <= len(taken) - 1 < 36  # and once more to find the operation
+    assert gp.training.load_failure(tmp_path).record["step"] == 26
+
+
+def test_a_scale_that_is_the_least_but_does_not_overflow_goes_on():
     model = scalar_model()
-    with pytest.raises(gp.TrainingError, match=r"overflow float16 even with a loss scale of 0\.0009"):
-        fit(
-            model,
-            lambda x: Overflow.apply(model(x)).sum(),
-            40,
-            precision="fp16",
-        )
+    trainer = fit(model, Planted(model, set()), 1, precision="fp16")
+    trainer.precision.scale[...] = module.LEAST_SCALE
+    trainer.fit([np.ones((1, 1), np.float32)], epochs=2)
+    assert trainer.history[1]["loss_scale"] == module.LEAST_SCALE
+
+
+def test_a_loop_of_ones_own_hears_of_it_too():
+    model = scalar_model()
+    precision = make_precision("fp16", model, gp.optim.SGD(model.parameters(), lr=1.0))
+    for _ in range(26):
+        precision.read()
+        with precision.computing():
+            loss = Overflow.apply(model(np.ones((1, 1), np.float32))).sum()
+            loss.backward(precision.scaled(loss))
+        precision.unscale()
+    with pytest.raises(gp.TrainingError, match=r"even with a loss scale of 0\.000977: train with"):
+        precision.read()
 
 
 def test_the_scale_is_saved_and_restored():
