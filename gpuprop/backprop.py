@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from .backend.arrays import Array
+from .backend.buffers import plus
 from .backend.floats import flushed
 from .backend.half import is_half
 
@@ -135,7 +136,7 @@ class Leaf:
                 self.buffer += grad
         else:  # a gradient may be shared with other edges: never changed in place
             grad = grad.astype(self.dtype, copy=False) if is_half(self.dtype) else grad
-            self.grad = grad if self.grad is None else self.grad + grad
+            self.grad = grad if self.grad is None else plus(self.grad, grad)
 
 
 class Node:
@@ -152,7 +153,7 @@ class Node:
 
     def accumulate(self, output: int, grad: Array) -> None:
         before = self.grads[output]
-        self.grads[output] = grad if before is None else before + grad
+        self.grads[output] = grad if before is None else plus(before, grad)
 
     def run_backward(self) -> None:
         if self.ctx is None:
@@ -174,7 +175,7 @@ class Node:
             target, output = edge
             if isinstance(target, Node):
                 before = target.grads[output]
-                target.grads[output] = grad if before is None else before + grad
+                target.grads[output] = grad if before is None else plus(before, grad)
             elif tuple(grad.shape) == target.shape:
                 target.accumulate(grad)
             else:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..backend.arrays import Array, get_xp
+from ..backend.buffers import empty, zeros
 from ..backend.gemm import matmul as product
 from ..backend.half import kept, total
 from ..backprop import Context
@@ -62,7 +63,7 @@ class AdditiveWeights(Op):
     @staticmethod
     def forward(ctx: Context, query: Array, key: Array, v: Array, *, mask: Array | None) -> Array:
         xp = get_xp(query)
-        weights = xp.empty((*query.shape[:2], key.shape[1]), query.dtype)
+        weights = empty(xp, (*query.shape[:2], key.shape[1]), query.dtype)
         for part in _blocks(query, key):
             weights[:, part] = product(_tanh_of_sum(xp, query[:, part], key), v[:, None])[..., 0]
         softmax_over_keys(weights, hide(mask, weights.dtype))
@@ -74,7 +75,8 @@ class AdditiveWeights(Op):
         query, key, v, weights = ctx.saved
         xp = get_xp(query)
         denergy = softmax_gradient(weights, dweights)
-        dquery, dkey, dv = xp.empty_like(query), xp.zeros_like(key), xp.zeros_like(v)
+        dquery, dkey = empty(xp, query.shape, query.dtype), zeros(xp, key.shape, key.dtype)
+        dv = xp.zeros_like(v)
         for part in _blocks(query, key):
             u = _tanh_of_sum(xp, query[:, part], key)
             de = denergy[:, part]
@@ -83,7 +85,7 @@ class AdditiveWeights(Op):
             xp.subtract(1.0, u, out=u)
             u *= de[..., None]
             dquery[:, part] = total(u, axis=2)
-            dkey += total(u, axis=1)
+            dkey += u[:, 0] if u.shape[1] == 1 else total(u, axis=1)
         dquery *= v
         dkey *= v
         return dquery, dkey, dv
@@ -91,7 +93,8 @@ class AdditiveWeights(Op):
 
 def _tanh_of_sum(xp: Any, query: Array, key: Array) -> Array:
     """query (B, T, H), key (B, S, H) -> tanh(q + k) (B, T, S, H)."""
-    u = query[:, :, None] + key[:, None]
+    u = empty(xp, (*query.shape[:2], *key.shape[1:]), query.dtype)
+    xp.add(query[:, :, None], key[:, None], out=u)
     xp.tanh(u, out=u)
     return u
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..backend import kernels
 from ..backend.arrays import Array, get_xp
+from ..backend.buffers import empty, zeros
 from ..backend.gemm import matmul as product
 from ..backend.half import is_half
 from ..backend.threads import over_rows
@@ -21,6 +22,7 @@ from ..tensors import Tensor
 from .cast import as_weight
 from .conv1d import conv1d
 from .elementwise import relu
+from .embedding import rows_of
 from .masks import real_tokens
 from .operands import data_of
 from .pooling import first_place, max_over_time
@@ -59,7 +61,7 @@ class ConvReluMax(Op):
     @staticmethod
     def forward(ctx: Context, x: Array, *parameters: Any, plan: Sequence[Width], windows: Any) -> Array:
         weights, biases = parameters[0::2], parameters[1::2]
-        joined = np.concatenate([w.transpose(2, 1, 0).reshape(x.shape[2], -1) for w in weights], axis=1)
+        joined = _joined(weights, plan)
         features = sum(w.out for w in plan)
         y = np.empty((x.shape[0], features), x.dtype)
         winner = np.empty(y.shape, np.int64)
@@ -80,8 +82,8 @@ class ConvReluMax(Op):
         x, joined, plan, winner, y = ctx.saved
         g = dy * (y > 0)
         need_weights = any(ctx.needs_grad[1::2])
-        dx = np.zeros(x.shape, x.dtype) if ctx.needs_grad[0] else None
-        djoined = np.zeros_like(joined) if need_weights else None
+        dx = zeros(np, x.shape, x.dtype) if ctx.needs_grad[0] else None
+        djoined = zeros(np, joined.shape, joined.dtype) if need_weights else None
         step = max(1, BACKWARD_BLOCK // (x.shape[1] * joined.shape[1]))
         for i in range(0, x.shape[0], step):
             part = slice(i, i + step)
@@ -94,6 +96,16 @@ class ConvReluMax(Op):
             columns = slice(width.feature, width.feature + width.out)
             grads.append(g[:, columns].sum(axis=0) if ctx.needs_grad[2 * i + 2] else None)
         return tuple(grads)
+
+
+def _joined(weights: Sequence[Array], plan: Sequence[Width]) -> Array:
+    """The weights (F, K, C) of all widths side by side, (C, ΣKF)."""
+    last, channels = plan[-1], weights[0].shape[2]
+    joined = empty(np, (channels, last.column + last.kernel * last.out), weights[0].dtype)
+    for weight, width in zip(weights, plan, strict=True):
+        part = joined[:, width.column : width.column + width.kernel * width.out]
+        part.reshape(channels, width.kernel, width.out)[...] = weight.transpose(2, 1, 0)
+    return joined
 
 
 def _features(
@@ -110,7 +122,7 @@ def _features(
     length, left = x.shape[1], max(w.left for w in plan)
     padded = left + length + max(w.right for w in plan)
     step = max(1, FORWARD_BLOCK // (padded * joined.shape[1]))
-    space = np.empty((min(step, stop - start), padded, joined.shape[1]), x.dtype)
+    space = empty(np, (min(step, stop - start), padded, joined.shape[1]), x.dtype)
     for i in range(start, stop, step):
         part = slice(i, min(i + step, stop))
         z = space[: part.stop - i]
@@ -138,7 +150,7 @@ def _products(x: Array, joined: Array, z: Array, left: int) -> None:
         return
     z.fill(0)
     place = rows // length * z.shape[1] + rows % length + left
-    z.reshape(-1, z.shape[2])[place] = product(flat[rows], joined)
+    z.reshape(-1, z.shape[2])[place] = product(rows_of(flat, rows), joined)
 
 
 def _shifted_sums(z: Array, width: Width, left: int, length: int) -> Array:
@@ -173,13 +185,13 @@ def _gradients(
         touched[row] = True
     rows = np.flatnonzero(touched)
     number = np.cumsum(touched) - 1
-    dz = np.zeros((rows.size, joined.shape[1]), x.dtype)
+    dz = zeros(np, (rows.size, joined.shape[1]), x.dtype)
     for row, column, value in cells:
         dz[number[row], column] = value
     if dx is not None:
         dx.reshape(-1, channels)[rows] = product(dz, joined.T)
     if djoined is not None:
-        djoined += product(x.reshape(-1, channels)[rows].T, dz)
+        djoined += product(rows_of(x.reshape(-1, channels), rows).T, dz)
 
 
 def _of_weight(ctx: Context, i: int, djoined: Array, width: Width) -> Array:

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..backend import kernels, random
 from ..backend.arrays import Array, get_xp
+from ..backend.buffers import empty
 from ..backend.threads import host_size, over_rows
 from ..backprop import Context
 from ..op import Op
@@ -36,7 +37,7 @@ class Dropout(Op):
             return _launch(x, place, rows)
         xp = get_xp(x)
         width = 1 if rows is None else int(x.shape[1])
-        mask, y = xp.empty((x.size // width, width), bool), xp.empty(x.shape, x.dtype)
+        mask, y = empty(xp, (x.size // width, width), bool), empty(xp, x.shape, x.dtype)
         flat, into = x.reshape(mask.shape), y.reshape(mask.shape)
         step = max(1, BLOCK // width)
 
@@ -74,7 +75,7 @@ def _draw_rows(mask: Array, rows: Array, place: tuple[Any, ...]) -> None:
     are drawn too, which costs less than to start anew for each."""
     xp, width, lowest = get_xp(mask), mask.shape[1], int(rows[0])
     between = mask if len(rows) == int(rows[-1]) + 1 - lowest else None
-    drawn = xp.empty((int(rows[-1]) + 1 - lowest, width), bool) if between is None else between
+    drawn = empty(xp, (int(rows[-1]) + 1 - lowest, width), bool) if between is None else between
     draw_mask(drawn, place[1] + lowest * width, place)
     if between is None:
         xp.take(drawn, rows - lowest, axis=0, out=mask)

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..backend import kernels
 from ..backend.arrays import Array, get_xp
+from ..backend.buffers import empty, zeros
 from ..backend.half import wide
 from ..backend.threads import over_rows
 from ..backprop import Context, Leaf
@@ -30,14 +31,7 @@ class Embedding(Op):
         ctx.save(ids, table.shape, padding_idx)
         if get_xp(table) is not np:
             return table[ids]
-        y = np.empty((ids.size, table.shape[1]), table.dtype)
-        flat = ids.reshape(-1)
-
-        def work(start: int, stop: int) -> None:  # the ids were checked: clipping changes none
-            np.take(table, flat[start:stop], axis=0, out=y[start:stop], mode="clip")
-
-        over_rows(work, ids.size, y.size)
-        return y.reshape(*ids.shape, table.shape[1])
+        return rows_of(table, ids.reshape(-1)).reshape(*ids.shape, table.shape[1])
 
     @staticmethod
     def backward(ctx: Context, dy: Array) -> Array:
@@ -47,7 +41,7 @@ class Embedding(Op):
         if not kernels.usable(dy):
             if padding_idx is not None:
                 keep = np.flatnonzero(ids != padding_idx)
-                ids, dy = (ids, dy) if keep.size == ids.size else (ids[keep], dy[keep])
+                ids, dy = (ids, dy) if keep.size == ids.size else (ids[keep], rows_of(dy, keep))
             dtable, leaf = _cleared(ctx, shape, dy)
             touched = set_rows(dtable, ids, dy)
             if leaf is not None and not leaf.seen:
@@ -55,7 +49,7 @@ class Embedding(Op):
             return dtable
         dtable = ctx.destination(0)
         if dtable is None or not dtable.flags.c_contiguous:
-            dtable = xp.empty(shape, dy.dtype)
+            dtable = empty(xp, shape, dy.dtype)
         dtable.fill(0)
         add_rows(dtable, ids, dy.astype(dtable.dtype, copy=False))
         if padding_idx is not None:
@@ -63,12 +57,23 @@ class Embedding(Op):
         return dtable
 
 
+def rows_of(table: Array, ids: Array) -> Array:
+    """table[ids] of a NumPy table (V, ...) for ids (N,) that are none outside it -> (N, ...)."""
+    y = empty(np, (ids.size, *table.shape[1:]), table.dtype)
+
+    def work(start: int, stop: int) -> None:  # clipping changes none, and is faster than a check
+        np.take(table, ids[start:stop], axis=0, out=y[start:stop], mode="clip")
+
+    over_rows(work, ids.size, y.size)
+    return y
+
+
 def _cleared(ctx: Context, shape: tuple[int, ...], dy: Array) -> tuple[Array, Leaf | None]:
     """A table of zeros for the gradient. The optimizer's own is large and mostly zero already: only the rows
     that the last step wrote are cleared, as long as nobody else can have written others."""
     leaf = ctx.leaf(0)
     if leaf is None or leaf.buffer is None:
-        return np.zeros(shape, dy.dtype), None
+        return zeros(np, shape, dy.dtype), None
     if leaf.rows is None or leaf.seen:
         leaf.buffer.fill(0)
     else:
@@ -88,12 +93,14 @@ def set_rows(table: Array, ids: Array, values: Array) -> Array:
     starts = np.flatnonzero(np.concatenate(([ids.size > 0], ordered[1:] != ordered[:-1])))
     counts = np.diff(np.append(starts, ids.size))
     distinct = ordered[starts]
-    table[distinct] = values[order[starts]]
+    table[distinct] = rows_of(values, order[starts])
     for k in range(1, RANKS):
         more = np.flatnonzero(counts > k)
         if not more.size:
             return distinct
-        table[distinct[more]] += values[order[starts[more] + k]]
+        sums = rows_of(table, distinct[more])
+        sums += rows_of(values, order[starts[more] + k])
+        table[distinct[more]] = sums
     for i in np.flatnonzero(counts > RANKS):
         rest = order[starts[i] + RANKS : starts[i] + counts[i]]
         table[distinct[i]] += np.add.reduce(wide(values[rest]), axis=0)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..backend.arrays import Array, get_xp
+from ..backend.buffers import empty
 from ..backend.gemm import rows
 from ..backend.threads import host_size, over_rows
 from ..backprop import Context
@@ -27,7 +28,7 @@ class GLU(Op):
     def forward(ctx: Context, x: Array) -> Array:
         xp, flat = get_xp(x), rows(x)
         a, b = _halves(flat)
-        y, gate = xp.empty(a.shape, x.dtype), xp.empty(a.shape, x.dtype)
+        y, gate = empty(xp, a.shape, x.dtype), empty(xp, a.shape, x.dtype)
 
         def work(part: slice) -> None:
             g = gate[part]
@@ -45,7 +46,7 @@ class GLU(Op):
     def backward(ctx: Context, dy: Array) -> Array:
         y, gate = ctx.saved
         xp, flat = get_xp(dy), rows(dy)
-        dx = xp.empty((len(y), 2 * y.shape[1]), dy.dtype)
+        dx = empty(xp, (len(y), 2 * y.shape[1]), dy.dtype)
         da, db = _halves(dx)
 
         def work(part: slice) -> None:

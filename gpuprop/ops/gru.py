@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..backend.arrays import Array, get_xp
+from ..backend.buffers import copy, empty
 from ..backend.gemm import matmul as product
 from ..backend.gemm import rows
 from ..backend.threads import over_rows
@@ -48,10 +49,10 @@ class GRU(Op):
         gates = product(rows(sequence), weight_ih.T).reshape(length, batch, 3 * size)
         if pad is not None:
             xp.copyto(gates[..., size : 2 * size], recurrent.SATURATED, where=pad)
-        h = xp.empty((length + 1, batch, size), gates.dtype)
+        h = empty(xp, (length + 1, batch, size), gates.dtype)
         before, after = recurrent.states(h, reverse)
         h[length if reverse else 0] = 0 if h0 is None else h0
-        reset = xp.empty((length, batch, size), gates.dtype)  # W_hn h + b_hn, what r is multiplied with
+        reset = empty(xp, (length, batch, size), gates.dtype)  # W_hn h + b_hn, what r is multiplied with
         bias = bias_hh.copy()
         bias[: 2 * size] += bias_ih[: 2 * size]
         half = xp.full(2 * size, 0.5, gates.dtype)  # σ(x) = 1/2 + tanh(x/2)/2; the other sign gives 1 - σ
@@ -59,7 +60,7 @@ class GRU(Op):
 
         def work(start: int, stop: int) -> None:
             part = slice(start, stop)
-            products = xp.empty((stop - start, 3 * size), gates.dtype)
+            products = empty(xp, (stop - start, 3 * size), gates.dtype)
             for t in recurrent.steps(length, reverse):
                 product(before[t, part], weight_hh.T, out=products)
                 products += bias
@@ -68,7 +69,7 @@ class GRU(Op):
 
         over_rows(work, batch, recurrent.cost(gates), products=True)
         ctx.save(sequence, weight_ih, weight_hh, gates, reset, h, pad, reverse)
-        return recurrent.without_padding(after, pad), h[0 if reverse else length].copy()
+        return recurrent.without_padding(after, pad), copy(xp, h[0 if reverse else length])
 
     @staticmethod
     def backward(ctx: Context, dy: Array | None, dh_n: Array | None) -> tuple[Array | None, ...]:
@@ -78,8 +79,9 @@ class GRU(Op):
         length, batch, size = reset.shape
         before, _ = recurrent.states(h, reverse)
         slope_z = _local_slopes(xp, gates, reset, before)
-        inner = xp.empty_like(gates)  # gradients of W_hh h + b_hh; `gates` becomes those of W_ih x + b_ih
-        dh, u = recurrent.gradient_of_state(dh_n, h[0]), xp.empty_like(h[0])
+        # `inner` is for the gradients of W_hh h + b_hh; `gates` becomes those of W_ih x + b_ih
+        inner = empty(xp, gates.shape, gates.dtype)
+        dh, u = recurrent.gradient_of_state(dh_n, h[0]), empty(xp, h[0].shape, h.dtype)
         dy = recurrent.gradient_of_output(dy, pad)
 
         def work(start: int, stop: int) -> None:
@@ -133,8 +135,9 @@ def _local_slopes(xp: Any, gates: Array, reset: Array, before: Array) -> Array:
     (W_hn h + b_hn) r (1 - r); returns (h - n)(1 - q)."""
     size = before.shape[-1]
     r, q, n = gates[..., :size], gates[..., size : 2 * size], gates[..., 2 * size :]
-    slope_z = before - n
-    rest = 1.0 - q
+    slope_z, rest = (empty(xp, reset.shape, reset.dtype) for _ in range(2))
+    xp.subtract(before, n, out=slope_z)
+    xp.subtract(1.0, q, out=rest)
     slope_z *= rest
     n *= n
     xp.subtract(1.0, n, out=n)

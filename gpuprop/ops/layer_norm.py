@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..backend.arrays import Array, get_xp
+from ..backend.buffers import empty
 from ..backend.gemm import matmul as product
 from ..backend.gemm import rows
 from ..backend.half import is_half, total, wide
@@ -34,7 +35,7 @@ class LayerNorm(Op):
         xp, dtype = get_xp(x), x.dtype
         x, weight, bias = wide(x), wide(weight), wide(bias)
         flat = rows(x)
-        normal, y = xp.empty_like(flat), xp.empty_like(flat)
+        normal, y = (empty(xp, flat.shape, flat.dtype) for _ in range(2))
         inverse = xp.empty((flat.shape[0], 1), x.dtype)
 
         def work(start: int, stop: int) -> None:
@@ -56,7 +57,7 @@ class LayerNorm(Op):
         xp = get_xp(dy)
         need_x, need_w, need_b = ctx.needs_grad
         flat = wide(rows(dy))
-        dx = xp.empty_like(normal)
+        dx = empty(xp, normal.shape, normal.dtype)
         dweights: dict[int, Array] = {}  # one a piece, by its first row
 
         def work(start: int, stop: int) -> None:

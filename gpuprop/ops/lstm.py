@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..backend.arrays import Array, get_xp
+from ..backend.buffers import copy, empty
 from ..backend.gemm import matmul as product
 from ..backend.gemm import rows
 from ..backend.threads import over_rows
@@ -56,16 +57,16 @@ class LSTM(Op):
         if pad is not None:
             xp.copyto(gates[..., :size], -recurrent.SATURATED, where=pad)
             xp.copyto(gates[..., size : 2 * size], recurrent.SATURATED, where=pad)
-        h, c = (xp.empty((length + 1, batch, size), gates.dtype) for _ in range(2))
+        h, c = (empty(xp, (length + 1, batch, size), gates.dtype) for _ in range(2))
         h[length if reverse else 0] = 0 if h0 is None else h0
         c[length if reverse else 0] = 0 if c0 is None else c0
         (h_before, h_after), (c_before, c_after) = (recurrent.states(s, reverse) for s in (h, c))
-        tanh_c = xp.empty((length, batch, size), gates.dtype)
+        tanh_c = empty(xp, (length, batch, size), gates.dtype)
         padded = _padded_steps(pad, length)
 
         def work(start: int, stop: int) -> None:
             part = slice(start, stop)
-            products = xp.empty((stop - start, 4 * size), gates.dtype)
+            products = empty(xp, (stop - start, 4 * size), gates.dtype)
             for t in recurrent.steps(length, reverse):
                 at = (t, part)
                 step = gates[at]
@@ -77,7 +78,7 @@ class LSTM(Op):
         over_rows(work, batch, recurrent.cost(gates), products=True)
         ctx.save(sequence, weight_ih, weight_hh, gates, tanh_c, h, c, pad, padded, reverse)
         last = 0 if reverse else length
-        return recurrent.without_padding(h_after, pad), h[last].copy(), c[last].copy()
+        return recurrent.without_padding(h_after, pad), copy(xp, h[last]), copy(xp, c[last])
 
     @staticmethod
     def backward(
@@ -94,7 +95,7 @@ class LSTM(Op):
 
         def work(start: int, stop: int) -> None:
             part = slice(start, stop)
-            d, e, to_cell = dh[part], dc[part], xp.empty_like(dh[part])
+            d, e, to_cell = dh[part], dc[part], empty(xp, dh[part].shape, dh.dtype)
             for t in reversed(recurrent.steps(len(gates), reverse)):
                 at = (t, part)
                 if dy is not None:

@@ -10,11 +10,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from ..backend.arrays import Array, get_xp
+from ..backend.buffers import empty, zeros
 from ..backprop import Context
 from ..errors import ShapeError
 from ..op import Op
 from ..tensors import Tensor
+from .embedding import rows_of
 from .operands import beside, data_of
 
 
@@ -48,12 +52,15 @@ def mask_of(mask: Any) -> Any:
 
 def take_rows(x: Array, rows: Array) -> Array:
     """x (B, L, ...) -> (N, ...), its rows of these numbers (N,)."""
-    return get_xp(x).take(x.reshape(-1, *x.shape[2:]), rows, axis=0)
+    xp = get_xp(x)
+    if xp is not np:
+        return xp.take(x.reshape(-1, *x.shape[2:]), rows, axis=0)
+    return rows_of(x.reshape(-1, *x.shape[2:]), rows)
 
 
 def put_rows(values: Array, rows: Array, shape: tuple[int, ...]) -> Array:
     """values (N, ...) -> (B, L, ...) for shape (B, L): at the rows of these numbers (N,), 0 elsewhere."""
-    grid = get_xp(values).zeros((math.prod(shape), *values.shape[1:]), values.dtype)
+    grid = zeros(get_xp(values), (math.prod(shape), *values.shape[1:]), values.dtype)
     grid[rows] = values
     return grid.reshape(*shape, *values.shape[1:])
 
@@ -103,7 +110,7 @@ class SplitHeads(Op):
     @staticmethod
     def backward(ctx: Context, *dy: Array | None) -> Array:
         rows, shape, dtype = ctx.saved
-        dx = get_xp(*dy).empty(shape, dtype)
+        dx = empty(get_xp(*dy), shape, dtype)
         for part, gradient in zip(dx.transpose(2, 0, 3, 1, 4), dy, strict=True):
             part[...] = 0 if gradient is None else gradient
         dx = dx.reshape(*shape[:2], math.prod(shape[2:]))

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..backend.arrays import Array, get_xp
+from ..backend.buffers import zeros
 from ..backend.gemm import matmul as product
 from ..backend.half import lowest
 from ..backprop import Context
@@ -40,7 +41,7 @@ class MaxPool1d(Op):
     @staticmethod
     def backward(ctx: Context, dy: Array) -> Array:
         shape, winner, windows = ctx.saved
-        dx = get_xp(dy).zeros(shape, dy.dtype)
+        dx = zeros(get_xp(dy), shape, dy.dtype)
         for j, out, into in windows:
             dx[:, into] += dy[:, out] * (winner[:, out] == j)
         return dx
@@ -60,7 +61,7 @@ class AvgPool1d(Op):
         xp = get_xp(x)
         windows = _windows(x.shape[1], kernel, stride, padding)
         length = output_length(x.shape[1], kernel, stride, padding)
-        y = xp.zeros((x.shape[0], length, x.shape[2]), x.dtype)
+        y = zeros(xp, (x.shape[0], length, x.shape[2]), x.dtype)
         count = np.zeros(length)
         for _, out, into in windows:
             y[:, out] += x[:, into]
@@ -74,7 +75,7 @@ class AvgPool1d(Op):
     @staticmethod
     def backward(ctx: Context, dy: Array) -> Array:
         shape, share, windows = ctx.saved
-        dx = get_xp(dy).zeros(shape, dy.dtype)
+        dx = zeros(get_xp(dy), shape, dy.dtype)
         part = dy * share
         for _, out, into in windows:
             dx[:, into] += part[:, out]
@@ -105,7 +106,7 @@ class MaxOverTime(Op):
     def backward(ctx: Context, dy: Array) -> Array:
         shape, winner, real = ctx.saved
         xp = get_xp(dy)
-        dx = xp.zeros(shape, dy.dtype)
+        dx = zeros(xp, shape, dy.dtype)
         dy = dy if real is None else dy * real
         batch, channel = xp.arange(shape[0])[:, None], xp.arange(shape[2])
         dx[batch, winner, channel] = dy  # each place once: no order to care about

@@ -6,6 +6,7 @@ Inside, sequences are (L, B, ...), so that a step is one contiguous block; outsi
 from __future__ import annotations
 
 from ..backend.arrays import Array, get_xp
+from ..backend.buffers import contiguous, copy, empty, zeros
 from ..backend.threads import host_size
 
 MOST_ROWS_AT_ONCE = 16  # a product with fewer rows wastes more than a second thread brings
@@ -14,7 +15,7 @@ SATURATED = 1e4  # added to a gate, its sigmoid is exactly 0 or 1 in every type
 
 def swap_time(x: Array) -> Array:
     """(B, L, ...) to (L, B, ...) or back, contiguous."""
-    return get_xp(x).ascontiguousarray(x.swapaxes(0, 1))
+    return contiguous(get_xp(x), x.swapaxes(0, 1))
 
 
 def padding(mask: Array | None) -> Array | None:
@@ -35,7 +36,13 @@ def states(h: Array, reverse: bool) -> tuple[Array, Array]:
 
 def without_padding(x: Array, pad: Array | None) -> Array:
     """x (L, B, H) with zeros at padding, as (B, L, H)."""
-    return swap_time(x if pad is None else x * ~pad)
+    return swap_time(x) if pad is None else _at_real(x.swapaxes(0, 1), pad.swapaxes(0, 1))
+
+
+def _at_real(x: Array, pad: Array) -> Array:
+    """x with zeros at padding, in C order."""
+    xp = get_xp(x)
+    return xp.multiply(x, ~pad, out=empty(xp, x.shape, x.dtype))
 
 
 def gradient_of_output(dy: Array | None, pad: Array | None) -> Array | None:
@@ -43,12 +50,13 @@ def gradient_of_output(dy: Array | None, pad: Array | None) -> Array | None:
     if dy is None:
         return None
     dy = dy.swapaxes(0, 1)
-    return dy if pad is None else dy * ~pad
+    return dy if pad is None else _at_real(dy, pad)
 
 
 def gradient_of_state(dh: Array | None, like: Array) -> Array:
     """A buffer of our own that starts with the gradient of the last state, 0 where nobody used it."""
-    return get_xp(like).zeros(like.shape, like.dtype) if dh is None else dh.copy()
+    xp = get_xp(like)
+    return zeros(xp, like.shape, like.dtype) if dh is None else copy(xp, dh)
 
 
 def cost(gates: Array) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..backend import kernels, random
 from ..backend.arrays import Array, get_xp
+from ..backend.buffers import empty
 from ..backend.gemm import matmul as product
 from ..backend.half import wide
 from ..backend.instantiations import C_TYPES, attention_tiles
@@ -52,9 +53,9 @@ class Attention(Op):
         xp, dtypes = get_xp(query), (query.dtype, key.dtype, value.dtype)
         query, key, value = wide(query), wide(key), wide(value)
         shape = (*query.shape[:-1], key.shape[-2])
-        weights = xp.empty(shape, query.dtype) if any(ctx.needs_grad) else None
-        kept = None if place is None else xp.empty(shape, bool)
-        context = xp.empty((*query.shape[:-1], value.shape[-1]), query.dtype)
+        weights = empty(xp, shape, query.dtype) if any(ctx.needs_grad) else None
+        kept = None if place is None else empty(xp, shape, bool)
+        context = empty(xp, (*query.shape[:-1], value.shape[-1]), query.dtype)
         hidden = hide(hide_later_keys(mask, query, key) if causal else mask, query.dtype)
 
         def work(part: tuple[slice, ...], first: int) -> None:
@@ -80,7 +81,7 @@ class Attention(Op):
         query, key, value, weights, kept, scale, rate, dtypes = ctx.saved
         xp, dcontext = get_xp(dcontext), wide(dcontext)
         grads = dquery, dkey, dvalue = [
-            xp.empty(x.shape, x.dtype) if needed else None
+            empty(xp, x.shape, x.dtype) if needed else None
             for x, needed in zip((query, key, value), ctx.needs_grad, strict=True)
         ]
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..backend.arrays import Array, get_xp
+from ..backend.buffers import empty, zeros
 from ..backprop import Context
 from ..op import Op
 from ..tensors import Tensor
@@ -55,7 +56,7 @@ class GetItem(Op):
         shape, index = ctx.saved
         xp = get_xp(dy)
         parts = index if isinstance(index, tuple) else (index,)
-        dx = xp.zeros(shape, dy.dtype)
+        dx = zeros(xp, shape, dy.dtype)
         arrays = [p for p in parts if hasattr(p, "dtype") or isinstance(p, list)]
         if all(np.asarray(p).dtype == bool if isinstance(p, list) else p.dtype == bool for p in arrays):
             dx[index] = dy  # slices, numbers and masks touch each element once
@@ -72,7 +73,12 @@ class Concatenate(Op):
     @staticmethod
     def forward(ctx: Context, *arrays: Array, axis: int) -> Array:
         ctx.save([a.shape[axis] for a in arrays], axis)
-        return get_xp(*arrays).concatenate(arrays, axis=axis)
+        xp = get_xp(*arrays)
+        if xp is not np or not all(a.dtype == arrays[0].dtype for a in arrays):
+            return xp.concatenate(arrays, axis=axis)
+        shape = list(arrays[0].shape)
+        shape[axis] = sum(a.shape[axis] for a in arrays)
+        return np.concatenate(arrays, axis=axis, out=empty(np, tuple(shape), arrays[0].dtype))
 
     @staticmethod
     def backward(ctx: Context, dy: Array) -> tuple[Array, ...]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..backend import kernels
 from ..backend.arrays import Array, get_xp, to_host
+from ..backend.buffers import empty
 from ..backend.gemm import matmul as product
 from ..backend.gemm import rows
 from ..backend.instantiations import LABEL_TYPES
@@ -88,7 +89,7 @@ def _formula(
     total = of_target.sum()
     scale = 1 / total if total else dtype(0)
     per_row = keep * (scale if options.reduction == "mean" else dtype(1))
-    losses, gradient = xp.empty(n, dtype), xp.empty(z.shape, dtype) if wants_gradient else None
+    losses, gradient = xp.empty(n, dtype), empty(xp, z.shape, dtype) if wants_gradient else None
     step = max(1, BLOCK // classes) if xp is np else max(1, n)
 
     def work(start: int, stop: int) -> None:

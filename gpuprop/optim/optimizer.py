@@ -11,6 +11,7 @@ import numpy as np
 
 from ..backend import random
 from ..backend.arrays import Array, get_xp, to_host
+from ..backend.buffers import empty
 from ..backend.floats import CAN_FLUSH, flushed, keep_freed_pages
 from ..backend.threads import over_rows
 from ..errors import CheckpointError
@@ -103,7 +104,7 @@ class Optimizer:
         """Update elements base + start .. base + stop, on a CPU in chunks."""
         xp = get_xp(arena.data)
         chunk = CHUNK if xp is np else max(stop - start, 1)
-        scratch = xp.empty(min(chunk, stop - start), arena.data.dtype)
+        scratch = empty(xp, min(chunk, stop - start), arena.data.dtype)
         clear = xp is np and not CAN_FLUSH and self.steps % CLEAR_EVERY == 0
         for i in range(base + start, base + stop, chunk):
             j = min(i + chunk, base + stop)
