@@ -53,3 +53,11 @@ __device__ T team_reduce(T v, Combine combine) {
   }
   return v;
 }
+
+// 16 bytes of neighbouring elements, moved by one instruction. The address must be a multiple of 16.
+template <typename T> struct alignas(16) Pack {
+  static constexpr int SIZE = 16 / sizeof(T);
+  T v[SIZE];
+};
+template <typename T> __device__ inline Pack<T> load_pack(const T* from) { return *reinterpret_cast<const Pack<T>*>(from); }
+template <typename T> __device__ inline void store_pack(T* to, const Pack<T>& pack) { *reinterpret_cast<Pack<T>*>(to) = pack; }

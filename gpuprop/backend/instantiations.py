@@ -42,6 +42,10 @@ def _each(*names: str) -> dict[str, list[str]]:
 
 # file -> NumPy type -> the expressions compiled together for it
 INSTANTIATIONS: dict[str, dict[str, list[str]]] = {
+    "adam.cu": {
+        dtype: [f"{name}<{', '.join(types)}>" for name in ("adam", "gradient_norm")]
+        for dtype, types in C_TYPES.items()
+    },
     "attention.cu": {dtype: _attention(*types) for dtype, types in C_TYPES.items()},
     "conv1d.cu": {dtype: _conv1d(*types) for dtype, types in C_TYPES.items()},
     "dropout.cu": _each("dropout", "dropout_rows"),

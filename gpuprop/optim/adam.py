@@ -6,6 +6,8 @@ import math
 from typing import Any
 
 from ..backend.arrays import Array, get_xp
+from .fused import FusedAdam
+from .norm import in_kernels
 from .optimizer import Optimizer
 
 
@@ -31,6 +33,14 @@ class Adam(Optimizer):
         if not all(0.0 <= b < 1.0 for b in betas):
             raise ValueError(f"{type(self).__name__}: betas are at least 0 and below 1, not {betas}")
         super().__init__(parameters, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        self._fused: FusedAdam | None = None
+
+    def fused(self) -> FusedAdam | None:
+        if not in_kernels(self.arenas):
+            return None
+        if self._fused is None:
+            self._fused = FusedAdam(self.arenas, self._count, self.decoupled)
+        return self._fused
 
     def update(self, group: dict[str, Any], p: Array, g: Array, moments: list[Array], t: Array) -> None:
         xp = get_xp(p)
@@ -41,7 +51,8 @@ class Adam(Optimizer):
             p *= 1.0 - lr * decay
         elif decay:
             g = g + decay * p
-        root = math.sqrt((1.0 - beta2) / (1.0 - beta2**self.steps))  # √v̂ = root √(v kept)
+        steps = self.steps
+        root = math.sqrt((1.0 - beta2) / (1.0 - beta2**steps))  # √v̂ = root √(v kept)
         m *= beta1
         m += g
         v *= beta2
@@ -49,7 +60,7 @@ class Adam(Optimizer):
         xp.sqrt(v, out=t)
         t += group["eps"] / root
         xp.divide(m, t, out=t)
-        t *= lr * (1.0 - beta1) / (1.0 - beta1**self.steps) / root
+        t *= lr * (1.0 - beta1) / (1.0 - beta1**steps) / root
         p -= t
 
 

@@ -6,16 +6,17 @@ Clipping, the optimizer and an all-reduce walk a few long arrays instead of many
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-
-import numpy as np
+from collections.abc import Iterator, Sequence
 
 from ..backend.arrays import Array, get_xp
 from ..tensors import Parameter
 
 
 class Arena:
-    """data, grads: (n,) arrays holding the parameters one after another, each in its memory order."""
+    """data, grads: (n,) arrays holding the parameters one after another, each in its memory order.
+
+    work: arrays that kernels use on the way, made once.
+    """
 
     def __init__(self, parameters: Sequence[Parameter]) -> None:
         self.parameters = list(parameters)
@@ -30,6 +31,7 @@ class Arena:
         self.size = sum(p.size for p in self.parameters)
         self.data = xp.empty(self.size, first.dtype)
         self.grads = xp.zeros(self.size, first.dtype)
+        self.work: dict[str, Array] = {}
         self.ranges: list[tuple[int, int]] = []
         start = 0
         for p in self.parameters:
@@ -64,15 +66,3 @@ class Arena:
             p.as_seen(flat[a:b].reshape([p.shape[axis] for axis in p.order]))
             for p, (a, b) in zip(self.parameters, self.ranges, strict=True)
         ]
-
-
-def gradients_are_finite(arenas: Iterable[Arena]) -> Array:
-    """A bool in device memory: no gradient is NaN or infinite, nor is the sum of their squares."""
-    squares = [arena.grads[a:b].dot(arena.grads[a:b]) for arena in arenas for a, b in arena.spans()]
-    if not squares:
-        return np.ones((), bool)
-    xp = get_xp(squares[0]) if not isinstance(squares[0], np.generic) else np
-    total = squares[0]
-    for square in squares[1:]:
-        total = total + square
-    return xp.asarray(xp.isfinite(total))

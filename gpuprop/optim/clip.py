@@ -15,8 +15,7 @@ def clip_grad_norm_(parameters: Iterable[Parameter], max_norm: float) -> Tensor:
 
     Returns the norm before clipping, as a tensor: reading it is what waits for a GPU.
     """
-    if not max_norm > 0:
-        raise ValueError(f"max_norm must be above 0, not {max_norm!r}")
+    check_max_norm(max_norm)
     with_grad = [p for p in parameters if p.leaf.grad is not None]
     if not with_grad:
         return Tensor(np.zeros((), np.float32))
@@ -28,6 +27,12 @@ def clip_grad_norm_(parameters: Iterable[Parameter], max_norm: float) -> Tensor:
         for p in with_grad:
             _replace(p, lambda g, out: xp.multiply(g, scale.astype(g.dtype), out=out))
     return Tensor(norm)
+
+
+def check_max_norm(max_norm: float) -> None:
+    """ValueError unless it is above 0."""
+    if not max_norm > 0:
+        raise ValueError(f"max_norm must be above 0, not {max_norm!r}")
 
 
 def clip_grad_value_(parameters: Iterable[Parameter], clip_value: float) -> None:

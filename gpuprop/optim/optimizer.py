@@ -15,8 +15,11 @@ from ..backend.buffers import empty
 from ..backend.floats import CAN_FLUSH, flushed, keep_freed_pages
 from ..backend.threads import over_rows
 from ..errors import CheckpointError
-from ..tensors import Parameter
+from ..tensors import Parameter, Tensor
 from .arena import Arena
+from .clip import check_max_norm, clip_grad_norm_
+from .fused import FusedAdam
+from .norm import gradient_norm
 
 PASSES = 4  # an update costs about as much as this many element-wise operations
 CLEAR_EVERY, TINY = 64, 1e-31  # where subnormals cannot be flushed: steps, and what counts as zero
@@ -30,8 +33,10 @@ class Optimizer:
     Making an optimizer moves the parameters into one block of memory (their values do not change).
     Parameters without a gradient are left alone by `step`, moments included.
 
-    skip: a bool in device memory, or None; the next `step` looks at it, and where it is True parameters and
-    moments stay as they are. A GPU is not waited for, so that `steps` counts the skipped step there.
+    Two things may be said before each `step`, which forgets them again. Both are in device memory, so that no
+    GPU is waited for:
+    skip: a bool; where it is True, parameters, moments and `steps` stay as they are.
+    grad_scale: a float32 (); the gradients were multiplied with it, and the step divides them again.
     """
 
     slots: ClassVar[tuple[str, ...]] = ()
@@ -40,8 +45,9 @@ class Optimizer:
         self, parameters: Iterable[Parameter] | Iterable[dict[str, Any]], defaults: dict[str, Any]
     ) -> None:
         self.param_groups: list[dict[str, Any]] = []
-        self.steps = 0
         self.skip: Array | None = None
+        self.grad_scale: Array | None = None
+        self._clip: tuple[Array | None, float] = (None, 1.0)  # norm of the gradients, and its limit
         entries = list(parameters)
         if not entries:
             raise ValueError("an optimizer needs at least one parameter")
@@ -65,6 +71,7 @@ class Optimizer:
         self.state: list[dict[str, Array]] = [
             {slot: get_xp(a.data).zeros_like(a.data) for slot in self.slots} for a in self.arenas
         ]
+        self._count = get_xp(self.arenas[0].data).zeros(1, np.int64)
 
     def zero_grad(self) -> None:
         """Forget all gradients: the next backward overwrites them."""
@@ -72,15 +79,68 @@ class Optimizer:
             for p in group["params"]:
                 p.grad = None
 
+    @property
+    def steps(self) -> int:
+        """Steps taken (reading it waits for a GPU)."""
+        return int(to_host(self._count)[0])
+
+    @steps.setter
+    def steps(self, count: int) -> None:
+        self._count[...] = count
+
+    def fused(self) -> FusedAdam | None:
+        """The update as a kernel, where there is one and it can run."""
+        return None
+
+    def refresh(self) -> None:
+        """Bring options that changed, such as the learning rate, to the device: before a captured step is
+        replayed. `step` does it too."""
+        fused = self.fused()
+        if fused is not None:
+            fused.refresh(self.param_groups)
+
+    def clip_grad_norm(self, max_norm: float) -> Tensor:
+        """Scale all gradients so that their joint 2-norm is at most max_norm, as `clip_grad_norm_` does.
+
+        Returns the norm before. A kernel that updates scales on its way: `grad` then stays as it was.
+        """
+        fused = self.fused()
+        if fused is None:
+            self._unscale()
+            return clip_grad_norm_((p for group in self.param_groups for p in group["params"]), max_norm)
+        check_max_norm(max_norm)
+        norm = gradient_norm(self.arenas, self.grad_scale)
+        self._clip = (norm, max_norm)
+        return Tensor(norm[1:].reshape(()))
+
     def step(self) -> None:
         """Update every parameter that has a gradient, unless `skip` is set and True."""
         skip, self.skip = self.skip, None
+        fused = self.fused()
+        if fused is not None:
+            clip, self._clip = self._clip, (None, 1.0)
+            scale, self.grad_scale = self.grad_scale, None
+            fused.refresh(self.param_groups)
+            fused.step(self.state, clip, scale, skip if skip is None else get_xp(skip).asarray(skip))
+        else:
+            self._unscale()
+            self._step_arrays(skip)
+        random.advance_step()
+
+    def _unscale(self) -> None:
+        scale, self.grad_scale = self.grad_scale, None
+        if scale is None:
+            return
+        for arena in self.arenas:
+            for start, stop in arena.spans():
+                arena.grads[start:stop] /= scale.astype(arena.grads.dtype)
+
+    def _step_arrays(self, skip: Array | None) -> None:
         if skip is not None and get_xp(skip) is np:
             if skip:
-                random.advance_step()
                 return
             skip = None
-        self.steps += 1
+        self._count += 1
         with flushed():
             for group, arena, state in zip(self.param_groups, self.arenas, self.state, strict=True):
                 for start, stop in arena.spans():
@@ -89,7 +149,8 @@ class Optimizer:
                         over_rows(work, stop - start, (stop - start) * PASSES)
                     else:
                         work(0, stop - start)
-        random.advance_step()
+        if skip is not None:
+            self._count -= skip
 
     def _update_range(
         self,

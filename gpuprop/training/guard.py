@@ -19,7 +19,7 @@ from ..backend.arrays import Array, get_xp, to_host
 from ..errors import GpupropError, TrainingError
 from ..nn.module import Module
 from ..optim import Optimizer
-from ..optim.arena import gradients_are_finite
+from ..optim.norm import gradients_are_finite
 from ..tensors import Tensor
 from .divergence import Divergence
 from .failure import replay, save_failure

@@ -27,7 +27,7 @@ from ..backend.gemm import tf32_products
 from ..errors import DataError, DeviceError, TrainingError
 from ..nn.module import Module
 from ..optim import Optimizer
-from ..optim.arena import gradients_are_finite
+from ..optim.norm import gradients_are_finite
 from ..tensors import Parameter, Tensor
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
@@ -178,10 +178,7 @@ class ScaledPrecision(MixedPrecision):
         return xp.asarray(overflow)
 
     def read(self) -> None:
-        skipped = int(to_host(self._skipped))
-        if is_cupy(self._skipped):  # the optimizer counted them, not knowing
-            self.optimizer.steps -= skipped - self._known
-        self._known = skipped
+        self._known = int(to_host(self._skipped))
         if bool(to_host(self.lost)):
             raise TrainingError(
                 f"{OVERFLOW}: train with --precision bf16 or fp32, or lower the learning rate"

@@ -22,7 +22,7 @@ from ..backend.device import Device
 from ..backprop import no_grad
 from ..errors import DataError, TrainingError
 from ..nn.module import Module
-from ..optim import Optimizer, ReduceLROnPlateau, Schedule, clip_grad_norm_
+from ..optim import Optimizer, ReduceLROnPlateau, Schedule
 from ..tensors import Tensor
 from .accumulation import backward_of_mean, groups_of
 from .checkpoint_folder import CheckpointFolder
@@ -222,8 +222,7 @@ class Trainer(Resumable):
             observer.after_backward()
         norm = None
         if self.clip_norm is not None:
-            groups = self.optimizer.param_groups
-            norm = clip_grad_norm_((p for group in groups for p in group["params"]), self.clip_norm)
+            norm = self.optimizer.clip_grad_norm(self.clip_norm)
         self.optimizer.step()
         if self.schedule is not None and not isinstance(self.schedule, ReduceLROnPlateau):
             self.schedule.step()
@@ -277,7 +276,7 @@ class Trainer(Resumable):
         if self.checkpoints is None:
             return
         self.guard.read(self.state.epoch + 1)
-        self._meter.read()  # not precision.read, which moves the optimizer's count of steps on a GPU
+        self._meter.read()
         best = self.best
         self.checkpoints.save(self.state_dict(), self.state.step, None if best is None else best["step"])
 

@@ -1,0 +1,72 @@
+"""What the machine code of hot kernels must hold: 16-byte loads and stores, and room for enough warps."""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+import subprocess
+from collections import Counter
+
+import pytest
+
+from gpuprop.backend import kernels, nvrtc
+
+ARCHITECTURES = ("sm_80", "sm_90")
+REGISTERS = 65536  # of a processor, of which a warp takes multiples of 256
+MOST_WARPS = 64  # of a processor
+
+# kernel -> 16-byte loads and stores of global memory at least, threads a block, warps a processor at least
+HOT = {
+    ("adam.cu", "adam<float, float>"): (4, 3, 256, 40),
+    ("adam.cu", "gradient_norm<float, float>"): (1, 0, 256, 64),
+}
+
+
+def nvdisasm():
+    """The disassembler of NVIDIA's wheel or of a toolkit."""
+    wheels = [path.parent / "bin" / "nvdisasm" for path in nvrtc.include_dirs()]
+    found = [str(path) for path in wheels if path.exists()] or [shutil.which("nvdisasm")]
+    return found[0]
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    if not nvrtc.available():
+        pytest.skip(nvrtc.MISSING)
+    made = {}
+
+    def compile_one(file, expression, arch):
+        if (file, expression, arch) not in made:
+            path = kernels.folder() / file
+            source = path.read_text(encoding="utf-8")
+            made[file, expression, arch] = nvrtc.compile_cubin(
+                source, arch, [expression], [f"-I{path.parent}"], file
+            )
+        return made[file, expression, arch]
+
+    return compile_one
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("kernel", HOT, ids=lambda kernel: kernel[1])
+def test_16_bytes_at_a_time(kernel, arch, compiled, tmp_path):
+    if nvdisasm() is None:
+        pytest.skip("no nvdisasm: pip install nvidia-cuda-nvdisasm")
+    binary = tmp_path / "kernel.cubin"
+    binary.write_bytes(compiled(*kernel, arch).cubin)
+    listing = subprocess.run([nvdisasm(), "-c", binary], capture_output=True, text=True, check=True).stdout
+    wide = Counter(re.findall(r"\b(LDG|STG)\.E\S*\.128", listing))
+    loads, stores, *_ = HOT[kernel]
+    assert wide["LDG"] >= loads
+    assert wide["STG"] >= stores
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("kernel", HOT, ids=lambda kernel: kernel[1])
+def test_enough_warps_fit_a_processor(kernel, arch, compiled):
+    (info,) = compiled(*kernel, arch).kernels
+    *_, threads, wanted = HOT[kernel]
+    of_a_warp = math.ceil(info.registers * 32 / 256) * 256
+    blocks = min(REGISTERS // (of_a_warp * threads // 32), MOST_WARPS * 32 // threads)
+    assert blocks * threads // 32 >= wanted, info

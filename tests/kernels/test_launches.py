@@ -1,0 +1,50 @@
+"""What an operation launches, and how many bytes its kernels have to move."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import gpuprop as gp
+from gpuprop import optim
+from gpuprop.backend import kernels
+from gpuprop.testing import unavailable
+
+REASON = unavailable("emulated")
+pytestmark = pytest.mark.skipif(REASON is not None, reason=f"emulated: {REASON}")
+SMALL = 1 << 13  # bytes: smaller arrays (scalars, partial sums) do not count
+IN_PLACE = {"adam": {"p", "m", "v"}}  # arguments that are read and written
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    """Kernel and bytes of each launch."""
+    seen: list[tuple[str, int]] = []
+    launch = kernels.Kernel.__call__
+
+    def recorded(self, grid, block, args, shared_mem=0):
+        name = self.name.partition("<")[0]
+        arrays = [
+            (parameter.name, a.nbytes)
+            for parameter, a in zip(self.parameters, args, strict=True)
+            if isinstance(a, np.ndarray) and a.nbytes >= SMALL
+        ]
+        seen.append((name, sum(n * (1 + (p in IN_PLACE.get(name, ()))) for p, n in arrays)))
+        launch(self, grid, block, args, shared_mem)
+
+    monkeypatch.setattr(kernels.Kernel, "__call__", recorded)
+    with gp.use_device("emulated"):
+        yield seen
+
+
+@pytest.mark.parametrize("clipped", [False, True])
+def test_adam_is_one_launch_of_28_bytes_a_parameter(launches, clipped):
+    params = [gp.Parameter(np.ones(n, np.float32)) for n in (9000, 300, 700)]
+    optimizer = optim.AdamW(params)
+    for p in params:
+        p.grad = np.ones(p.shape, np.float32)
+    if clipped:
+        optimizer.clip_grad_norm(1.0)
+    optimizer.step()
+    norm = [("gradient_norm", 4 * 10_000)] if clipped else []
+    assert launches == [*norm, ("adam", 28 * 10_000)]
