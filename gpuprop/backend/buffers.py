@@ -7,7 +7,7 @@ nothing has to be given back.
 
 Sizes are rounded up to an eighth of their power of two, so that batches of slightly different shapes share
 memory, and a buffer up to twice as large serves where there is no other. What was not needed for some time is
-let go. GPUPROP_REUSE_BUFFERS=0 switches it off.
+let go, and so is a smaller one where a larger one has to be made. GPUPROP_REUSE_BUFFERS=0 switches it off.
 """
 
 from __future__ import annotations
@@ -45,21 +45,24 @@ class _Class:
             if getrefcount(out[i]) == _ALONE:
                 out.append(out.pop(i))
                 return out[-1]
-        if not self.idle:
-            self.collect()
-        if not self.idle:
+        if not self.free():
             return None
         out.append(self.idle.pop())
         self.spare = min(self.spare, len(self.idle))
         return out[-1]
 
+    def free(self) -> bool:
+        """Whether one is idle, after a look at those handed out if need be."""
+        if not self.idle:
+            self.collect()
+        return bool(self.idle)
+
     def collect(self) -> None:
         """Find the buffers that are free again."""
-        out, self.out = self.out, []
-        while out:
-            (self.idle if getrefcount(out[-1]) == _ALONE else self.out).append(out[-1])
-            out.pop()
-        self.out.reverse()
+        out = self.out
+        for i in range(len(out) - 1, -1, -1):
+            if getrefcount(out[i]) == _ALONE:
+                self.idle.append(out.pop(i))
 
     def sweep(self) -> None:
         """Let go of what was not needed since the last call."""
@@ -97,9 +100,18 @@ class Pool:
                 larger = (self.classes.get(size + k * unit) for k in range(1, 9))
                 found = next((b for c in larger if c is not None and (b := c.take()) is not None), None)
             if found is None:
+                self.drop_smaller(size, unit)
                 found = np.empty(size, np.uint8)
                 own.out.append(found)
             return found
+
+    def drop_smaller(self, size: int, unit: int) -> None:
+        """Let go of a free buffer a little smaller than a new one, which will do its work too."""
+        for k in range(1, 9):
+            smaller = self.classes.get(size - k * unit)
+            if smaller is not None and smaller.free():
+                smaller.idle.pop()
+                return
 
     def sweep(self) -> None:
         for size, found in list(self.classes.items()):
