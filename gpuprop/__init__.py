@@ -20,6 +20,7 @@ from . import nn, ops, optim
 from .backend import kernels
 from .backend.arrays import get_xp
 from .backend.device import Device, available_devices, get_device, set_device, use_device
+from .backend.gemm import get_matmul_precision, set_matmul_precision
 from .backend.random import manual_seed
 from .backend.threads import num_threads, set_num_threads
 from .backprop import Context, is_grad_enabled, no_grad
@@ -66,6 +67,7 @@ __all__ = [
     "concatenate",
     "explain",
     "get_device",
+    "get_matmul_precision",
     "get_xp",
     "gradcheck",
     "interop",
@@ -81,6 +83,7 @@ __all__ = [
     "optim",
     "save",
     "set_device",
+    "set_matmul_precision",
     "set_num_threads",
     "stack",
     "tensor",

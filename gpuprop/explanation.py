@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .backend.arrays import get_xp, is_cupy
-from .backend.half import is_half
+from .backend.gemm import sum_of_squares
 from .backprop import Context, Node, Watcher, watching
 from .flops import Shape, backward_flops
 from .nn.attribution import Layers, joined
@@ -233,8 +233,7 @@ def _norm(arrays: Iterable[Any]) -> float:
     total = 0.0
     for array in arrays:
         if is_array(array):
-            wide = array.astype("float32") if is_half(array.dtype) else array
-            total += float(get_xp(wide).linalg.norm(wide)) ** 2
+            total += float(sum_of_squares(array))
     return math.sqrt(total)
 
 

@@ -80,6 +80,39 @@ def test_imports_run_one_way(path):
     assert not wrong, f"{layer} may not import {sorted(wrong)}"
 
 
+PRODUCTS = {"dot", "matmul", "einsum", "tensordot", "vdot", "inner", "outer", "linalg"}
+DOOR = {"gemm.py", "gemm_cuda.py"}  # in backend/
+PLANTED = [1, 2, 4, 5, 6]
+HOST_ONLY = {"backend/diagnose.py", "training/locate.py"}  # a look at CuPy's own product; NumPy arrays
+
+
+def products_in(source):
+    """Lines that multiply matrices otherwise than by the door or NumPy's own functions."""
+    lines = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.BinOp, ast.AugAssign)) and isinstance(node.op, ast.MatMult):
+            lines.append(node.lineno)
+        elif isinstance(node, ast.Attribute) and node.attr in PRODUCTS:
+            of = node.value.id if isinstance(node.value, ast.Name) else ""
+            if of not in ("np", "math", "ops", "gp", "self"):
+                lines.append(node.lineno)
+    return sorted(lines)
+
+
+def test_products_go_through_one_door():
+    """CuPy's own products are refused while a stream is captured: none stands outside backend/gemm.py."""
+    assert (
+        products_in("y = a @ b\nxp.einsum(a)\nnp.dot(a, b)\na @= b\nx.dot(x)\nf = xp.linalg.norm") == PLANTED
+    )
+    found = []
+    for path in FILES:
+        name = path.relative_to(ROOT).as_posix()
+        if layer_of(path) in ("text", "bench") or name in HOST_ONLY or path.name in DOOR:
+            continue
+        found += [f"{name}:{line}" for line in products_in(path.read_text(encoding="utf-8"))]
+    assert not found, f"products that go around backend/gemm.py: {', '.join(found)}"
+
+
 CHECKOUT = ROOT.parent if (ROOT.parent / "pyproject.toml").exists() else ROOT  # else an installed package
 SCRIPTS = [p for folder in ("examples", ".ci", "tests/gpu") for p in (CHECKOUT / folder).rglob("*.py")]
 EVERYWHERE = sorted({*FILES, *SCRIPTS})

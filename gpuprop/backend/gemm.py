@@ -9,19 +9,35 @@ therefore cut into one piece a thread here, and each piece is computed by one th
 from __future__ import annotations
 
 import contextlib
-import importlib
-import sys
 from collections.abc import Iterator
 
 import numpy as np
 
-from .arrays import Array, get_xp
+from . import gemm_cuda
+from .arrays import Array, is_cupy
 from .buffers import empty
 from .half import is_half
 from .threads import at_once, blas_on_one_thread, can_hold_blas, pieces
 
+PRECISIONS = ("highest", "high")
 LIBRARY_SPLITS = 1 << 18  # multiplications up to which OpenBLAS uses one thread anyway
 LEAST = 1 << 22  # multiplications a piece below which handing it to another thread does not pay
+_float32 = "highest"
+
+
+def set_matmul_precision(precision: str) -> None:
+    """How products of float32 are computed on a GPU, as in PyTorch: "highest" (the default) in float32,
+    "high" by tensor cores in TF32, where 10 bits of each factor's fraction count and sums are float32.
+    Nothing changes on a CPU."""
+    global _float32
+    if precision not in PRECISIONS:
+        raise ValueError(f"matmul precision is one of {', '.join(PRECISIONS)}, not {precision!r}")
+    _float32 = precision
+
+
+def get_matmul_precision() -> str:
+    """What `set_matmul_precision` set."""
+    return _float32
 
 
 def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
@@ -29,10 +45,12 @@ def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
 
     Half types are multiplied and added up in float32, and the result is rounded once.
     """
+    if is_cupy(a) or is_cupy(b):
+        return gemm_cuda.matmul(a, b, out, _float32 == "high")
     if isinstance(a, np.ndarray) and (is_half(a.dtype) or is_half(b.dtype)):
         return _half(a, b, out)
-    if not isinstance(a, np.ndarray) or a.ndim < 2 or b.ndim < 2 or a.size * b.shape[-1] <= LIBRARY_SPLITS:
-        return a @ b if out is None else get_xp(a).matmul(a, b, out=out)
+    if a.ndim < 2 or b.ndim < 2 or a.size * b.shape[-1] <= LIBRARY_SPLITS:
+        return a @ b if out is None else np.matmul(a, b, out=out)
     if out is None:
         lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
         out = empty(np, (*lead, a.shape[-2], b.shape[-1]), np.result_type(a, b))
@@ -62,18 +80,43 @@ def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
 
 @contextlib.contextmanager
 def tf32_products() -> Iterator[None]:
-    """Inside, float32 products on a GPU use its tensor cores: 10 bits of each factor's fraction, float32
-    sums. Nothing changes on a CPU."""
-    if "cupy" not in sys.modules:
-        yield
-        return
-    core = importlib.import_module("cupy._core")
-    before = core.get_compute_type(np.float32)
-    core.set_compute_type(np.float32, core._routines_linalg.COMPUTE_TYPE_TF32)
+    """Inside, float32 products on a GPU use its tensor cores; see `set_matmul_precision`."""
+    before = get_matmul_precision()
+    set_matmul_precision("high")
     try:
         yield
     finally:
-        core.set_compute_type(np.float32, before)
+        set_matmul_precision(before)
+
+
+def affine(
+    a: Array, b: Array, bias: Array | None, activation: str | None = None, keep: bool = False
+) -> tuple[Array, Array | None] | None:
+    """f(a b + bias), f the identity, "relu" or "gelu", for matrices (M, K), (K, N) and bias (N,) or None, in
+    one launch; and with `keep` what `through` needs (else None). None where no library does that: on a CPU,
+    and for types and strides that cublasLt has no algorithm for."""
+    return gemm_cuda.affine(a, b, bias, activation, _float32 == "high", keep) if is_cupy(a) else None
+
+
+def through(dy: Array, w: Array, kept: Array, activation: str) -> tuple[Array, Array] | None:
+    """The gradient behind an activation, dz = (dy w) f'(z), and its sums over the rows, in one launch; for
+    dy (M, K), w (K, N) and what `affine` kept of z (M, N). None where no library does that."""
+    return gemm_cuda.through(dy, w, kept, activation, _float32 == "high") if is_cupy(dy) else None
+
+
+def with_sums(a: Array, b: Array, out: Array, sums: Array) -> bool:
+    """out = a b for matrices (M, K), (K, N), and sums (N,) = Σ over the rows of b, in one launch. False, with
+    nothing done, where no library does that."""
+    return is_cupy(a) and gemm_cuda.with_sums(a, b, out, sums, _float32 == "high")
+
+
+def sum_of_squares(x: Array) -> Array:
+    """Σ x², half types added up in float32; a number of one element on the device of x."""
+    flat = x.reshape(-1)
+    flat = flat.astype(np.float32) if is_half(flat.dtype) else flat
+    if is_cupy(flat):
+        return (flat * flat).sum()
+    return flat.dot(flat)
 
 
 def _half(a: Array, b: Array, out: Array | None) -> Array:

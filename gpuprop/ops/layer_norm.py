@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend.arrays import Array, get_xp
+from ..backend.arrays import Array, get_xp, is_cupy
 from ..backend.buffers import empty
 from ..backend.gemm import matmul as product
 from ..backend.gemm import rows
@@ -83,15 +83,17 @@ class LayerNorm(Op):
 
 
 def _means(xp: Any, x: Array) -> Array:
-    """The mean of each row of x (N, D) as (N, 1): a product with a column, which is faster than a sum."""
+    """The mean of each row of x (N, D) as (N, 1): on a CPU a product with a column, faster than a sum."""
+    if is_cupy(x):
+        return x.mean(axis=1, keepdims=True)
     return product(x, xp.full((x.shape[1], 1), 1.0 / x.shape[1], x.dtype))
 
 
 def row_dots(a: Array, b: Array) -> Array:
     """Σ a b over the last axis, which stays as 1: in one pass, without the array a b."""
-    if is_half(a.dtype):  # einsum does not know bfloat16
+    if is_half(a.dtype) or is_cupy(a):  # einsum does not know bfloat16, nor may CuPy's be captured
         return total(a * b, -1, keepdims=True)
-    return get_xp(a).einsum("...i,...i->...", a, b)[..., None]
+    return np.einsum("...i,...i->...", a, b)[..., None]
 
 
 def _blocks(x: Array, start: int, stop: int) -> Iterator[slice]:

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ..backend.arrays import Array, get_xp
+from ..backend.arrays import Array, get_xp, is_cupy
+from ..backend.gemm import affine, rows, with_sums
 from ..backend.gemm import matmul as product
-from ..backend.gemm import rows
+from ..backend.half import total
 from ..backend.threads import host_size, over_rows
 from ..backprop import Context
 from ..op import Op
@@ -29,8 +30,9 @@ class Linear(Op):
 
     @staticmethod
     def forward(ctx: Context, x: Array, weight: Array, bias: Array | None, *, relu: bool = False) -> Array:
-        y = product(rows(x), weight.T)
-        if bias is not None or relu:
+        done = affine(rows(x), weight.T, bias, "relu" if relu else None)
+        y = product(rows(x), weight.T) if done is None else done[0]
+        if done is None and (bias is not None or relu):
             over_rows(partial(_finish, get_xp(y), y, bias, relu), y.shape[0], host_size(y))
         ctx.save(x, weight, y if relu else None)
         return y.reshape(*x.shape[:-1], y.shape[-1])
@@ -42,8 +44,11 @@ class Linear(Op):
         dz = rows(dy)
         if y is not None:
             dz = blockwise(lambda d, y: d * (y > 0), dz, y)
+        dx = product(dz, weight).reshape(x.shape) if need_x else None
+        if need_w and need_b:
+            return (dx, *weight_and_bias_gradients(ctx, rows(x), dz))
         return (
-            product(dz, weight).reshape(x.shape) if need_x else None,
+            dx,
             weight_gradient(ctx, 1, rows(x), dz) if need_w else None,
             column_sums(dz, ctx.destination(2)) if need_b else None,
         )
@@ -69,8 +74,26 @@ def weight_gradient(ctx: Context, i: int, x: Array, dy: Array) -> Array:
     return into
 
 
+def weight_and_bias_gradients(ctx: Context, x: Array, dy: Array) -> tuple[Array, Array]:
+    """dyᵀ x (O, I) of input 1 and the sums of dy (O,) of input 2, for x (N, I), dy (N, O): on a GPU in one
+    product where cuBLAS can."""
+    if is_cupy(dy):
+        xp, dw, db = get_xp(dy), ctx.destination(1), ctx.destination(2)
+        dw = xp.empty((x.shape[1], dy.shape[1]), dy.dtype).T if dw is None else dw
+        db = xp.empty(dy.shape[1], dw.dtype) if db is None else db
+        if with_sums(x.T, dy, dw.T, db):
+            return dw, db
+        product(x.T, dy, out=dw.T)
+        return dw, column_sums(dy, db)
+    return weight_gradient(ctx, 1, x, dy), column_sums(dy, ctx.destination(2))
+
+
 def column_sums(x: Array, out: Array | None = None) -> Array:
-    """Σ over the rows of x (N, C) -> (C,), as a product with ones, which is faster than a sum."""
+    """Σ over the rows of x (N, C) -> (C,), on a CPU as a product with ones, which is faster than a sum."""
+    if is_cupy(x):
+        if out is None:
+            return total(x, 0)
+        return x.sum(axis=0, dtype=out.dtype, out=out)
     ones = get_xp(x).ones((1, x.shape[0]), x.dtype)
     if out is None:
         return product(ones, x)[0]

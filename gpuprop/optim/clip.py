@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from ..backend.arrays import Array, get_xp
+from ..backend.gemm import sum_of_squares
 from ..tensors import Parameter, Tensor
 
 
@@ -47,8 +48,7 @@ def clip_grad_value_(parameters: Iterable[Parameter], clip_value: float) -> None
 def _squares(p: Parameter) -> Array:
     """Σ g² of one gradient, over memory in its own order."""
     assert p.leaf.grad is not None
-    flat = p.leaf.grad.transpose(p.order).reshape(-1)
-    return get_xp(flat).dot(flat, flat)
+    return sum_of_squares(p.leaf.grad.transpose(p.order))
 
 
 def _replace(p: Parameter, change: Callable[[Array, Array | None], Array]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..backend import kernels
 from ..backend.arrays import Array, get_xp
+from ..backend.gemm import sum_of_squares
 from .arena import Arena
 
 THREADS = 256  # as in adam.cu
@@ -51,7 +52,7 @@ def gradients_are_finite(arenas: Iterable[Arena]) -> Array:
     if in_kernels(arenas):
         norm = gradient_norm(arenas)
         return get_xp(norm).isfinite(norm[0])
-    squares = [arena.grads[a:b].dot(arena.grads[a:b]) for arena in arenas for a, b in arena.spans()]
+    squares = [sum_of_squares(arena.grads[a:b]) for arena in arenas for a, b in arena.spans()]
     if not squares:
         return np.ones((), bool)
     xp = get_xp(squares[0]) if not isinstance(squares[0], np.generic) else np

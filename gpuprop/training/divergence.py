@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..backend.arrays import Array, get_xp, to_host
+from ..backend.gemm import sum_of_squares
 from ..nn.module import Module
 from ..optim import Optimizer
 from ..tensors import Parameter, Tensor
@@ -72,7 +73,7 @@ class Divergence:
         xp = get_xp(parts[0].data)
         groups = (parts, others, [p for _, layer in layers for p in layer])
         values: list[Any] = [sum(_square(p) for p in group) for group in groups]
-        values.append(sum(arena.data.dot(arena.data) for arena in self.optimizer.arenas))
+        values.append(sum(sum_of_squares(arena.data) for arena in self.optimizer.arenas))
         values.append(sum(loss.data.astype("float32") for loss in losses) / len(losses))
         self._waiting.append((step, first, last, xp.stack([xp.asarray(v).reshape(()) for v in values])))
 
@@ -154,5 +155,4 @@ def _layers(model: Module) -> dict[str, list[Parameter]]:
 
 def _square(p: Parameter) -> Array:
     assert p.leaf.grad is not None
-    flat = p.leaf.grad.transpose(p.order).reshape(-1)
-    return flat.dot(flat)
+    return sum_of_squares(p.leaf.grad.transpose(p.order))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..backend.arrays import Array, get_xp
-from ..backend.half import is_half
+from ..backend.gemm import sum_of_squares as _squares
 from ..backprop import Node, Watcher
 from ..nn.attribution import SHAPES, Layers
 from ..optim.optimizer import CHUNK
@@ -172,10 +172,3 @@ def _moved(old: Array, new: Array) -> tuple[Any, Any]:
         step = np.subtract(part, old[i : i + CHUNK], out=scratch[: part.size])
         update, weight = update + _squares(step), weight + _squares(part)
     return update, weight
-
-
-def _squares(a: Array) -> Any:
-    """Σ a²."""
-    flat = a.reshape(-1)
-    flat = flat.astype("float32") if is_half(flat.dtype) else flat
-    return get_xp(flat).dot(flat, flat)

@@ -1,0 +1,158 @@
+"""cublasLt: products with an epilogue, which adds a bias, applies an activation or its derivative, or sums
+the columns of a factor, while the result is still on the chip.
+
+An algorithm is asked for once a shape and kept; `run` says False where cublasLt has none.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from typing import Any
+
+from . import cublas
+from .cublas import DATA_TYPES, NOT_SUPPORTED, WORKSPACE, check, library
+from .gemm_layout import Operand, Plan
+
+# cublasLtEpilogue_t. d* need what *_aux kept; sums_p and sums_q are of the rows of op(P), columns of op(Q).
+EPILOGUES = {
+    "relu": 2, "bias": 4, "relu_bias": 6, "relu_aux": 130, "relu_aux_bias": 134, "gelu_aux": 160,
+    "gelu_aux_bias": 164, "drelu_bgrad": 152, "dgelu_bgrad": 208, "sums_p": 256, "sums_q": 512,
+}  # fmt: skip
+# cublasLtMatmulDescAttributes_t and cublasLtMatmulPreferenceAttributes_t
+TRANSPOSE_P, TRANSPOSE_Q, EPILOGUE, BIAS_POINTER, AUX_POINTER, AUX_LD = 3, 4, 7, 8, 11, 12
+MOST_WORKSPACE, ALIGNMENTS = 1, (5, 6, 7, 8)
+MOST_ALIGNMENT = 256
+REAL_32F, REAL_64F = 0, 1
+
+
+class _Heuristic(ctypes.Structure):
+    """cublasLtMatmulHeuristicResult_t."""
+
+    _fields_ = (
+        ("algorithm", ctypes.c_uint64 * 8),
+        ("workspace", ctypes.c_size_t),
+        ("state", ctypes.c_int),
+        ("waves", ctypes.c_float),
+        ("reserved", ctypes.c_int * 4),
+    )
+
+
+class _Cache(threading.local):
+    """This thread's handle for each GPU, and what it prepared: a descriptor is changed by each call."""
+
+    def __init__(self) -> None:
+        self.handles: dict[int, ctypes.c_void_p] = {}
+        self.prepared: dict[tuple[Any, ...], _Prepared | None] = {}
+
+
+_cache = _Cache()
+
+
+class _Prepared:
+    """Descriptors of one kind of product, and the algorithm for it."""
+
+    def __init__(self, plan: Plan, types: tuple[int, int, int], compute: int, epilogue: str) -> None:
+        scale = REAL_64F if compute == cublas.COMPUTE_64F else REAL_32F
+        self.description = _create("MatmulDesc", compute, scale)
+        self.set(TRANSPOSE_P, ctypes.c_int32(plan.p.transposed))
+        self.set(TRANSPOSE_Q, ctypes.c_int32(plan.q.transposed))
+        self.set(EPILOGUE, ctypes.c_int32(EPILOGUES[epilogue]))
+        self.p = _layout(types[0], plan.m, plan.k, plan.p)
+        self.q = _layout(types[1], plan.k, plan.n, plan.q)
+        self.d = _layout(types[2], plan.m, plan.n, plan.d)
+        self.found = _Heuristic()
+
+    def set(self, attribute: int, value: Any) -> None:
+        of = library("cublasLt").cublasLtMatmulDescSetAttribute
+        check(
+            of(self.description, attribute, ctypes.byref(value), ctypes.sizeof(value)), "cublasLt attribute"
+        )
+
+    def point(self, bias: Any, aux: Any, aux_ld: int) -> None:
+        """Where the vector (read or written) and what `*_aux` keeps are."""
+        if bias is not None:
+            self.set(BIAS_POINTER, ctypes.c_void_p(bias.data.ptr))
+        if aux is not None:
+            self.set(AUX_POINTER, ctypes.c_void_p(aux.data.ptr))
+            self.set(AUX_LD, ctypes.c_int64(aux_ld))
+
+    def choose(self, handle: ctypes.c_void_p, alignments: tuple[int, ...]) -> bool:
+        """Ask for the algorithm; False where there is none."""
+        lt, preference = library("cublasLt"), _create("MatmulPreference")
+        values: list[tuple[int, Any]] = [(MOST_WORKSPACE, ctypes.c_uint64(WORKSPACE))]
+        values += [(name, ctypes.c_uint32(a)) for name, a in zip(ALIGNMENTS, alignments, strict=True)]
+        for name, value in values:
+            done = lt.cublasLtMatmulPreferenceSetAttribute(
+                preference, name, ctypes.byref(value), ctypes.sizeof(value)
+            )
+            check(done, "cublasLt preference")
+        count = ctypes.c_int(0)
+        layouts = (self.p, self.q, self.d, self.d)
+        status = lt.cublasLtMatmulAlgoGetHeuristic(
+            handle, self.description, *layouts, preference, 1, ctypes.byref(self.found), ctypes.byref(count)
+        )
+        lt.cublasLtMatmulPreferenceDestroy(preference)
+        if status == NOT_SUPPORTED or (not status and not count.value):
+            return False
+        check(status, "cublasLt heuristic")
+        return self.found.state == 0
+
+
+def run(
+    device: int, plan: Plan, p: Any, q: Any, d: Any, compute: int, epilogue: str,
+    bias: Any = None, aux: Any = None, aux_ld: int = 0,
+) -> bool:  # fmt: skip
+    """D = epilogue(op(P) op(Q)) on CuPy arrays of GPU `device`, the current one, as `plan` (of one product)
+    says. bias: the vector (m,) that is added, or receives sums. aux: what the activation keeps (written by
+    `*_aux`, read by `d*`), aux_ld elements a column. False, with nothing done, where there is no algorithm.
+    """
+    alignments = tuple(_alignment(x.data.ptr) for x in (p, q, d, d))
+    others = tuple(0 if x is None else _alignment(x.data.ptr) for x in (bias, aux))
+    types = tuple(DATA_TYPES[x.dtype.name] for x in (p, q, d))
+    key = (device, plan, types, compute, epilogue, alignments, others, aux_ld)
+    handle = _handle(device)
+    if key not in _cache.prepared:
+        new = _Prepared(plan, types, compute, epilogue)  # type: ignore[arg-type]
+        new.point(bias, aux, aux_ld)
+        _cache.prepared[key] = new if new.choose(handle, alignments) else None
+    ready = _cache.prepared[key]
+    if ready is None:
+        return False
+    ready.point(bias, aux, aux_ld)
+    one, zero = cublas.number(1.0, p.dtype), cublas.number(0.0, p.dtype)
+    stream = cublas.current_stream()
+    workspace = cublas.handle(device).workspace(stream)
+    status = library("cublasLt").cublasLtMatmul(
+        handle, ready.description, ctypes.byref(one), p.data.ptr, ready.p, q.data.ptr, ready.q,
+        ctypes.byref(zero), d.data.ptr, ready.d, d.data.ptr, ready.d, ctypes.byref(ready.found.algorithm),
+        workspace.ptr, WORKSPACE, stream,
+    )  # fmt: skip
+    check(status, f"cublasLt product {epilogue} of {plan}")
+    return True
+
+
+def _handle(device: int) -> ctypes.c_void_p:
+    if device not in _cache.handles:
+        value = ctypes.c_void_p()
+        check(library("cublasLt").cublasLtCreate(ctypes.byref(value)), "cublasLtCreate")
+        _cache.handles[device] = value
+    return _cache.handles[device]
+
+
+def _create(kind: str, *arguments: int) -> ctypes.c_void_p:
+    made = ctypes.c_void_p()
+    create = getattr(library("cublasLt"), f"cublasLt{kind}Create")
+    check(create(ctypes.byref(made), *arguments), f"cublasLt{kind}Create")
+    return made
+
+
+def _layout(kind: int, rows: int, columns: int, at: Operand) -> ctypes.c_void_p:
+    """Of the matrix as it lies: op(X) is (rows, columns)."""
+    lies = (columns, rows) if at.transposed else (rows, columns)
+    return _create("MatrixLayout", kind, *lies, at.ld)
+
+
+def _alignment(address: int) -> int:
+    """The largest power of two up to `MOST_ALIGNMENT` that divides an address."""
+    return min(MOST_ALIGNMENT, address & -address) if address else MOST_ALIGNMENT

@@ -1,0 +1,343 @@
+// Products as cuBLAS documents them, on the host's memory: what tests of argument passing run against.
+// Prototypes as in cublas_api.h and cublasLt.h; a wrong argument comes back as CUBLAS_STATUS_INVALID_VALUE.
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+namespace {
+
+enum { OK = 0, INVALID = 7, NOT_SUPPORTED = 15 };
+enum { F32 = 0, F64 = 1, F16 = 2, BF16 = 14 };
+
+float from_half(uint16_t bits) {
+    const int exponent = (bits >> 10) & 31, fraction = bits & 1023;
+    float value = exponent == 0    ? std::ldexp(float(fraction), -24)
+                  : exponent == 31 ? (fraction ? NAN : INFINITY)
+                                   : std::ldexp(float(1024 + fraction), exponent - 25);
+    return bits & 0x8000 ? -value : value;
+}
+
+uint16_t to_half(float value) {
+    const _Float16 half = _Float16(value);
+    uint16_t bits;
+    std::memcpy(&bits, &half, 2);
+    return bits;
+}
+
+float from_bfloat(uint16_t bits) {
+    const uint32_t wide = uint32_t(bits) << 16;
+    float value;
+    std::memcpy(&value, &wide, 4);
+    return value;
+}
+
+uint16_t to_bfloat(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, 4);
+    return uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+double load(const void* memory, int type, int64_t i) {
+    switch (type) {
+        case F32: return static_cast<const float*>(memory)[i];
+        case F64: return static_cast<const double*>(memory)[i];
+        case F16: return from_half(static_cast<const uint16_t*>(memory)[i]);
+        default: return from_bfloat(static_cast<const uint16_t*>(memory)[i]);
+    }
+}
+
+void store(void* memory, int type, int64_t i, double value) {
+    switch (type) {
+        case F32: static_cast<float*>(memory)[i] = float(value); break;
+        case F64: static_cast<double*>(memory)[i] = value; break;
+        case F16: static_cast<uint16_t*>(memory)[i] = to_half(float(value)); break;
+        default: static_cast<uint16_t*>(memory)[i] = to_bfloat(float(value));
+    }
+}
+
+// TF32 keeps 10 bits of a float's fraction, rounded to nearest.
+double tf32(double value) {
+    const float single = float(value);
+    uint32_t bits;
+    std::memcpy(&bits, &single, 4);
+    bits = (bits + 0x1000) & ~0x1fffu;
+    float cut;
+    std::memcpy(&cut, &bits, 4);
+    return cut;
+}
+
+struct Matrix {
+    const void* memory;
+    int type;
+    int64_t ld;
+    bool transposed;
+    double at(int64_t i, int64_t j, bool cut) const {
+        const double value = load(memory, type, transposed ? j + i * ld : i + j * ld);
+        return cut ? tf32(value) : value;
+    }
+};
+
+bool size_of(int type, int64_t& bytes) {
+    bytes = type == F32 ? 4 : type == F64 ? 8 : 2;
+    return type == F32 || type == F64 || type == F16 || type == BF16;
+}
+
+bool types_fit(int a, int b, int c, int compute) {
+    if (a != b) return false;
+    if (compute == 70) return a == F64 && c == F64;
+    if (compute == 77) return a == F32 && c == F32;
+    if (compute != 68) return false;
+    return a == F64 ? false : a == F32 ? c == F32 : (c == a || c == F32);
+}
+
+bool lds_fit(bool ta, bool tb, int64_t m, int64_t n, int64_t k, int64_t lda, int64_t ldb, int64_t ldc) {
+    const auto least = [](int64_t rows) { return rows > 1 ? rows : 1; };
+    return lda >= least(ta ? k : m) && ldb >= least(tb ? n : k) && ldc >= least(m);
+}
+
+double sum(const Matrix& a, const Matrix& b, int64_t i, int64_t j, int64_t k, bool cut) {
+    double total = 0;
+    for (int64_t l = 0; l < k; ++l) total += a.at(i, l, cut) * b.at(l, j, cut);
+    return total;
+}
+
+double scalar(const void* pointer, int compute) {
+    return compute == 70 ? *static_cast<const double*>(pointer) : *static_cast<const float*>(pointer);
+}
+
+struct Handle {
+    void* stream = nullptr;
+    void* workspace = nullptr;
+    size_t bytes = 0;
+};
+
+struct Description {
+    int compute, scale;
+    int32_t transpose[2] = {0, 0};
+    int32_t epilogue = 1;
+    void* bias = nullptr;
+    void* aux = nullptr;
+    int64_t aux_ld = 0;
+};
+
+struct Layout {
+    int type;
+    uint64_t rows, columns;
+    int64_t ld;
+};
+
+struct Preference {
+    uint64_t workspace = 0;
+    uint32_t alignment[4] = {256, 256, 256, 256};
+};
+
+struct Algorithm {
+    uint64_t data[8];
+};
+
+struct Heuristic {
+    Algorithm algorithm;
+    size_t workspace;
+    int state;
+    float waves;
+    int reserved[4];
+};
+
+const uint64_t CHOSEN = 0x6770;
+void* last_stream = nullptr;
+
+double gelu(double z) { return 0.5 * z * (1 + std::tanh(std::sqrt(2 / M_PI) * (z + 0.044715 * z * z * z))); }
+
+double gelu_slope(double z) {
+    const double c = std::sqrt(2 / M_PI), t = std::tanh(c * (z + 0.044715 * z * z * z));
+    return 0.5 * (1 + t) + 0.5 * z * (1 - t * t) * c * (1 + 3 * 0.044715 * z * z);
+}
+
+bool aligned(const void* pointer, uint32_t bytes) { return reinterpret_cast<uintptr_t>(pointer) % bytes == 0; }
+
+}  // namespace
+
+extern "C" {
+
+int cublasCreate_v2(void** handle) {
+    *handle = new Handle;
+    return OK;
+}
+
+int cublasSetStream_v2(void* handle, void* stream) {
+    auto* of = static_cast<Handle*>(handle);
+    *of = {stream, nullptr, 0};  // which takes the workspace away
+    last_stream = stream;
+    return OK;
+}
+
+int cublasSetWorkspace_v2(void* handle, void* memory, size_t bytes) {
+    if (!memory || !aligned(memory, 256)) return INVALID;
+    static_cast<Handle*>(handle)->workspace = memory;
+    static_cast<Handle*>(handle)->bytes = bytes;
+    return OK;
+}
+
+int cublasGemmStridedBatchedEx_64(void* handle, int ta, int tb, int64_t m, int64_t n, int64_t k,
+                                  const void* alpha, const void* a, int a_type, int64_t lda,
+                                  long long a_step, const void* b, int b_type, int64_t ldb,
+                                  long long b_step, const void* beta, void* c, int c_type, int64_t ldc,
+                                  long long c_step, int64_t batch, int compute, int algorithm) {
+    const auto* of = static_cast<Handle*>(handle);
+    int64_t sizes[3];
+    if (!of->workspace || of->bytes < (1u << 22)) return INVALID;  // it would have to allocate
+    if (!size_of(a_type, sizes[0]) || !size_of(b_type, sizes[1]) || !size_of(c_type, sizes[2])) return INVALID;
+    if (m < 0 || n < 0 || k < 0 || batch < 0 || algorithm != -1 || a_step < 0 || b_step < 0) return INVALID;
+    if (!types_fit(a_type, b_type, c_type, compute) || !lds_fit(ta, tb, m, n, k, lda, ldb, ldc)) return INVALID;
+    if (batch > 1 && c_step < ldc * (n - 1) + m && ldc < c_step * (batch - 1) + m) return INVALID;
+    const double one = scalar(alpha, compute), old = scalar(beta, compute);
+    for (int64_t i = 0; i < batch; ++i) {
+        const Matrix left{static_cast<const char*>(a) + i * a_step * sizes[0], a_type, lda, ta == 1};
+        const Matrix right{static_cast<const char*>(b) + i * b_step * sizes[1], b_type, ldb, tb == 1};
+        char* to = static_cast<char*>(c) + i * c_step * sizes[2];
+        for (int64_t column = 0; column < n; ++column)
+            for (int64_t row = 0; row < m; ++row) {
+                const int64_t at = row + column * ldc;
+                const double before = old == 0 ? 0 : old * load(to, c_type, at);
+                store(to, c_type, at, one * sum(left, right, row, column, k, compute == 77) + before);
+            }
+    }
+    return OK;
+}
+
+int cublasGemmEx_64(void* handle, int ta, int tb, int64_t m, int64_t n, int64_t k, const void* alpha,
+                    const void* a, int a_type, int64_t lda, const void* b, int b_type, int64_t ldb,
+                    const void* beta, void* c, int c_type, int64_t ldc, int compute, int algorithm) {
+    return cublasGemmStridedBatchedEx_64(handle, ta, tb, m, n, k, alpha, a, a_type, lda, 0, b, b_type, ldb, 0,
+                                         beta, c, c_type, ldc, 0, 1, compute, algorithm);
+}
+
+int cublasLtCreate(void** handle) {
+    *handle = new int(0);
+    return OK;
+}
+
+int cublasLtMatmulDescCreate(void** made, int compute, int scale) {
+    *made = new Description{compute, scale};
+    return OK;
+}
+
+int cublasLtMatmulDescSetAttribute(void* description, int attribute, const void* value, size_t bytes) {
+    auto* of = static_cast<Description*>(description);
+    const auto take = [&](void* field, size_t size) {
+        if (bytes != size) return int(INVALID);
+        std::memcpy(field, value, size);
+        return int(OK);
+    };
+    switch (attribute) {
+        case 3: return take(&of->transpose[0], 4);
+        case 4: return take(&of->transpose[1], 4);
+        case 7: return take(&of->epilogue, 4);
+        case 8: return take(&of->bias, sizeof(void*));
+        case 11: return take(&of->aux, sizeof(void*));
+        case 12: return take(&of->aux_ld, 8);
+        default: return INVALID;
+    }
+}
+
+int cublasLtMatrixLayoutCreate(void** made, int type, uint64_t rows, uint64_t columns, int64_t ld) {
+    if (ld < int64_t(rows)) return INVALID;
+    *made = new Layout{type, rows, columns, ld};
+    return OK;
+}
+
+int cublasLtMatmulPreferenceCreate(void** made) {
+    *made = new Preference;
+    return OK;
+}
+
+int cublasLtMatmulPreferenceDestroy(void* preference) {
+    delete static_cast<Preference*>(preference);
+    return OK;
+}
+
+int cublasLtMatmulPreferenceSetAttribute(void* preference, int attribute, const void* value, size_t bytes) {
+    auto* of = static_cast<Preference*>(preference);
+    if (attribute == 1 && bytes == 8) return std::memcpy(&of->workspace, value, 8), OK;
+    if (attribute >= 5 && attribute <= 8 && bytes == 4) {
+        return std::memcpy(&of->alignment[attribute - 5], value, 4), OK;
+    }
+    return INVALID;
+}
+
+int cublasLtMatmulAlgoGetHeuristic(void*, void* description, void* a, void* b, void* c, void* d,
+                                   void* preference, int wanted, Heuristic* results, int* count) {
+    const auto* of = static_cast<Description*>(description);
+    const auto* wish = static_cast<Preference*>(preference);
+    const auto *left = static_cast<Layout*>(a), *to = static_cast<Layout*>(d);
+    if (wanted < 1 || c != d || !b) return INVALID;
+    *count = 0;
+    if (left->type == F64) return NOT_SUPPORTED;
+    if ((of->epilogue & 128) && of->aux_ld % ((of->epilogue & 96) ? 8 : 128)) return NOT_SUPPORTED;
+    if ((of->epilogue & 128) && of->aux_ld < int64_t(to->rows)) return NOT_SUPPORTED;
+    *count = 1;
+    results[0] = Heuristic{};
+    results[0].algorithm.data[0] = CHOSEN;
+    for (int i = 0; i < 4; ++i) results[0].algorithm.data[1 + i] = wish->alignment[i];
+    return OK;
+}
+
+int cublasLtMatmul(void*, void* description, const void* alpha, const void* a, void* a_layout, const void* b,
+                   void* b_layout, const void* beta, const void* c, void*, void* d, void* d_layout,
+                   const Algorithm* algorithm, void* workspace, size_t, void* stream) {
+    const auto* of = static_cast<Description*>(description);
+    const auto *la = static_cast<Layout*>(a_layout), *lb = static_cast<Layout*>(b_layout),
+               *ld = static_cast<Layout*>(d_layout);
+    const bool ta = of->transpose[0] == 1, tb = of->transpose[1] == 1;
+    const int64_t m = ld->rows, n = ld->columns, k = ta ? la->rows : la->columns;
+    if (algorithm->data[0] != CHOSEN || !workspace || c != d) return INVALID;
+    if (int64_t(ta ? la->columns : la->rows) != m || int64_t(tb ? lb->rows : lb->columns) != n) return INVALID;
+    if (int64_t(tb ? lb->columns : lb->rows) != k) return INVALID;
+    const void* pointers[4] = {a, b, c, d};
+    for (int i = 0; i < 4; ++i)
+        if (!aligned(pointers[i], uint32_t(algorithm->data[1 + i]))) return INVALID;
+    if (!types_fit(la->type, lb->type, ld->type, of->compute)) return INVALID;
+    if (scalar(beta, of->compute) != 0 || scalar(alpha, of->compute) != 1) return INVALID;
+    last_stream = stream;
+    const Matrix left{a, la->type, la->ld, ta}, right{b, lb->type, lb->ld, tb};
+    const int epilogue = of->epilogue;
+    const bool relu = epilogue & 2, bias = epilogue & 4, keeps = epilogue & 128;
+    const bool cut = of->compute == 77;
+    std::vector<double> sums(m, 0.0);
+    for (int64_t j = 0; j < n; ++j)
+        for (int64_t i = 0; i < m; ++i) {
+            double z = sum(left, right, i, j, k, cut);
+            if (bias) z += load(of->bias, ld->type, i);
+            auto* bits = static_cast<uint8_t*>(of->aux);
+            const int64_t place = i + j * of->aux_ld;
+            const uint8_t bit = uint8_t(1u << (place % 8));
+            if (relu && keeps) bits[place / 8] = uint8_t(z > 0 ? bits[place / 8] | bit : bits[place / 8] & ~bit);
+            if ((epilogue & 32) && keeps) store(of->aux, ld->type, place, z);
+            if (relu) z = z > 0 ? z : 0;
+            if (epilogue & 32) z = gelu(z);
+            if (epilogue & 8) z = bits[place / 8] & bit ? z : 0;
+            if (epilogue & 64) z *= gelu_slope(load(of->aux, ld->type, place));
+            sums[i] += z;
+            store(d, ld->type, i + j * ld->ld, z);
+        }
+    if (epilogue & 16)
+        for (int64_t i = 0; i < m; ++i) store(of->bias, ld->type, i, sums[i]);
+    const bool of_left = epilogue == 256;
+    for (int64_t i = 0; epilogue >= 256 && i < (of_left ? m : n); ++i) {
+        double total = 0;
+        for (int64_t l = 0; l < k; ++l) total += of_left ? left.at(i, l, false) : right.at(l, i, false);
+        store(of->bias, ld->type, i, total);
+    }
+    return OK;
+}
+
+void* fake_last_stream() { return last_stream; }
+
+// A captured product keeps what its description was at the call.
+void* fake_copy_description(void* description) { return new Description(*static_cast<Description*>(description)); }
+
+// Whether a product on this handle would not have to allocate.
+int fake_can_multiply(void* handle) { return static_cast<Handle*>(handle)->workspace != nullptr; }
+}

@@ -1,0 +1,73 @@
+"""Runs the products of `fake_cublas.cpp` as launches of the fake CuPy."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from fake_cupy import machine_now
+
+from gpuprop.backend import cublas
+
+SOURCE = Path(__file__).with_name("fake_cublas.cpp")
+
+
+@functools.cache
+def build() -> Any:
+    """The library, compiled once a content."""
+    digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]
+    path = Path(tempfile.gettempdir()) / f"gpuprop-fake-cublas-{digest}.so"
+    if not path.exists():
+        compiler = shutil.which("g++") or shutil.which("clang++")
+        assert compiler is not None
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            made = Path(folder) / "fake.so"
+            subprocess.run([compiler, "-O2", "-shared", "-fPIC", "-o", str(made), str(SOURCE)], check=True)
+            made.replace(path)
+    found = ctypes.CDLL(str(path))
+    for signatures in cublas.SIGNATURES.values():
+        for name, arguments in signatures.items():
+            getattr(found, name).argtypes = arguments
+    found.fake_copy_description.argtypes = (ctypes.c_void_p,)
+    found.fake_copy_description.restype = ctypes.c_void_p
+    found.fake_can_multiply.argtypes = (ctypes.c_void_p,)
+    found.fake_last_stream.restype = ctypes.c_void_p
+    return found
+
+
+class FakeCublas:
+    """Both libraries. Products are launches; what they would refuse at the call, they refuse at the call."""
+
+    def __init__(self) -> None:
+        self.real = build()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+    def _product(self, name: str, function: Any, args: tuple[Any, ...]) -> int:
+        def work() -> None:
+            status = function(*args)
+            assert status == 0, f"{name}: status {status}"
+
+        machine_now().launch(name, work)
+        return 0
+
+    def cublasGemmEx_64(self, *args: Any) -> int:
+        if not self.real.fake_can_multiply(args[0]):
+            return 3
+        return self._product("gemm", self.real.cublasGemmEx_64, args)
+
+    def cublasGemmStridedBatchedEx_64(self, *args: Any) -> int:
+        if not self.real.fake_can_multiply(args[0]):
+            return 3
+        return self._product("gemm_batched", self.real.cublasGemmStridedBatchedEx_64, args)
+
+    def cublasLtMatmul(self, handle: Any, description: Any, *args: Any) -> int:
+        kept = self.real.fake_copy_description(description)
+        return self._product("gemm_epilogue", self.real.cublasLtMatmul, (handle, kept, *args))

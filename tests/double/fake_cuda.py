@@ -1,0 +1,75 @@
+"""A machine with a GPU that is none: the fake CuPy, our kernels run by the emulator, and the fake cuBLAS.
+
+Import the fixture `machine` into a test file; inside, device "cuda" is there and current.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import fake_cublas
+import fake_cupy
+import numpy as np
+import pytest
+
+from gpuprop.backend import cublas, cublaslt, cuda_setup, device, emulator, kernels, random
+
+reason = emulator.available()
+
+
+class FakeCudaModule:
+    """`CudaModule` whose kernels run in the emulator, unchecked."""
+
+    def __init__(
+        self, source: str, filename: str, names: Sequence[str], options: Sequence[str], _: Any
+    ) -> None:
+        self.module = _emulated(source, filename, tuple(names), tuple(options))
+
+    def launch(self, name: str, grid: Any, block: Any, args: list[Any], shared_mem: int = 0) -> None:
+        hosts = [a.host if isinstance(a, fake_cupy.ndarray) else a for a in args]
+
+        def work() -> None:
+            with emulator.options(mode="fast"):
+                self.module.launch(name, grid, block, hosts, shared_mem=shared_mem)
+
+        fake_cupy.machine_now().launch(name.partition("<")[0], work)
+
+
+@functools.cache
+def _emulated(source: str, filename: str, names: tuple[str, ...], options: tuple[str, ...]) -> Any:
+    with emulator.options(mode="fast"):
+        return emulator.load(source, filename, names, options)
+
+
+def forget() -> None:
+    """Drop what is kept for the real devices of a process."""
+    kernels.project.cache_clear()
+    kernels._project_module.cache_clear()
+    getattr(cublas.library, "cache_clear", lambda: None)()
+    cublas._handles.of.clear()
+    cublaslt._cache.handles.clear()
+    cublaslt._cache.prepared.clear()
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[fake_cupy.Machine]:
+    """The fake machine's `Machine`: launches, waits, reads, allocations."""
+    if reason is not None:
+        pytest.skip(reason)
+    cupy = fake_cupy.FakeCupy()
+    forget()
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    monkeypatch.setattr(kernels, "CudaModule", FakeCudaModule)
+    library = fake_cublas.FakeCublas()
+    monkeypatch.setattr(cublas, "library", lambda name: library)
+    monkeypatch.setattr(cublaslt, "library", lambda name: library)
+    monkeypatch.setattr(cuda_setup, "count", lambda: 1)
+    monkeypatch.setattr(cuda_setup, "import_cupy", lambda: cupy)
+    random.manual_seed(0)
+    with np.errstate(all="ignore"), device.use_device("cuda"):
+        yield cupy.machine
+    monkeypatch.undo()
+    forget()
