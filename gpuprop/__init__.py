@@ -41,7 +41,7 @@ from .tensors import Parameter, Tensor, tensor
 from .version import __version__
 
 if TYPE_CHECKING:
-    from . import interop, models, testing, text, training
+    from . import interop, models, parallel, testing, text, training
     from .explanation import explain
     from .testing import gradcheck
     from .training import Trainer, load, save
@@ -81,6 +81,7 @@ __all__ = [
     "num_threads",
     "ops",
     "optim",
+    "parallel",
     "save",
     "set_device",
     "set_matmul_precision",
@@ -97,6 +98,7 @@ __all__ = [
 _LAZY = {
     "interop": ("gpuprop.interop", None),
     "models": ("gpuprop.models", None),
+    "parallel": ("gpuprop.parallel", None),
     "testing": ("gpuprop.testing", None),
     "text": ("gpuprop.text", None),
     "training": ("gpuprop.training", None),

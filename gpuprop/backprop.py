@@ -15,7 +15,7 @@ import contextlib
 import contextvars
 import itertools
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from .backend.arrays import Array
@@ -33,6 +33,9 @@ class Watcher:
 
     def recorded(self, node: Node, outputs: tuple[Any, ...], static: Mapping[str, Any]) -> None:
         """An operation was recorded as `node`: `outputs` are its arrays, `static` its keyword arguments."""
+
+    def starting(self, nodes: Sequence[Node]) -> None:
+        """A backward pass begins, over these nodes in this order."""
 
     def passing(self, node: Node) -> None:
         """All gradients of the node's outputs are there: hand them on with `node.run_backward()`."""
@@ -197,8 +200,11 @@ def backward_from(edge: Edge, grad: Array) -> None:
     root.accumulate(output, grad)
     watcher = _recording.get()
     visit = Node.run_backward if isinstance(watcher, bool) else watcher.passing
+    nodes = _newest_first(root)
+    if not isinstance(watcher, bool):
+        watcher.starting(nodes)
     with flushed():
-        for node in _newest_first(root):
+        for node in nodes:
             visit(node)
 
 

@@ -27,6 +27,7 @@ ALLOWED = {
     "optim": {"backend", "backprop", "op", "tensors", "errors"},
     "text": {"backend", "errors"},
     "models": {"backend", "backprop", "op", "tensors", "errors", "nn", "ops"},
+    "parallel": {"backend", "backprop", "errors", "nn", "optim", "tensors", "text", "version"},
     "training": {
         "backend",
         "backprop",
@@ -38,6 +39,7 @@ ALLOWED = {
         "nn",
         "ops",
         "optim",
+        "parallel",
         "text",
         "version",
     },
@@ -150,6 +152,7 @@ def test_importing_is_light_and_touches_no_driver():
     loaded = set(runs[0][2])
     heavy = {
         "cupy",
+        "mpi4py",
         "pynvml",
         "rich",
         "typer",

@@ -26,6 +26,7 @@ from .failure import replay, save_failure
 from .locate import Finding
 from .precision import OVERFLOW, Precision
 from .progress import Display
+from .ranks import Ranks
 
 Record = dict[str, Any]
 
@@ -51,6 +52,7 @@ class Trained(Protocol):
     count: Callable[[Any], float]
     clip_norm: float | None
     display: Display
+    ranks: Ranks
 
 
 class Guard:
@@ -99,7 +101,8 @@ class Guard:
             f"{what} at step {step.number} (epoch {epoch}): training has diverged. {self._advice()}. "
             f"Not finite first: {found.text}"
         )
-        raise TrainingError(message + self._save(step, epoch, message, found))
+        tell = lambda: message + self._save(step, epoch, message, found)  # noqa: E731
+        raise TrainingError(self.trainer.ranks.told_by(found.operation != "", tell))
 
     def _gradients(self, found: Finding) -> str:
         lost = self.trainer.precision.lost

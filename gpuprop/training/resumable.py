@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from ..optim import Optimizer, Schedule
 from .checkpoint_folder import CheckpointFolder
 from .observer import Observer
 from .state_file import read_state, write_state
-from .training_state import TrainingState
+from .training_state import Record, TrainingState
 
 _STREAMS = ("stream", "_stream")  # attributes of layers that draw random numbers
 _MAY_BE_NOTHING = ("schedule.best",)
@@ -30,6 +30,7 @@ class Resumable:
     schedule: Schedule | None
     checkpoints: CheckpointFolder | None
     patience: int | None
+    on_best: Callable[[Record], None] | None
     state: TrainingState
     best_weights: dict[str, np.ndarray[Any, Any]] | None
     mark: dict[str, Any]
@@ -107,6 +108,18 @@ class Resumable:
         """Whether `epochs` epochs are done, or no better one came for `patience`."""
         out_of_patience = self.patience is not None and self.state.waited >= self.patience
         return self.state.progress is None and (self.state.epoch >= epochs or out_of_patience)
+
+    def _keep_unfinished(self) -> None:
+        """Interrupted in the first epoch: what there is is the best there is."""
+        if self.best_weights is None and self.state.step:
+            self.best_weights = self.model.state_dict()
+            if self.on_best is not None:
+                self.on_best({"epoch": self.state.epoch, "step": self.state.step})
+
+    def _restore_best(self) -> None:
+        if self.best_weights is not None:
+            self.model.load_state_dict(self.best_weights)
+        self.model.eval()
 
     def _parts(self) -> dict[str, Any]:
         """What has a state beside the model: name -> an object with `state_dict` and `load_state_dict`."""

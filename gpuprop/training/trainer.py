@@ -24,15 +24,15 @@ from ..errors import DataError, TrainingError
 from ..nn.module import Module
 from ..optim import Optimizer, ReduceLROnPlateau, Schedule
 from ..tensors import Tensor
-from .accumulation import backward_of_mean, groups_of
+from .accumulation import groups_of
 from .checkpoint_folder import CheckpointFolder
 from .guard import Guard
 from .memory import memory_explained
 from .observer import Observer
 from .precision import make_precision
 from .progress import Display, make_display
+from .ranks import make_ranks
 from .resumable import Resumable, mark, moved
-from .signals import Signals
 from .training_state import EpochProgress, LossMeter, Record, TrainingState, watched
 
 READ_EVERY = 10  # steps between two looks at the loss: each look waits for a GPU
@@ -50,7 +50,9 @@ class Trainer(Resumable):
     or _per are better when lower, others when higher. patience: stop after so many epochs without a better
     one. on_best(record) and on_epoch(record) are called after the epoch is over, in this order. observers:
     see `Observer`; they are told of every step. run_folder: gets what a step that fails leaves, for
-    `load_failure`. progress: "auto", "live", "plain", "off" or a Display.
+    `load_failure`. progress: "auto", "live", "plain", "off" or a Display. parallel: train together with the
+    other ranks of `gp.parallel.init`, of which rank 0 writes and shows progress; gradient_type: how gradients
+    travel between them, "fp32" or "bf16".
 
     After `fit` the model holds its best weights. Two runs from one seed give the same bits on a CPU.
     """
@@ -75,6 +77,8 @@ class Trainer(Resumable):
         run_folder: str | Path | None = None,
         progress: str | Display = "auto",
         checkpoints: CheckpointFolder | None = None,
+        parallel: bool = False,
+        gradient_type: str = "fp32",
     ) -> None:
         if patience is not None and patience < 1:
             raise DataError(f"patience is a number of epochs of at least 1, not {patience}")
@@ -86,10 +90,11 @@ class Trainer(Resumable):
         self.count = count or (lambda batch: getattr(batch, "size", 1))
         self.accumulate = accumulate
         self.precision = make_precision(precision, model, optimizer)
-        self.on_best, self.on_epoch = on_best, on_epoch
+        self.ranks = make_ranks(parallel, optimizer, gradient_type)
+        self.on_best, self.on_epoch = (on_best, on_epoch) if self.ranks.first else (None, None)
         self.observers = list(observers)
-        self.display = make_display(progress) if isinstance(progress, str) else progress
-        self.checkpoints = checkpoints
+        self.display = self.ranks.display(make_display(progress) if isinstance(progress, str) else progress)
+        self.checkpoints = self.ranks.checkpoints(checkpoints)
         self.state = TrainingState()
         self.guard = Guard(self, run_folder)
         self.best_weights: dict[str, np.ndarray[Any, Any]] | None = None
@@ -97,7 +102,7 @@ class Trainer(Resumable):
         self._position: Any = None
         self._meter = LossMeter(self.state, EpochProgress(), optimizer)
         self._whole = True  # not in the middle of a step
-        self._signals = Signals()
+        self._signals = self.ranks.signals()
 
     @property
     def history(self) -> list[Record]:
@@ -128,7 +133,9 @@ class Trainer(Resumable):
             raise DataError(
                 "batches must be iterable once an epoch: pass a list or gp.text.text_batches(...)"
             )
+        batches = self.ranks.cut(batches)
         self._take_position(batches)
+        self.ranks.start(self.model)
         steps = -(-len(batches) // self.accumulate) if isinstance(batches, Sized) else None
         if self.checkpoints is not None:
             self.checkpoints.prepare()
@@ -157,18 +164,20 @@ class Trainer(Resumable):
         meter = self._meter = LossMeter(state, progress, self.optimizer)
         self.model.train()
         self.display.epoch(state.epoch + 1)
-        for group in self._groups(batches, progress):
+        groups = self._groups(batches, progress)
+        for group in self.ranks.groups(groups, self.count, self.accumulate):
             fit = memory_explained(group, self.loss, self.model, self.device)
             with self._signals.hold(), fit:
                 self._whole = False
                 for loss, weight in self._step(group):
                     meter.add(loss, weight)
-                progress.steps, progress.batches = progress.steps + 1, progress.batches + len(group)
-                progress.tokens += sum(getattr(batch, "tokens", 0) for batch in group)
-                progress.over = len(group) < self.accumulate  # such batches have noticed their end
+                taken = self.ranks.taken(group)
+                progress.steps, progress.batches = progress.steps + 1, progress.batches + taken
+                progress.tokens += self.ranks.tokens(group)
+                progress.over = taken < self.accumulate  # such batches have noticed their end
                 progress.seconds = before + time.perf_counter() - started
                 self.mark, self._whole = moved(self.mark, batches), True
-                if self.checkpoints is not None and self.checkpoints.due(state.step):
+                if self.checkpoints is not None and self.ranks.due(self.checkpoints.due(state.step)):
                     self._checkpoint()
             if progress.steps % READ_EVERY == 1:
                 self._read()
@@ -205,6 +214,7 @@ class Trainer(Resumable):
 
     def _read(self) -> None:
         """Hear of the steps since the last time (waits for the device)."""
+        self.ranks.read()
         self.guard.read(self.state.epoch + 1)
         self._meter.read()
         self.precision.read()
@@ -214,7 +224,7 @@ class Trainer(Resumable):
             observer.before_step(self.model, self.state.step + 1)
         self.optimizer.zero_grad()
         with self.precision.computing():
-            losses = backward_of_mean(self.loss, self.count, batches, self.precision)
+            losses = self.ranks.backward(self.loss, self.count, batches, self.precision)
         overflow = self.precision.unscale()
         tensors = [loss for loss, _ in losses]
         self.optimizer.skip = self.guard.watch(self.state.step + 1, batches, tensors, overflow)
@@ -237,7 +247,7 @@ class Trainer(Resumable):
         self.display.validating()
         self.model.eval()
         with no_grad():
-            scores = {f"valid_{name}": float(value) for name, value in self.validate().items()}
+            scores = {f"valid_{name}": value for name, value in self.ranks.scores(self.validate).items()}
         bad = [f"{name} {value}" for name, value in scores.items() if not math.isfinite(value)]
         if bad:
             raise TrainingError(
@@ -284,15 +294,3 @@ class Trainer(Resumable):
         """Interrupted within an epoch: save where training stands, unless a step was cut in two."""
         if self._whole and self.state.progress is not None and self.state.progress.steps:
             self._checkpoint()
-
-    def _keep_unfinished(self) -> None:
-        """Interrupted in the first epoch: what there is is the best there is."""
-        if self.best_weights is None and self.state.step:
-            self.best_weights = self.model.state_dict()
-            if self.on_best is not None:
-                self.on_best({"epoch": self.state.epoch, "step": self.state.step})
-
-    def _restore_best(self) -> None:
-        if self.best_weights is not None:
-            self.model.load_state_dict(self.best_weights)
-        self.model.eval()
