@@ -14,6 +14,7 @@ import typer
 from .backend.device import use_device
 from .cli_support import EXIT_CODES, command, say, whole_numbers
 from .errors import CheckpointError, DataError
+from .text.files import open_regular
 from .training.averaging import average_checkpoints, kept_epochs
 from .training.checkpoint import save
 from .training.files import atomic_write, write_error
@@ -100,7 +101,8 @@ def _keep_best(run: Path) -> None:
     """What model.safetensors holds stays, unless it is an average itself."""
     if not (run / BEST).exists():
         try:
-            content = (run / MODEL).read_bytes()
+            with open_regular(run / MODEL) as file:
+                content = file.read()
         except OSError as error:
             raise CheckpointError(f"{run / MODEL}: cannot be read: {error.strerror or error}") from error
         atomic_write(run / BEST, content)

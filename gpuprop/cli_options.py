@@ -243,6 +243,14 @@ class CommonOptions:
         if self.seed >= 1 << 64:
             raise DataError(f"--seed must be below 2^64, not {self.seed}")
         self.checkpoint_interval()
+        self._check_files()
+
+    def _check_files(self) -> None:
+        """They are read more than once: again for their checksums, and when training goes on."""
+        for role in ("train", "valid", "test", "embeddings"):
+            path: Path | None = getattr(self, role)
+            if path is not None and path.exists() and not (path.is_file() or path.is_dir()):
+                raise DataError(f"is a pipe or a device; write it to a file first, for --{role}", path)
 
     def checkpoint_interval(self) -> dict[str, int]:
         """--checkpoint-every as an argument of CheckpointFolder."""

@@ -45,7 +45,7 @@ def rebuilt_options(config: Mapping[str, Any], place: str) -> ClassifyOptions | 
                 f"{place}: its option {name} is {value!r}; the file was changed: train again"
             )
         kinds = get_args(hints[name])[0]
-        values[name] = Path(value) if value and Path in (kinds, *get_args(kinds)) else value
+        values[name] = Path(value) if isinstance(value, str) and Path in (kinds, *get_args(kinds)) else value
     options: ClassifyOptions | Seq2SeqOptions = kind(**values)
     try:
         options.check()

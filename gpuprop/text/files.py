@@ -7,8 +7,11 @@ raised as a `DataError` with the file, the line and the remedy.
 
 from __future__ import annotations
 
+import errno
 import gzip
 import lzma
+import os
+import stat
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +37,14 @@ def open_binary(path: str | Path) -> BinaryIO:
         raise DataError("no such file; check the name", path) from error
     except OSError as error:
         raise DataError(f"cannot be opened: {error.strerror or error}", path) from error
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Opens a file for reading bytes. Raises OSError for a folder, and for a pipe or a device, whose end may
+    never come."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "it is a folder, a pipe or a device, not a file", str(path))
+    return open(path, "rb")
 
 
 def read_bytes(path: str | Path) -> bytes:

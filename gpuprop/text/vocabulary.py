@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gpuprop.errors import CheckpointError, DataError
+from gpuprop.text.files import open_regular
 
 PAD, UNK, BOS, EOS = 0, 1, 2, 3
 SPECIALS = ("<pad>", "<unk>", "<s>", "</s>")
@@ -134,7 +135,8 @@ class Vocabulary:
         else.
         """
         try:
-            content = json.loads(Path(path).read_bytes().decode("utf-8"))
+            with open_regular(path) as file:
+                content = json.loads(file.read().decode("utf-8"))
         except OSError as error:
             raise CheckpointError(
                 f"{path}: the vocabulary cannot be read: {error.strerror}; copy it again or train again"

@@ -7,24 +7,20 @@ model.load_state_dict(gp.load("model.safetensors"))
 from __future__ import annotations
 
 import importlib
-import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..backend.arrays import bfloat16, to_host
+from ..backend.arrays import to_host
 from ..errors import CheckpointError
 from ..nn.module import Module
 from ..tensors import Tensor
+from ..text.files import open_regular
 from .files import atomic_write
-
-_DTYPES = {
-    "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
-    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?",
-}  # fmt: skip
-HEADER_ALLOWANCE = 16 << 20  # bytes of memory that any header may take
+from .safetensors_file import read_safetensors
 
 
 def save(
@@ -50,13 +46,18 @@ def load(path: str | Path) -> dict[str, np.ndarray[Any, Any]]:
 
 def load_with_metadata(path: str | Path) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, str]]:
     """`load`, and the texts of the header."""
-    content = _read(Path(path))
-    package = importlib.import_module("safetensors")
+    if Path(path).is_dir():
+        raise CheckpointError(
+            f"{path}: is a folder; name the file, for example {Path(path) / 'model.safetensors'}"
+        )
     try:
-        _check_cost(content)
-        arrays = {name: _array(entry) for name, entry in package.deserialize(content)}
-        return arrays, _header_texts(content)
-    except (package.SafetensorError, ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+        with open_regular(path) as file:
+            return read_safetensors(file, os.fstat(file.fileno()).st_size)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such file; check the name, or train the model first") from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: damaged, cut off, or not a safetensors file ({error}); copy it again or train again"
         ) from error
@@ -83,38 +84,3 @@ def host_array(name: str, value: Any) -> np.ndarray[Any, Any]:
     array = to_host(value.data if isinstance(value, Tensor) else value)
     # The format wants rows one after another, and the package does not look.
     return np.ascontiguousarray(array).reshape(array.shape)
-
-
-def _read(path: Path) -> bytes:
-    if path.is_dir():
-        raise CheckpointError(f"{path}: is a folder; name the file, for example {path / 'model.safetensors'}")
-    try:
-        if path.exists() and not path.is_file():  # reading a pipe would wait for ever
-            raise CheckpointError(f"{path}: is a pipe or a device, not a file; name a safetensors file")
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such file; check the name, or train the model first") from error
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
-
-
-def _check_cost(content: bytes) -> None:
-    """Raise ValueError for a header that would become far larger in memory than the file is: a hostile one.
-
-    Estimated are 384 bytes for a dictionary, 64 for a list and 24 for an entry.
-    """
-    header = memoryview(content)[8 : 8 + int.from_bytes(content[:8], "little")].tobytes()
-    cost = 384 * header.count(b"{") + 64 * header.count(b"[") + 24 * header.count(b",")
-    if cost > 2 * len(content) + HEADER_ALLOWANCE:
-        raise ValueError(f"its header of {len(header)} bytes would take {cost} bytes of memory")
-
-
-def _array(entry: Mapping[str, Any]) -> np.ndarray[Any, Any]:
-    dtype = bfloat16() if entry["dtype"] == "BF16" else np.dtype(_DTYPES[entry["dtype"]])
-    return np.frombuffer(entry["data"], dtype=dtype).reshape(entry["shape"])
-
-
-def _header_texts(content: bytes) -> dict[str, str]:
-    """The header is JSON behind its length in 8 bytes; the package checked it before."""
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    return {str(key): str(value) for key, value in header.get("__metadata__", {}).items()}

@@ -22,6 +22,7 @@ from ..errors import CheckpointError
 from ..nn.module import Module
 from ..tensors import Tensor
 from ..text.batches import PairBatch, TextBatch
+from ..text.files import open_regular
 from .accumulation import backward_of_mean
 from .checkpoint import load, save
 from .files import write_error, write_json
@@ -108,7 +109,8 @@ def load_failure(run: str | Path) -> Failure:
     """The failed step in the folder `failure` of a run. Raises CheckpointError where there is none."""
     folder = Path(run) / FAILURE
     try:
-        record = json.loads((folder / _JSON).read_bytes())
+        with open_regular(folder / _JSON) as file:
+            record = json.loads(file.read())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder / _JSON}: no failed step can be read here: {error}") from error
     if not isinstance(record, dict) or record.get("format") != _FORMAT:

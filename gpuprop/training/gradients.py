@@ -28,6 +28,7 @@ from ..errors import CheckpointError, TrainingError
 from ..nn.attribution import Layers
 from ..nn.module import Module
 from ..tensors import Tensor
+from ..text.files import open_regular
 from .energy import EnergyMeter
 from .files import append_line, atomic_write
 from .observer import Observer
@@ -250,6 +251,7 @@ def read_gradients(path: str | Path) -> list[Record]:
     if not file.exists():
         return []
     try:
-        return [json.loads(line) for line in file.read_text("utf-8").split("\n")[:-1]]
+        with open_regular(file) as content:
+            return [json.loads(line) for line in content.read().decode("utf-8").split("\n")[:-1]]
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{file}: damaged: {error}; delete it, the model does not need it") from error

@@ -27,6 +27,7 @@ from typing import Any
 from ..errors import CheckpointError, DataError, TrainingError
 from ..nn.module import Module
 from ..text.field import TextField
+from ..text.files import open_regular
 from ..text.vocabulary import Vocabulary
 from ..version import __version__
 from . import checkpoint
@@ -204,7 +205,8 @@ def read_config(path: str | Path) -> dict[str, Any]:
             f"{path}: is not a run folder (it has no {CONFIG}); name the --out of a training"
         )
     try:
-        config = json.loads(file.read_bytes().decode("utf-8"))
+        with open_regular(file) as content:
+            config = json.loads(content.read().decode("utf-8"))
     except OSError as error:
         raise CheckpointError(f"{file}: cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
@@ -252,7 +254,8 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl; a last line cut off by a crash is left out."""
     file = Path(path) / METRICS
     try:
-        lines = file.read_text("utf-8").split("\n")
+        with open_regular(file) as content:
+            lines = content.read().decode("utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{file}: cannot be read: {error}") from error
     records = []

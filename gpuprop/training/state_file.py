@@ -17,8 +17,10 @@ import numpy as np
 from ..errors import CheckpointError, DataError
 from ..tensors import Tensor
 from . import checkpoint
+from .safetensors_file import check_json
 
 FORMAT = "gpuprop-checkpoint-1"
+_PLACE = 300  # bytes of memory of an array without its elements, and of each dictionary around it
 
 
 def write_state(path: str | Path, state: Mapping[str, Any]) -> None:
@@ -44,6 +46,7 @@ def read_state(path: str | Path) -> dict[str, Any]:
     if texts.get("format") != FORMAT:
         raise CheckpointError(f"{path}: is no checkpoint of a training of this gpuprop ({FORMAT})")
     text = texts.get("state", "")
+    _check_cost(path, text, arrays)
     if texts.get("sha256") != digest(text, arrays):
         raise CheckpointError(f"{path}: damaged: its content and its checksum differ")
     try:
@@ -73,6 +76,15 @@ def _without_arrays(value: Any, place: str, arrays: dict[str, Any]) -> Any:
         else:
             rest[name] = _without_arrays(entry, inside, arrays)
     return rest
+
+
+def _check_cost(path: str | Path, text: str, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
+    """Of the JSON inside the header's JSON, whose letters may be spelled otherwise there, and of places."""
+    size = len(text) + sum(array.nbytes - _PLACE * (1 + name.count("/")) for name, array in arrays.items())
+    try:
+        check_json(text.encode("utf-8", "surrogatepass"), size)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: damaged: {error}") from error
 
 
 def _put(state: Any, place: str, array: np.ndarray[Any, Any]) -> None:

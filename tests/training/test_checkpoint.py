@@ -88,7 +88,9 @@ def test_missing_files_and_folders_are_named(tmp_path):
 @pytest.mark.timeout(20)
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(gp.CheckpointError, match="pipe: is a pipe or a device, not a file"):
+    with pytest.raises(
+        gp.CheckpointError, match="pipe: cannot be read: it is a folder, a pipe or a device, not a file"
+    ):
         gp.load(tmp_path / "pipe")
     told = []
     folder = CheckpointFolder(tmp_path / "checkpoints", report=told.append)
@@ -97,7 +99,7 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "checkpoints" / "step-00000002.safetensors")
     path, _ = folder.latest()
     assert path.name == "step-00000001.safetensors"
-    assert "step-00000002.safetensors: is a pipe or a device" in told[0]
+    assert "step-00000002.safetensors: cannot be read: it is a folder, a pipe or a device" in told[0]
 
 
 def test_weights_of_another_model_are_refused_and_change_nothing(tmp_path):
