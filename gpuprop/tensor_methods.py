@@ -100,9 +100,9 @@ class TensorMethods:
     def abs(self) -> Tensor:
         return table["abs"](self)
 
-    def gelu(self) -> Tensor:
+    def gelu(self, approximate: str = "tanh") -> Tensor:
         """Gaussian error linear unit; see `ops.gelu`."""
-        return table["gelu"](self)
+        return table["gelu"](self, approximate)
 
     def glu(self) -> Tensor:
         """Gated linear unit, which halves the last axis; see `ops.glu`."""

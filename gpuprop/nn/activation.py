@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .. import ops
+from ..ops.gelu import APPROXIMATE
 from ..tensors import Tensor
 from .module import Module
 
@@ -17,10 +18,19 @@ class ReLU(Module):
 
 
 class GELU(Module):
-    """Gaussian error linear unit in its tanh form (Hendrycks and Gimpel 2016)"""
+    """Gaussian error linear unit (Hendrycks and Gimpel 2016). approximate: "tanh", or "none" for the exact
+    form, which is PyTorch's default"""
+
+    def __init__(self, approximate: str = "tanh") -> None:
+        if approximate not in APPROXIMATE:
+            raise ValueError(f"GELU: approximate is one of {', '.join(APPROXIMATE)}, not {approximate!r}")
+        self.approximate = approximate
 
     def forward(self, x: Any) -> Tensor:
-        return ops.gelu(x)
+        return ops.gelu(x, self.approximate)
+
+    def extra_repr(self) -> str:
+        return f"approximate={self.approximate!r}"
 
 
 class GLU(Module):

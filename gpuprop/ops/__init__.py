@@ -15,7 +15,6 @@ from .elementwise import (
     add,
     divide,
     exp,
-    gelu,
     log,
     multiply,
     power,
@@ -26,6 +25,7 @@ from .elementwise import (
     tanh,
 )
 from .embedding import embedding
+from .gelu import gelu
 from .glu import glu
 from .gru import gru
 from .layer_norm import layer_norm

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from ..backend import kernels, random
 from ..backend.arrays import Array, get_xp
 from ..backend.buffers import empty
+from ..backend.half import is_half, wide
 from ..backend.threads import host_size, over_rows
 from ..backprop import Context
 from ..op import Op
@@ -48,7 +50,7 @@ class Dropout(Op):
                     draw_mask(mask[part], first + i, place)
                 else:
                     _draw_rows(mask[part], rows[part], place)
-                into[part] = (flat[part] * (1.0 / (1.0 - p))) * mask[part]
+                _drop(flat[part], mask[part], into[part], 1.0 / (1.0 - p))
 
         over_rows(work, mask.shape[0], 2 * host_size(x))
         ctx.save(mask.reshape(x.shape), place, rows)
@@ -59,8 +61,16 @@ class Dropout(Op):
         mask, place, rows = ctx.saved
         if mask is None:
             return _launch(dy, place, rows)
-        scale = 1.0 / (1.0 - place[0])
-        return blockwise(lambda d, m: (d * scale) * m, dy, mask)
+        return blockwise(partial(_drop, scale=1.0 / (1.0 - place[0])), dy, mask)
+
+
+def _drop(x: Array, mask: Array, out: Array, scale: float) -> None:
+    """Where the mask is True x · scale, else 0, into `out`; half types are computed in float32."""
+    y = out if out.dtype == x.dtype and not is_half(x.dtype) else None
+    y = get_xp(x).multiply(wide(x), mask, out=y)
+    y *= scale
+    if y is not out:
+        out[...] = y
 
 
 def draw_mask(mask: Array, first: int, place: tuple[Any, ...]) -> None:

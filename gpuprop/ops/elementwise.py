@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
-import operator
 from typing import Any
 
 from ..backend.arrays import Array, get_xp
+from ..backend.buffers import empty
 from ..backend.half import kept, total
 from ..backprop import Context
 from ..op import Op
 from ..tensors import Tensor
-from .blockwise import blockwise
+from .blockwise import alike, blockwise, maximum_with_zero
 from .operands import is_array
 
 
@@ -28,13 +27,19 @@ def _shape(x: Any) -> tuple[int, ...]:
     return tuple(x.shape) if is_array(x) else ()
 
 
+def _both(name: str, a: Any, b: Any) -> Array:
+    """The ufunc `name` of two arrays or numbers, with broadcasting."""
+    f = getattr(get_xp(a, b), name)
+    return blockwise(f, a, b) if alike(a, b) else kept(f(a, b), a, b)
+
+
 class Add(Op):
     """y = a + b        da = dy        db = dy"""
 
     @staticmethod
     def forward(ctx: Context, a: Array, b: Array) -> Array:
         ctx.save(_shape(a), _shape(b))
-        return blockwise(operator.add, a, b)
+        return _both("add", a, b)
 
     @staticmethod
     def backward(ctx: Context, dy: Array) -> tuple[Array | None, ...]:
@@ -64,15 +69,15 @@ class Multiply(Op):
     @staticmethod
     def forward(ctx: Context, a: Array, b: Array) -> Array:
         ctx.save(a, b)
-        return blockwise(operator.mul, a, b)
+        return _both("multiply", a, b)
 
     @staticmethod
     def backward(ctx: Context, dy: Array) -> tuple[Array | None, ...]:
         a, b = ctx.saved
         need_a, need_b = ctx.needs_grad
         return (
-            unbroadcast(blockwise(operator.mul, dy, b), _shape(a)) if need_a else None,
-            unbroadcast(blockwise(operator.mul, dy, a), _shape(b)) if need_b else None,
+            unbroadcast(_both("multiply", dy, b), _shape(a)) if need_a else None,
+            unbroadcast(_both("multiply", dy, a), _shape(b)) if need_b else None,
         )
 
 
@@ -122,7 +127,7 @@ class Exp(Op):
     @staticmethod
     def backward(ctx: Context, dy: Array) -> Array:
         (y,) = ctx.saved
-        return blockwise(operator.mul, dy, y)
+        return blockwise(get_xp(dy).multiply, dy, y)
 
 
 class Log(Op):
@@ -180,12 +185,23 @@ class Tanh(Op):
     @staticmethod
     def backward(ctx: Context, dy: Array) -> Array:
         (y,) = ctx.saved
-        return blockwise(lambda d, y: d * (1.0 - y * y), dy, y)
+        return blockwise(_tanh_gradient, dy, y)
 
 
-def sigmoid_of(x: Array) -> Array:
-    """1 / (1 + e^-x) on plain arrays, through tanh: exact for large |x| and without overflow."""
-    return get_xp(x).tanh(x * 0.5) * 0.5 + 0.5
+def _tanh_gradient(dy: Array, y: Array, out: Array) -> None:
+    xp = get_xp(y)
+    xp.multiply(y, y, out)
+    xp.subtract(1.0, out, out)
+    xp.multiply(out, dy, out)
+
+
+def sigmoid_of(x: Array, out: Array | None = None) -> Array:
+    """1 / (1 + e^-x) = (1 + tanh(x / 2)) / 2 on plain arrays: exact for large |x| and without overflow."""
+    xp = get_xp(x)
+    y = xp.multiply(x, 0.5, out=out)
+    xp.tanh(y, y)
+    xp.multiply(y, 0.5, y)
+    return xp.add(y, 0.5, y)
 
 
 class Sigmoid(Op):
@@ -200,7 +216,14 @@ class Sigmoid(Op):
     @staticmethod
     def backward(ctx: Context, dy: Array) -> Array:
         (y,) = ctx.saved
-        return blockwise(lambda d, y: d * (y * (1.0 - y)), dy, y)
+        return blockwise(_sigmoid_gradient, dy, y)
+
+
+def _sigmoid_gradient(dy: Array, y: Array, out: Array) -> None:
+    xp = get_xp(y)
+    xp.subtract(1.0, y, out)
+    xp.multiply(out, y, out)
+    xp.multiply(out, dy, out)
 
 
 class ReLU(Op):
@@ -208,39 +231,20 @@ class ReLU(Op):
 
     @staticmethod
     def forward(ctx: Context, x: Array) -> Array:
-        y = blockwise(lambda x: get_xp(x).maximum(x, 0), x)
+        y = blockwise(maximum_with_zero, x, one_pass=True)
         ctx.save(y)
         return y
 
     @staticmethod
     def backward(ctx: Context, dy: Array) -> Array:
         (y,) = ctx.saved
-        return blockwise(lambda d, y: d * (y > 0), dy, y)
+        return blockwise(relu_gradient, dy, y)
 
 
-class GELU(Op):
-    """y = x Φ(x), Φ(x) ≈ (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2   (Hendrycks and Gimpel 2016)"""
-
-    SLOPE = math.sqrt(2 / math.pi)
-    CUBIC = 0.044715
-
-    @staticmethod
-    def tanh(x: Array) -> Array:
-        return get_xp(x).tanh(GELU.SLOPE * (x + GELU.CUBIC * (x * x * x)))
-
-    @staticmethod
-    def forward(ctx: Context, x: Array) -> Array:
-        t = blockwise(GELU.tanh, x)
-        ctx.save(x, t)
-        return blockwise(lambda x, t: 0.5 * x * (1.0 + t), x, t)
-
-    @staticmethod
-    def backward(ctx: Context, dy: Array) -> Array:
-        def gradient(d: Array, x: Array, t: Array) -> Array:
-            slope = GELU.SLOPE * (1.0 + 3.0 * GELU.CUBIC * (x * x))
-            return d * (0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * slope)
-
-        return blockwise(gradient, dy, *ctx.saved)
+def relu_gradient(dy: Array, y: Array, out: Array) -> None:
+    """dy where y is above 0, else 0, into `out`."""
+    xp = get_xp(y)
+    xp.multiply(dy, xp.greater(y, 0, empty(xp, y.shape, bool)), out)
 
 
 def add(a: Any, b: Any) -> Tensor:
@@ -303,8 +307,3 @@ def sigmoid(x: Any) -> Tensor:
 def relu(x: Any) -> Tensor:
     """max(x, 0); the gradient at 0 is 0."""
     return ReLU.apply(x)
-
-
-def gelu(x: Any) -> Tensor:
-    """Gaussian error linear unit in its tanh form (Hendrycks and Gimpel 2016)."""
-    return GELU.apply(x)

@@ -15,9 +15,9 @@ from ..backend.threads import host_size, over_rows
 from ..backprop import Context
 from ..op import Op
 from ..tensors import Tensor
-from .blockwise import BLOCK, blockwise
+from .blockwise import BLOCK, blockwise, maximum_with_zero
 from .cast import as_weight
-from .elementwise import unbroadcast
+from .elementwise import relu_gradient, unbroadcast
 
 
 class Linear(Op):
@@ -43,7 +43,7 @@ class Linear(Op):
         need_x, need_w, need_b = ctx.needs_grad
         dz = rows(dy)
         if y is not None:
-            dz = blockwise(lambda d, y: d * (y > 0), dz, y)
+            dz = blockwise(relu_gradient, dz, y)
         dx = product(dz, weight).reshape(x.shape) if need_x else None
         if need_w and need_b:
             return (dx, *weight_and_bias_gradients(ctx, rows(x), dz))
@@ -62,7 +62,7 @@ def _finish(xp: Any, y: Array, bias: Array | None, relu: bool, start: int, stop:
         if bias is not None:
             block += bias
         if relu:
-            xp.maximum(block, 0, out=block)
+            maximum_with_zero(block, block)
 
 
 def weight_gradient(ctx: Context, i: int, x: Array, dy: Array) -> Array:

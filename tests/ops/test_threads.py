@@ -6,7 +6,7 @@ import pytest
 import gpuprop as gp
 from gpuprop import nn, ops
 from gpuprop.backend import floats, gemm, threads
-from gpuprop.ops.blockwise import blockwise
+from gpuprop.ops.blockwise import ROW, blockwise, maximum_with_zero
 from gpuprop.testing import gradcheck
 
 rng = np.random.default_rng(0)
@@ -27,7 +27,6 @@ def eager(three, monkeypatch):
         monkeypatch.setattr(module, "LEAST", 1)
     monkeypatch.setattr(threads.pieces, "__defaults__", (1,))
     monkeypatch.setattr(threads.over_rows, "__kwdefaults__", {"products": False, "least": 1})
-    monkeypatch.setattr("gpuprop.ops.blockwise.LEAST", 1)
     monkeypatch.setattr("gpuprop.ops.blockwise.BLOCK", 8)
     monkeypatch.setattr(gemm, "LIBRARY_SPLITS", 1)
 
@@ -92,10 +91,25 @@ def test_the_matrix_library_gets_its_threads_back():
 
 def test_blocks_give_the_plain_result(eager):
     x, y = rng.standard_normal((7, 5)), rng.standard_normal((7, 5))
-    np.testing.assert_array_equal(blockwise(lambda a, b: a * b + 1, x, y), x * y + 1)
+
+    def f(a, b, out):
+        np.multiply(a, b, out)
+        out += 1
+
+    np.testing.assert_array_equal(blockwise(f, x, y), x * y + 1)
+    np.testing.assert_array_equal(blockwise(f, x.T, y.T), (x * y + 1).T)
+    np.testing.assert_array_equal(blockwise(np.tanh, x), np.tanh(x))
     np.testing.assert_array_equal(blockwise(np.tanh, x.T), np.tanh(x.T))
-    np.testing.assert_array_equal(blockwise(lambda a, b: a * b, x, y > 0), x * (y > 0))
-    np.testing.assert_array_equal(blockwise(lambda a, b: a + b, x, y[0]), x + y[0])
+    np.testing.assert_array_equal(blockwise(np.multiply, x, y > 0), x * (y > 0))
+
+
+@pytest.mark.parametrize("size", [0, 3, ROW, 2 * ROW + 5])
+def test_the_maximum_with_zero_is_exact_in_every_part(three, size):
+    x = np.random.default_rng(size).standard_normal(size).astype(np.float32)
+    np.testing.assert_array_equal(blockwise(maximum_with_zero, x, one_pass=True), np.maximum(x, 0))
+    steps = np.empty(2 * size, np.float32)[::2]
+    maximum_with_zero(x, steps)
+    np.testing.assert_array_equal(steps, np.maximum(x, 0))
 
 
 def loss_and_gradients():
