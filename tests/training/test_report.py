@@ -9,12 +9,18 @@ import subprocess
 import pytest
 
 from gpuprop.errors import CheckpointError
+from gpuprop.explanation import Explanation, Row
 from gpuprop.training import report
 from gpuprop.training.report import write_report
 from gpuprop.training.report.charts import MOST_LINES, charts_of
-from gpuprop.training.report.findings import findings_of
+from gpuprop.training.report.colour_map import map_html
+from gpuprop.training.report.findings import findings_of, verdict
 from gpuprop.training.report.flow import MOST_LAYERS, flow_of
+from gpuprop.training.report.names import short_names
+from gpuprop.training.report.page import Contents
+from gpuprop.training.report.page import page as render
 from gpuprop.training.report.scales import label, limits_of, ticks
+from gpuprop.training.report.slowest import quickest
 from gpuprop.training.report.svg import chart_svg, flow_svg, thickness
 
 LAYERS = ("encoder.embedding", "encoder.cell", "bridge.layers.0", "decoder.hidden", "decoder.output")
@@ -70,6 +76,12 @@ def write_run(folder, records=None, history=None):
     return folder
 
 
+def rendered(history, records, explanation="it was not asked for"):
+    """The page as text."""
+    charts, flow = charts_of(history, records), flow_of(records)
+    return render(Contents("run", {}, history, records, charts, flow, explanation, "cpu"))
+
+
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     """report.html of a made-up encoder-decoder on a GPU."""
@@ -87,6 +99,23 @@ def large_page(tmp_path_factory):
     records = [record(1 + 25 * i, names) for i in range(5)]
     records[0]["graph"] = [[a, b] for a, b in zip(names, [*names[1:], "loss"], strict=True)]
     return write_report(write_run(tmp_path_factory.mktemp("runs") / "large", records), measure=False)[0]
+
+
+@pytest.fixture(scope="module")
+def measured_page(tmp_path_factory):
+    """report.html with tables of operations, and a drawing of six layers side by side."""
+    run = write_run(tmp_path_factory.mktemp("runs") / "wide")
+    records = [record(1 + 25 * i, [f"convolutions.{i}" for i in range(6)]) for i in range(5)]
+    records[0]["graph"] = [[f"convolutions.{i}", "loss"] for i in range(6)]
+    shapes = ((16, 31, 300), None), ((16, 31, 300), (1234, 300), (300,))
+    rows = [
+        Row(name, operation, *shapes, 2_690_000, 126_000_000, 0.0489, 1.49e-3)
+        for name in ("", "decoder.layers.0.multihead_attn.out_proj")
+        for operation in ("SoftmaxCrossEntropy", "Linear")
+    ]
+    text = rendered(metrics(), records, Explanation(rows, 2.5))
+    (run / "report.html").write_text(text, "utf-8")
+    return run / "report.html"
 
 
 def test_there_is_a_chart_for_everything_recorded():
@@ -130,9 +159,42 @@ def test_values_that_are_null_leave_a_gap():
 def test_many_layers_become_a_map_of_colours():
     names = [f"layers.{i}" for i in range(MOST_LINES + 1)]
     chart = next(c for c in charts_of([], [record(1, names), record(26, names)]) if c.title == "Activations")
-    assert chart_svg(chart).count('class="cell"') == 2 * len(names)
+    assert map_html(chart).count('class="cell"') == 2 * len(names)
     few = next(c for c in charts_of([], [record(1), record(26)]) if c.title == "Activations")
     assert chart_svg(few).count('<path class="line') == len(LAYERS) * 2  # in the figure and in its legend
+
+
+def test_a_cell_of_a_map_lasts_until_the_next_record():
+    names = [f"layers.{i}" for i in range(MOST_LINES + 1)]
+    records = [record(step, names) for step in (1, 2, 6, 11)]
+    chart = next(c for c in charts_of([], records) if c.title == "Activations")
+    found = re.findall(r'class="cell" x="([0-9.]+)" y="1" width="([0-9.]+)"', map_html(chart))
+    places = [float(number) for cell in found for number in cell]
+    assert places == pytest.approx([0, 66.7, 66.7, 266.7, 333.3, 333.3, 666.7, 333.3], abs=0.1)
+    assert re.findall(r'left:([0-9.]+)%">([0-9]+)<', map_html(chart)) == [
+        ("26.7", "5"), ("60.0", "10"), ("93.3", "15"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("most", [12, 20, 26])
+def test_short_names_stay_distinct(most):
+    parts = ("norm1", "self_attn", "self_attn.out_proj", "multihead_attn.out_proj", "linear1", "linear2")
+    sides = [f"{side}.layers.{i}" for side in ("encoder", "decoder") for i in range(12)]
+    names = [f"{side}.{part}" for side in sides for part in parts]
+    names += ["encoder.norm", "loss", "x." + "a" * 40 + "b" + "a" * 40, "x." + "a" * 40 + "c" + "a" * 40]
+    short = short_names(names, most)
+    assert list(short) == names
+    assert len(set(short.values())) == len(names)
+    if most == 26:
+        assert short["decoder.layers.11.multihead_attn.out_proj"] == "decoder.11.multi….out_proj"
+        assert short["encoder.layers.0.linear1"] == "encoder.0.linear1"
+        assert max(len(short[name]) for name in names[:-2]) == most
+
+
+def test_containers_are_left_out_where_that_tells_layers_apart():
+    names = ["layers.0", "0", "a.layers.1"]
+    assert short_names(names, 10) == {name: name for name in names}
+    assert list(short_names(names, 8).values()) == ["layers.0", "0", "a.1"]
 
 
 def test_the_gradient_flows_from_the_loss_to_the_embedding():
@@ -189,6 +251,30 @@ def test_what_stands_out_is_said(change, words):
     assert any(words in sentence for sentence in findings_of(healthy))
 
 
+def test_how_much_was_recorded_is_said():
+    text = rendered(metrics(1), gradients(2))
+    assert "<li>" in text
+    assert "Recorded: 2 of 60 steps, from 1 to 26." in text
+    healthy = gradients(5)
+    assert verdict(healthy, metrics(1)).startswith(
+        "Nothing in what was recorded (5 of 101 steps, from 1 to 101)"
+    )
+    assert verdict(healthy[:4], []) == "Too little was recorded to tell: 4 of 76 steps, from 1 to 76."
+
+
+def explained(*seconds, operations=("Linear", "Tanh")):
+    both = zip(operations, seconds, strict=True)
+    return Explanation([Row("", operation, ((2,),), ((2,),), 8, 2, 1.0, s) for operation, s in both], 1.0)
+
+
+def test_the_slowest_operations_are_by_the_least_time_of_each():
+    """One pass is disturbed here, another there."""
+    found = quickest([explained(5.0, 1.0), explained(2.0, 9.0), explained(3.0, 4.0)])
+    assert [(row.operation, row.seconds) for row in found.rows] == [("Linear", 2.0), ("Tanh", 1.0)]
+    other = explained(2.0, 0.5, operations=("Linear", "ReLU"))
+    assert quickest([explained(5.0, 1.0), other]) is other
+
+
 def test_axes_have_round_numbers():
     assert ticks(0.0, 1.0) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
     assert ticks(1.0, 3.0, whole=True) == [1, 2, 3]
@@ -236,14 +322,18 @@ const light = c => { const [r, g, b] = rgb(c); return 0.2126 * r + 0.7152 * g + 
 const contrast = (a, b) => { const [x, y] = [light(a), light(b)].sort((p, q) => q - p);
   return (x + 0.05) / (y + 0.05); };
 const back = getComputedStyle(document.body).backgroundColor;
-const drawings = [...document.querySelectorAll("figure svg.chart, figure svg.map, figure svg.flow")];
-const texts = drawings.flatMap(d => [...d.querySelectorAll("text")]);
+const all = selector => [...document.querySelectorAll(selector)];
+const drawings = all("figure svg.chart, figure .map, figure svg.flow");
+const texts = all("figure svg text"), labels = all(".map span, .map .under");
+const shown = e => e.getClientRects().length > 0;
 const view = t => t.ownerSVGElement.viewBox.baseVal;
 const scale = t => t.ownerSVGElement.getBoundingClientRect().width / view(t).width;
 const outside = t => { const b = t.getBBox();
   return !t.hasAttribute("transform") && (b.x < -1 || b.x + b.width > view(t).width + 1); };
-const words = [...document.querySelectorAll("h1, h2, h3, p, figcaption, dt, dd, td, th, .legend span")];
-const lines = [...document.querySelectorAll("figure .line, figure .arrow")];
+const words = all("h1, h2, h3, p, figcaption, dt, dd, td, th, .legend span, .map span");
+const lines = all("figure .line, figure .arrow");
+const wide = e => e.getBoundingClientRect().right > window.innerWidth + 1;
+const names = all(".map").map(m => [...m.querySelectorAll(".names span")].map(s => s.textContent));
 const style = e => getComputedStyle(e);
 parent.postMessage(JSON.stringify({
   window: window.innerWidth,
@@ -251,8 +341,13 @@ parent.postMessage(JSON.stringify({
   dark: light(back) < 0.2,
   figures: document.querySelectorAll("figure").length,
   drawings: drawings.map(d => { const b = d.getBoundingClientRect(); return [b.width, b.height]; }),
-  letters: Math.min(...texts.map(t => parseFloat(getComputedStyle(t).fontSize) * scale(t))),
+  letters: Math.min(...texts.map(t => parseFloat(style(t).fontSize) * scale(t)),
+    ...labels.map(t => parseFloat(style(t).fontSize))),
   outside: texts.filter(outside).map(t => t.textContent),
+  beyond: all("body *").filter(e => shown(e) && wide(e) && !e.closest(".wide")).map(e => e.outerHTML),
+  scrolled: all("*").filter(e => e.scrollWidth > e.clientWidth + 1 && style(e).overflowX != "visible").length,
+  hints: all(".hint").filter(shown).length,
+  ambiguous: names.filter(n => new Set(n).size < n.length).length,
   contrast: Math.min(...words.map(e => contrast(style(e).color, back)),
     ...texts.map(t => contrast(style(t).fill, back))),
   lines: Math.min(...lines.map(l => contrast(style(l).stroke, back))),
@@ -264,15 +359,16 @@ addEventListener("message", m => { document.querySelector("pre").textContent = m
 
 
 @pytest.mark.parametrize(
-    ("name", "width", "theme", "figures"),
+    ("name", "width", "theme", "figures", "scrolled"),
     [
-        ("page", 1280, "light", 13),
-        ("page", 390, "light", 13),
-        ("page", 390, "dark", 13),
-        ("large_page", 390, "dark", 10),
+        ("page", 1280, "light", 13, 0),
+        ("page", 390, "light", 13, 0),
+        ("large_page", 390, "dark", 10, 0),
+        ("measured_page", 1280, "dark", 9, 0),
+        ("measured_page", 390, "light", 9, 1),
     ],
 )
-def test_the_page_in_a_browser(request, tmp_path, name, width, theme, figures):
+def test_the_page_in_a_browser(request, tmp_path, name, width, theme, figures, scrolled):
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("no chromium: apt-get install chromium")
@@ -294,7 +390,9 @@ def test_the_page_in_a_browser(request, tmp_path, name, width, theme, figures):
     assert all(w > 200 and h > 100 for w, h in found["drawings"])
     assert found["width"] <= found["window"] == width
     assert found["letters"] > 9.0
-    assert found["outside"] == []
+    assert found["outside"] == found["beyond"] == []
+    assert found["scrolled"] == found["hints"] == scrolled  # what is scrolled says so
+    assert found["ambiguous"] == 0
     assert found["dark"] == (theme == "dark")
     assert found["contrast"] > 4.5
     assert found["lines"] > 2.5

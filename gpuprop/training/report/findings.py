@@ -7,6 +7,7 @@ from typing import Any
 
 from .charts import layer_names, share_of
 
+FEW = 5  # records that say too little
 DEAD, CLIPPED, LEARNS_TOO_FAST, HARDLY_LEARNS, ENCODER, VANISHED = 0.5, 0.5, 0.1, 1e-6, 0.01, 1e-5
 
 Record = Mapping[str, Any]
@@ -28,6 +29,21 @@ def findings_of(gradients: Sequence[Record]) -> list[str]:
             "would let the gradient set the step."
         )
     return found + _encoder(late)
+
+
+def seen(gradients: Sequence[Record], metrics: Sequence[Record]) -> str:
+    """How much of the training was recorded: "10 of 30 steps, from 1 to 26"."""
+    last = gradients[-1]["step"]
+    steps = max([last, *(record["step"] for record in metrics)])
+    return f"{len(gradients):,} of {steps:,} steps, from {gradients[0]['step']:,} to {last:,}"
+
+
+def verdict(gradients: Sequence[Record], metrics: Sequence[Record]) -> str:
+    """What to say where nothing stands out."""
+    recorded = seen(gradients, metrics)
+    if len(gradients) < FEW:
+        return f"Too little was recorded to tell: {recorded}."
+    return f"Nothing in what was recorded ({recorded}): gradients, updates and units look healthy."
 
 
 def _of_layer(name: str, late: Sequence[Record]) -> list[str]:

@@ -9,8 +9,10 @@ from typing import Any
 
 from ...explanation import Explanation
 from .charts import Chart, joules
-from .findings import findings_of
+from .colour_map import map_html
+from .findings import findings_of, seen, verdict
 from .flow import Flow
+from .slowest import PASSES
 from .style import STYLE
 from .svg import chart_svg, flow_svg
 
@@ -81,11 +83,13 @@ def _head(contents: Contents) -> str:
 
 
 def _findings(contents: Contents) -> str:
-    found = findings_of(contents.gradients)
-    if not contents.gradients:
+    gradients, metrics = contents.gradients, contents.metrics
+    if not gradients:
         return ""
+    found = findings_of(gradients)
     items = "".join(f"<li>{_safe(sentence)}</li>" for sentence in found)
-    text = f"<ul>{items}</ul>" if found else "<p>Nothing: gradients, updates and units look healthy.</p>"
+    recorded = f'<p class="soft">Recorded: {seen(gradients, metrics)}.</p>'
+    text = f"<ul>{items}</ul>{recorded}" if found else f"<p>{verdict(gradients, metrics)}</p>"
     return f"<h2>What stands out</h2>{text}"
 
 
@@ -93,8 +97,12 @@ def _section(title: str, contents: Contents, picture: str, instead: str = "") ->
     charts = [chart for chart in contents.charts if chart.picture == picture]
     if not charts:
         return f"<h2>{title}</h2><p>{instead}</p>" if instead else ""
-    figures = "".join(_figure(chart.title, chart.caption, chart_svg(chart)) for chart in charts)
+    figures = "".join(_figure(chart.title, chart.caption, _drawn(chart)) for chart in charts)
     return f'<h2>{title}</h2><div class="pairs">{figures}</div>'
+
+
+def _drawn(chart: Chart) -> str:
+    return map_html(chart) if chart.as_map else chart_svg(chart)
 
 
 def _figure(title: str, caption: str, drawing: str) -> str:
@@ -124,8 +132,9 @@ def _slowest(contents: Contents) -> str:
         return f"{title}<p>Not measured: {_safe(found)}.</p>"
     rows = sorted(found.rows, key=lambda row: row.seconds, reverse=True)[:SLOWEST]
     caption = (
-        f"The backward pass of one training batch, measured on {contents.where}: {found.summary()}. Healthy: "
-        "products (Linear, MatMul, Conv1d, GRU, LSTM, Attention) take most of the time."
+        f"The backward pass of one training batch, measured on {contents.where}: {found.summary()}. Each "
+        f"time is the least of {PASSES} passes. Healthy: "
+        "products (Linear, MatMul, Conv1d, ConvReluMax, GRU, LSTM, Attention) take most of the time."
     )
     head = ["layer", "operation", "dL/dy → dL/dx", "bytes", "FLOPs", "‖dL/dy‖", "time"]
     return (
@@ -146,15 +155,19 @@ def _gpu(contents: Contents) -> str:
 
 
 def _table(lines: Sequence[Sequence[str]], left: int) -> str:
+    """The first `left` columns are text. Where the page is narrow each row is a block of its own, whose
+    numbers have the names of their columns above them."""
+    head, *body = lines
+
     def row(cells: Sequence[str], tag: str) -> str:
         return "".join(
-            f"<{tag}{' class=left' if i < left else ''}>{_safe(cell)}</{tag}>" for i, cell in enumerate(cells)
+            f'<{tag}{" class=left" if i < left else ""} data-name="{_safe(head[i])}">{_safe(cell)}</{tag}>'
+            for i, cell in enumerate(cells)
         )
 
-    head, *body = lines
     rows = "".join(f"<tr>{row(cells, 'td')}</tr>" for cells in body)
     table = f"<thead><tr>{row(head, 'th')}</tr></thead><tbody>{rows}</tbody>"
-    return f'<div class="wide"><table>{table}</table></div>'
+    return f"<table>{table}</table>"
 
 
 def _safe(text: str) -> str:

@@ -12,8 +12,9 @@ from ..curves import MISSING, PlotError
 from ..files import atomic_write
 from .charts import Chart
 from .flow import Flow
-from .scales import limits_of
-from .svg import BOX_HEIGHT, BOX_WIDTH, arrow_points, colour, corner, drawing_size, thickness
+from .names import short_names
+from .scales import cell_edges, limits_of
+from .svg import BOX_HEIGHT, LETTER, arrow_points, box_width, colour, corner, drawing_size, thickness
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#b8860b", "#555555", "#8c564b")
 _DASHES = ("-", "--", ":", "-.")
@@ -87,8 +88,7 @@ def _map(figure: Any, axes: Any, chart: Chart) -> None:
     cells = [[dict(points).get(step, float("nan")) for step in steps] for points in chart.series.values()]
     low, high = limits_of(chart)
     norm = (colors.LogNorm if chart.log else colors.Normalize)(low, high)
-    edges = [*steps, steps[-1] + (steps[-1] - steps[0]) / max(1, len(steps) - 1) + (len(steps) == 1)]
-    mesh = axes.pcolormesh(edges, range(len(cells) + 1), cells, cmap=palette, norm=norm)
+    mesh = axes.pcolormesh(cell_edges(steps), range(len(cells) + 1), cells, cmap=palette, norm=norm)
     axes.set_yticks([i + 0.5 for i in range(len(cells))], list(chart.series))
     axes.tick_params(axis="y", length=0)
     axes.invert_yaxis()
@@ -107,18 +107,20 @@ def _drawing(figures: Any, flow: Flow) -> Any:
         shade = "#bbbbbb" if end.flow is None else colour(end.strength)
         path = _curve(arrow_points(flow, a, b))
         axes.add_patch(patches.PathPatch(path, fill=False, edgecolor=shade, linewidth=thickness(end) * 0.72))
+    room = box_width(flow)
+    short = short_names(flow.boxes, int((room - 10) / LETTER))
     for name, box in flow.boxes.items():
         left, y = corner(flow, name)
-        x = left + BOX_WIDTH / 2
+        x = left + room / 2
         shade = "#bbbbbb" if box.flow is None else colour(box.strength)
         axes.add_patch(
             patches.FancyBboxPatch(
-                (left, y), BOX_WIDTH, BOX_HEIGHT, boxstyle="round,pad=0,rounding_size=6",
+                (left, y), room, BOX_HEIGHT, boxstyle="round,pad=0,rounding_size=6",
                 facecolor="white", edgecolor=shade, linewidth=1.4, zorder=3,
             )
         )  # fmt: skip
         value = "no gradient" if box.flow is None else ("start: 1" if box.row == 0 else f"{box.flow:.2g}")
-        axes.text(x, y + 13, name, ha="center", va="center", fontsize=7, zorder=4)
+        axes.text(x, y + 13, short[name], ha="center", va="center", fontsize=7, zorder=4)
         axes.text(x, y + 27, value, ha="center", va="center", fontsize=7, color=_GREY, zorder=4)
     return figure
 

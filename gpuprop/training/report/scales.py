@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from .charts import Chart
 
@@ -27,6 +28,12 @@ def span_of(chart: Chart) -> tuple[float, float]:
     values = [x for points in chart.series.values() for x, _ in points]
     low, high = min(values), max(values)
     return (low, high) if low < high else (low - 0.5, high + 0.5)
+
+
+def cell_edges(steps: Sequence[float]) -> list[float]:
+    """Where the cells of a map's records begin, and where the last one ends: it is as wide as that before."""
+    width = steps[-1] - steps[-2] if len(steps) > 1 else 1.0
+    return [*steps, steps[-1] + width]
 
 
 def place(value: float, low: float, high: float, log: bool = False) -> float:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from ...explanation import Explanation, explain
 from ..files import sha256
 from ..tasks import load_run
 
-PASSES = 3  # the quickest counts: in the first kernels compile and caches fill
+PASSES = 5  # of each operation the quickest counts: in the first kernels compile, in any the clock may slip
 
 
 class NotMeasured(GpupropError):
@@ -39,5 +40,15 @@ def explain_batch(run: str | Path, config: Mapping[str, Any]) -> Explanation:
     )
     batch = next(iter(batches))
     task.model.train()
-    found = [explain(task.loss(batch), task.model) for _ in range(PASSES)]
-    return min(found, key=lambda explanation: explanation.seconds)
+    return quickest([explain(task.loss(batch), task.model) for _ in range(PASSES)])
+
+
+def quickest(passes: Sequence[Explanation]) -> Explanation:
+    """The last of several passes, with the least time of each operation over all of them. Where they are not
+    of the same operations (a model that chooses by chance), the quickest pass."""
+    kinds = [[(row.layer, row.operation, row.arrived) for row in one.rows] for one in passes]
+    if any(kind != kinds[0] for kind in kinds):
+        return min(passes, key=lambda one: one.seconds)
+    rows = zip(*(one.rows for one in passes), strict=True)
+    least = [replace(same[-1], seconds=min(row.seconds for row in same)) for same in rows]
+    return Explanation(least, passes[-1].loss)

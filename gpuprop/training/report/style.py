@@ -33,11 +33,20 @@ figcaption { font-size: 0.87rem; margin-bottom: 8px; }
 .facts dd { margin: 0; font-weight: 600; }
 .pairs { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 28px 32px; }
 figure { margin: 0; min-width: 0; }
-figure svg.chart, figure svg.map, figure svg.flow { width: 100%; height: auto; display: block; }
+figure svg.chart, figure svg.flow { width: 100%; height: auto; display: block; }
 figure svg.flow { margin: 0 auto; }
 svg text { fill: var(--ink); font-family: system-ui, sans-serif; font-size: 12px; }
 svg text.value { fill: var(--soft); }
 .grid { stroke: var(--rule); }
+.map { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: 6px; font-size: 11.5px; }
+.map .names { text-align: right; }
+.map .names span { display: block; height: 18px; line-height: 18px; }
+.map svg { width: 100%; display: block; border-bottom: 1px solid var(--soft); }
+.ticks { position: relative; height: 18px; }
+.ticks span { position: absolute; transform: translateX(-50%); }
+.ticks span[style="left:0.0%"] { transform: none; }
+.under { text-align: center; }
+.cell { shape-rendering: crispEdges; }
 .axis { stroke: var(--soft); }
 .line { fill: none; stroke-width: 2; stroke: var(--c); }
 .dot { fill: var(--c); }
@@ -55,9 +64,19 @@ th, td { padding: 4px 10px; border-bottom: 1px solid var(--rule); white-space: n
 th { color: var(--soft); font-weight: 600; }
 .left { text-align: left; }
 ul { padding-left: 20px; margin: 8px 0; }
+.hint { display: none; color: var(--soft); font-size: 0.87rem; }
 @media (max-width: 760px) {
   .pairs { grid-template-columns: minmax(0, 1fr); }
   svg.chart text { font-size: 17px; }
+  thead { display: none; }
+  table, tbody { display: block; }
+  tr { display: grid; grid-template-columns: repeat(auto-fit, minmax(58px, 1fr)); gap: 0 8px; padding: 7px 0;
+    border-bottom: 1px solid var(--rule); }
+  td { border: 0; padding: 0; text-align: left; }
+  td:empty { display: none; }
+  td:first-child, td:empty + td { font-weight: 600; }
+  td.left { grid-column: 1 / -1; white-space: normal; overflow-wrap: anywhere; }
+  td:not(.left)::before { content: attr(data-name); display: block; color: var(--soft); font-size: 0.75rem; }
 }
 """ + "".join(f".c{i} {{ --c: var(--c{i}); }}\n" for i in range(len(_LINES_LIGHT)))
 )

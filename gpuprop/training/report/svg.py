@@ -7,23 +7,20 @@ from collections.abc import Sequence
 
 from .charts import Chart, Point
 from .flow import Box, Flow
+from .names import short_names
 from .scales import label, limits_of, place, span_of, ticks
 
 WIDTH, HEIGHT = 560, 270  # of a chart, in its own units
-LEFT, RIGHT, TOP, BOTTOM = 70, 24, 10, 40
-ROW_HEIGHT, NAME_WIDTH = 18, 190  # of a map
-BOX_WIDTH, BOX_HEIGHT, BOX_GAP, ROW_GAP, LANE = 170, 38, 16, 40, 16  # of a drawing
+LEFT, RIGHT, TOP, BOTTOM = 70, 24, 10, 46
+BOX_WIDTH, LEAST_BOX_WIDTH, BOX_HEIGHT, BOX_GAP, ROW_GAP, LANE = 170, 92, 38, 16, 40, 16  # of a drawing
 DASHES = ("", "6 3", "2 3", "8 3 2 3")
-LEAST_SCALE = 0.79
+NARROW, MARGINS = 358, 32  # pixels for a drawing on a telephone of 390, and beside any drawing
+LEAST_SCALE = 0.79  # of a drawing: its letters stay readable
 LETTER = 6.6  # width of a small letter
 
 
 def chart_svg(chart: Chart) -> str:
-    """A chart: lines, or a map of colours for many series."""
-    return _map(chart) if chart.as_map else _lines(chart)
-
-
-def _lines(chart: Chart) -> str:
+    """A chart of lines, with its legend."""
     low, high = limits_of(chart)
     first, last = span_of(chart)
 
@@ -33,7 +30,7 @@ def _lines(chart: Chart) -> str:
     def y(value: float) -> float:
         return HEIGHT - BOTTOM - place(value, low, high, chart.log) * (HEIGHT - TOP - BOTTOM)
 
-    parts = [_horizontal_axis(chart, first, last, HEIGHT - BOTTOM, LEFT)]
+    parts = [_horizontal_axis(chart, first, last)]
     for tick in ticks(low, high, chart.log):
         parts.append(
             f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>'
@@ -71,39 +68,12 @@ def _legend(chart: Chart) -> str:
     return f'<div class="legend">{keys}</div>'
 
 
-def _map(chart: Chart) -> str:
-    """A row a series, from the first layer down, a cell a record."""
-    low, high = limits_of(chart)
-    columns = sorted({x for points in chart.series.values() for x, _ in points})
-    numbers = {x: i for i, x in enumerate(columns)}
-    width = (WIDTH - NAME_WIDTH - RIGHT) / len(columns)
-    bottom = TOP + ROW_HEIGHT * len(chart.series)
-    parts = []
-    for row, (name, points) in enumerate(chart.series.items()):
-        top = TOP + ROW_HEIGHT * row
-        parts.append(_text(NAME_WIDTH - 6, top + 13, _short(name, NAME_WIDTH - 8), "end"))
-        for x, value in points:
-            left = NAME_WIDTH + numbers[x] * width
-            shade = colour(place(value, low, high, chart.log))
-            parts.append(
-                f'<rect class="cell" x="{left:.1f}" y="{top}" width="{width + 0.3:.1f}" '
-                f'height="{ROW_HEIGHT - 2}" style="fill:{shade}">'
-                f"<title>{_safe(name)}: {value:.3g} at {label(x)}</title></rect>"
-            )
-    first, last = span_of(chart)
-    parts.append(_horizontal_axis(chart, first, last, bottom, NAME_WIDTH))
-    scale = "".join(f'<i style="background:{colour(i / 19)}"></i>' for i in range(20))
-    key = f'{label(low)} <b class="scale">{scale}</b> {label(high)} {_safe(chart.y)}'
-    drawing = _svg(chart.title, WIDTH, bottom + BOTTOM, parts, "map")
-    return f'<div class="wide">{drawing}</div><div class="legend"><span>{key}</span></div>'
-
-
-def _horizontal_axis(chart: Chart, first: float, last: float, bottom: float, left: float) -> str:
-    width = WIDTH - left - RIGHT
-    parts = [_rule("axis", left, bottom)]
+def _horizontal_axis(chart: Chart, first: float, last: float) -> str:
+    width, bottom = WIDTH - LEFT - RIGHT, HEIGHT - BOTTOM
+    parts = [f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{bottom}" y2="{bottom}"/>']
     for tick in ticks(first, last, whole=True):
-        parts.append(_text(left + place(tick, first, last) * width, bottom + 16, label(tick), "middle"))
-    parts.append(_text(left + width / 2, bottom + 33, chart.x, "middle"))
+        parts.append(_text(LEFT + place(tick, first, last) * width, bottom + 20, label(tick), "middle"))
+    parts.append(_text(LEFT + width / 2, bottom + 39, chart.x, "middle"))
     return "".join(parts)
 
 
@@ -116,14 +86,31 @@ def flow_svg(flow: Flow) -> str:
         f"{_dashed(flow.boxes[b])}/>"
         for a, b in flow.arrows
     )
-    boxes = "".join(_box(flow.boxes[name], *corner(flow, name)) for name in flow.boxes)
-    return f'<div class="wide">{_svg("Gradient flow", width, height, [arrows, boxes], "flow")}</div>'
+    room = box_width(flow)
+    short = short_names(flow.boxes, int((room - 10) / LETTER))
+    boxes = "".join(_box(box, short[name], room, *corner(flow, name)) for name, box in flow.boxes.items())
+    drawing = _svg("Gradient flow", width, height, [arrows, boxes], "flow", LEAST_SCALE * width)
+    return f'{_hint(LEAST_SCALE * width)}<div class="wide">{drawing}</div>'
+
+
+def _hint(least: float) -> str:
+    """Shown where a drawing of at least so many pixels has to be scrolled."""
+    if least <= NARROW:
+        return ""
+    where = f"@media (max-width: {least + MARGINS:.0f}px) {{ .hint {{ display: block; }} }}"
+    return f'<style>{where}</style><p class="hint">The drawing is wide: scroll it sideways. →</p>'
+
+
+def box_width(flow: Flow) -> float:
+    """Of all boxes: less where many stand side by side, so that a telephone shows them."""
+    room = (NARROW / LEAST_SCALE - LANE * sum(_lanes(flow)) - BOX_GAP) / flow.columns - BOX_GAP
+    return float(max(LEAST_BOX_WIDTH, min(BOX_WIDTH, int(room))))
 
 
 def drawing_size(flow: Flow) -> tuple[float, float]:
     """Width and height of the drawing, lanes included."""
     lanes = sum(_lanes(flow))
-    width = flow.columns * (BOX_WIDTH + BOX_GAP) + BOX_GAP + LANE * lanes
+    width = flow.columns * (box_width(flow) + BOX_GAP) + BOX_GAP + LANE * lanes
     return width, flow.rows * (BOX_HEIGHT + ROW_GAP) - ROW_GAP + 2 * BOX_GAP
 
 
@@ -135,22 +122,23 @@ def _lanes(flow: Flow) -> tuple[int, int]:
 
 def _middle(flow: Flow) -> float:
     """Where column 0 is."""
-    return (flow.columns * (BOX_WIDTH + BOX_GAP) + BOX_GAP) / 2 + LANE * _lanes(flow)[0]
+    return (flow.columns * (box_width(flow) + BOX_GAP) + BOX_GAP) / 2 + LANE * _lanes(flow)[0]
 
 
 def arrow_points(flow: Flow, start: str, end: str) -> list[list[Point]]:
     """Bézier curves of four points each: from the bottom of one box to the top of another or, past other
     rows, from its side along a lane to the other's side."""
     (x1, y1), (x2, y2) = corner(flow, start), corner(flow, end)
+    width = box_width(flow)
     lane = flow.detours.get((start, end))
     if lane is None:
-        x1, x2, y1 = x1 + BOX_WIDTH / 2, x2 + BOX_WIDTH / 2, y1 + BOX_HEIGHT
+        x1, x2, y1 = x1 + width / 2, x2 + width / 2, y1 + BOX_HEIGHT
         bend = (y2 - y1) / 2
         return [[(x1, y1), (x1, y1 + bend), (x2, y2 - bend), (x2, y2)]]
-    half = flow.columns * (BOX_WIDTH + BOX_GAP) / 2
+    half = flow.columns * (width + BOX_GAP) / 2
     aside = _middle(flow) + (half + LANE * (abs(lane) - 0.5)) * (1 if lane > 0 else -1)
     y1, y2, turn = y1 + BOX_HEIGHT / 2, y2 + BOX_HEIGHT / 2, ROW_GAP * 0.8
-    x1, x2 = (x1 + BOX_WIDTH, x2 + BOX_WIDTH) if lane > 0 else (x1, x2)
+    x1, x2 = (x1 + width, x2 + width) if lane > 0 else (x1, x2)
     return [
         [(x1, y1), (aside, y1), (aside, y1), (aside, y1 + turn)],
         [(aside, y1 + turn), (aside, y1 + turn), (aside, y2 - turn), (aside, y2 - turn)],
@@ -171,17 +159,18 @@ def _dashed(end: Box) -> str:
 def corner(flow: Flow, name: str) -> Point:
     """The upper left corner of a box."""
     box = flow.boxes[name]
-    left = _middle(flow) + box.column * (BOX_WIDTH + BOX_GAP) - BOX_WIDTH / 2
+    width = box_width(flow)
+    left = _middle(flow) + box.column * (width + BOX_GAP) - width / 2
     return left, BOX_GAP + box.row * (BOX_HEIGHT + ROW_GAP)
 
 
-def _box(box: Box, left: float, top: float) -> str:
+def _box(box: Box, name: str, width: float, left: float, top: float) -> str:
     value = "no gradient" if box.flow is None else ("start: 1" if box.row == 0 else f"{box.flow:.2g}")
-    middle = left + BOX_WIDTH / 2
+    middle = left + width / 2
     return (
         f'<g><title>{_safe(box.name)}: {value}</title><rect class="box" x="{left:.1f}" y="{top}" '
-        f'width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="6" style="stroke:{_stroke(box)}"/>'
-        f"{_text(middle, top + 16, _short(box.name, BOX_WIDTH - 10), 'middle')}"
+        f'width="{width}" height="{BOX_HEIGHT}" rx="6" style="stroke:{_stroke(box)}"/>'
+        f"{_text(middle, top + 16, name, 'middle')}"
         f'<text class="value" x="{middle:.1f}" y="{top + 31}" text-anchor="middle">{value}</text></g>'
     )
 
@@ -204,26 +193,18 @@ def colour(strength: float) -> str:
     return "#{:02x}{:02x}{:02x}".format(*mixed)
 
 
-def _svg(title: str, width: float, height: float, parts: Sequence[str], kind: str = "chart") -> str:
-    least = 0 if kind == "chart" else LEAST_SCALE * width  # what cannot be wrapped is scrolled
+def _svg(
+    title: str, width: float, height: float, parts: Sequence[str], kind: str = "chart", least: float = 0.0
+) -> str:
+    """least: pixels that it is wide at least; narrower pages scroll it."""
     return (
         f'<svg class="{kind}" role="img" aria-label="{_safe(title)}" viewBox="0 0 {width:.0f} {height:.0f}" '
         f'style="max-width:{width:.0f}px;min-width:{least:.0f}px">{"".join(parts)}</svg>'
     )
 
 
-def _rule(kind: str, left: float, y: float) -> str:
-    return f'<line class="{kind}" x1="{left}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-
-
 def _text(x: float, y: float, text: str, anchor: str) -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{_safe(text)}</text>'
-
-
-def _short(name: str, width: float) -> str:
-    """A name that fits; of a long one the end, which tells layers apart."""
-    most = int(width / LETTER)
-    return name if len(name) <= most else "…" + name[1 - most :]
 
 
 def _safe(text: str) -> str:
