@@ -134,12 +134,28 @@ def embedding(dtype: Any) -> Results:
     return [table]
 
 
+def layer_norm(dtype: Any) -> Results:
+    """Output and gradients: rows that a warp holds, and others."""
+    results: Results = []
+    for width in (37, 136):
+        rng = np.random.default_rng(0)
+        leaves = [
+            tensor(rng.standard_normal(s).astype(dtype), requires_grad=True)
+            for s in ((35, width), width, width)
+        ]
+        y = ops.layer_norm(leaves[0], leaves[1], leaves[2])
+        y.backward(rng.standard_normal(y.shape).astype(dtype))
+        results += [y.data, *(leaf.grad for leaf in leaves)]
+    return results
+
+
 OURS: dict[str, Callable[[Any], Results]] = {
     "adam.cu": adam,
     "attention.cu": attention,
     "conv1d.cu": conv1d,
     "dropout.cu": dropout,
     "embedding.cu": embedding,
+    "layer_norm.cu": layer_norm,
     "softmax_cross_entropy.cu": softmax_cross_entropy,
 }
 

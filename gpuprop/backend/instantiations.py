@@ -10,6 +10,12 @@ C_TYPES: dict[str, tuple[str, str]] = {
     "float64": ("double", "double"),
 }
 LABEL_TYPES: dict[str, str] = {"int64": "long long", "int32": "int"}
+PACK = 16  # bytes that a thread moves at a time
+LAYER_NORM_PACKS = {
+    2: (1, 2, 4),
+    4: (1, 2, 4, 8),
+    8: (1, 2, 4, 8),
+}  # by the bytes of an element: packs a lane
 TEAMS = (32, 256)  # threads that share a row of the softmax: a warp, or a block
 
 
@@ -36,6 +42,15 @@ def attention_tiles(acc: str) -> tuple[int, ...]:
     return (32,) if acc == "double" else (32, 64)
 
 
+def _layer_norm(value: str, acc: str) -> list[str]:
+    names = ("forward", "backward_input", "backward_weight")
+    size = 8 if acc == "double" else 4 if value == "float" else 2
+    packs = LAYER_NORM_PACKS[size]
+    warp = [f"{name}_warp<{value}, {acc}, {k}>" for name in ("forward", "backward") for k in packs]
+    plain = [f"{name}<{value}, {acc}>" for name in names]
+    return [f"layer_norm_{name}" for name in (*plain, *warp, f"sum_partials<{acc}>")]
+
+
 def _each(*names: str) -> dict[str, list[str]]:
     return {dtype: [f"{name}<{value}>" for name in names] for dtype, (value, _) in C_TYPES.items()}
 
@@ -50,5 +65,6 @@ INSTANTIATIONS: dict[str, dict[str, list[str]]] = {
     "conv1d.cu": {dtype: _conv1d(*types) for dtype, types in C_TYPES.items()},
     "dropout.cu": _each("dropout", "dropout_rows"),
     "embedding.cu": _each("add_sorted_rows"),
+    "layer_norm.cu": {dtype: _layer_norm(*types) for dtype, types in C_TYPES.items()},
     "softmax_cross_entropy.cu": {dtype: _softmax_cross_entropy(*types) for dtype, types in C_TYPES.items()},
 }

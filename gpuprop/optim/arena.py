@@ -11,9 +11,13 @@ from collections.abc import Iterator, Sequence
 from ..backend.arrays import Array, get_xp
 from ..tensors import Parameter
 
+ALIGNED = 16  # elements, 32 bytes of half types: kernels and tensor cores want 16 bytes at a time
+
 
 class Arena:
     """data, grads: (n,) arrays holding the parameters one after another, each in its memory order.
+
+    Each begins at a multiple of `ALIGNED` elements, with zeros before it.
 
     work: arrays that kernels use on the way, made once.
     """
@@ -28,16 +32,15 @@ class Arena:
                     f"and {p.dtype} on {p.device}; put them into separate groups"
                 )
         xp = get_xp(first.data)
-        self.size = sum(p.size for p in self.parameters)
-        self.data = xp.empty(self.size, first.dtype)
-        self.grads = xp.zeros(self.size, first.dtype)
-        self.work: dict[str, Array] = {}
-        self.ranges: list[tuple[int, int]] = []
-        start = 0
+        starts = [0]
         for p in self.parameters:
-            self.ranges.append((start, start + p.size))
+            starts.append(-(-(starts[-1] + p.size) // ALIGNED) * ALIGNED)
+        self.ranges = [(a, a + p.size) for a, p in zip(starts, self.parameters, strict=False)]
+        self.size = self.ranges[-1][1]
+        self.data, self.grads = (xp.zeros(self.size, first.dtype) for _ in range(2))
+        self.work: dict[str, Array] = {}
+        for p, (start, _) in zip(self.parameters, self.ranges, strict=True):
             self._adopt(p, start)
-            start += p.size
 
     def _adopt(self, p: Parameter, start: int) -> None:
         grad = p.leaf.grad

@@ -11,13 +11,11 @@ import numpy as np
 from ..backend import kernels
 from ..backend.arrays import Array, get_xp
 from ..backend.gemm import sum_of_squares
+from ..backend.instantiations import PACK
 from .arena import Arena
 
 THREADS = 256  # as in adam.cu
-PACK = 16  # bytes that a thread moves at a time
-MOST_PARTS = (
-    1024  # partial sums. By size alone: how elements are shared among blocks decides the order of adding
-)
+MOST_PARTS = 1024  # partial sums; their number, which decides the order of adding, comes from sizes alone
 
 
 def gradient_norm(arenas: Iterable[Arena], scale: Array | None = None) -> Array:
@@ -52,7 +50,8 @@ def gradients_are_finite(arenas: Iterable[Arena]) -> Array:
     if in_kernels(arenas):
         norm = gradient_norm(arenas)
         return get_xp(norm).isfinite(norm[0])
-    squares = [sum_of_squares(arena.grads[a:b]) for arena in arenas for a, b in arena.spans()]
+    with np.errstate(over="ignore", invalid="ignore"):  # that is the question
+        squares = [sum_of_squares(arena.grads[a:b]) for arena in arenas for a, b in arena.spans()]
     if not squares:
         return np.ones((), bool)
     xp = get_xp(squares[0]) if not isinstance(squares[0], np.generic) else np

@@ -11,6 +11,7 @@ from gpuprop.backend.device import get_device, use_device
 from gpuprop.backend.instantiations import C_TYPES
 from gpuprop.backend.random import manual_seed
 from gpuprop.ops.conv1d import conv1d
+from gpuprop.ops.layer_norm import layer_norm
 from gpuprop.ops.scaled_dot_product_attention import scaled_dot_product_attention
 from gpuprop.ops.softmax_cross_entropy import softmax_cross_entropy
 from gpuprop.optim import AdamW
@@ -77,12 +78,23 @@ def adam(dtype):
     return [optimizer.arenas[0].data, *optimizer.state[0].values()]
 
 
+def normalize(dtype, width, rows=35):
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(s).astype(dtype) for s in ((rows, width), width, width)]
+    leaves = [tensor(a, requires_grad=True) for a in arrays]
+    y = layer_norm(*leaves)
+    y.backward(rng.standard_normal(y.shape).astype(dtype))
+    return y.data, *(leaf.grad for leaf in leaves)
+
+
 CASES = {
     "adam": adam,
     "attention-short": lambda dtype: attend(dtype, 20, 31),
     "attention-long": lambda dtype: attend(dtype, 67, 70, causal=True, dropout=0.25),
     "conv1d": lambda dtype: convolution(dtype, 1),
     "conv1d-narrow": lambda dtype: convolution(dtype, 4),
+    "layer-norm-plain": lambda dtype: normalize(dtype, 37),
+    "layer-norm-warp": lambda dtype: normalize(dtype, 136),
     "softmax-warp": lambda dtype: loss(dtype, 40, label_smoothing=0.1),
     "softmax-block": lambda dtype: loss(dtype, 1100, "int32"),
 }

@@ -20,6 +20,10 @@ MOST_WARPS = 64  # of a processor
 HOT = {
     ("adam.cu", "adam<float, float>"): (4, 3, 256, 40),
     ("adam.cu", "gradient_norm<float, float>"): (1, 0, 256, 64),
+    ("layer_norm.cu", "layer_norm_forward_warp<float, float, 4>"): (12, 4, 256, 40),
+    ("layer_norm.cu", "layer_norm_forward_warp<__nv_bfloat16, float, 2>"): (6, 2, 256, 40),
+    ("layer_norm.cu", "layer_norm_backward_warp<float, float, 4>"): (12, 4, 256, 16),
+    ("layer_norm.cu", "layer_norm_backward_warp<__nv_bfloat16, float, 2>"): (6, 2, 256, 16),
 }
 
 

@@ -39,12 +39,27 @@ def launches(monkeypatch):
 
 @pytest.mark.parametrize("clipped", [False, True])
 def test_adam_is_one_launch_of_28_bytes_a_parameter(launches, clipped):
-    params = [gp.Parameter(np.ones(n, np.float32)) for n in (9000, 300, 700)]
+    params = [gp.Parameter(np.ones(n, np.float32)) for n in (9008, 304, 700)]  # whole multiples of 16
     optimizer = optim.AdamW(params)
     for p in params:
         p.grad = np.ones(p.shape, np.float32)
     if clipped:
         optimizer.clip_grad_norm(1.0)
     optimizer.step()
-    norm = [("gradient_norm", 4 * 10_000)] if clipped else []
-    assert launches == [*norm, ("adam", 28 * 10_000)]
+    norm = [("gradient_norm", 4 * 10_012)] if clipped else []
+    assert launches == [*norm, ("adam", 28 * 10_012)]
+
+
+def test_layer_norm_reads_x_and_dy_once(launches):
+    """The forward pass moves x and y; the backward pass x, dy and dx. Mean and scale of a row are 8 bytes."""
+    rows, width = 4096, 64
+    leaves = [
+        gp.tensor(np.ones(shape, np.float32), requires_grad=True) for shape in ((rows, width), width, width)
+    ]
+    gp.ops.layer_norm(*leaves).backward(np.ones((rows, width), np.float32))
+    partial = 256 * 2 * width * 4
+    assert launches == [
+        ("layer_norm_forward_warp", 2 * 4 * rows * width + 8 * rows),
+        ("layer_norm_backward_warp", 3 * 4 * rows * width + 8 * rows + partial),
+        ("layer_norm_sum_partials", partial),
+    ]

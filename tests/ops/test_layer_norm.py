@@ -110,3 +110,35 @@ def test_pytorch_agrees():
     np.testing.assert_allclose(y.numpy(), expected.detach().numpy(), rtol=1e-10, atol=1e-12)
     for leaf, peer in zip(leaves, peers, strict=True):
         np.testing.assert_allclose(leaf.grad, peer.grad.numpy(), rtol=1e-8, atol=1e-11)
+
+
+WIDTHS = {"float64": (64, 130, 512, 514), "float32": (128, 132, 1024, 1028, 30), "float16": (8, 264, 1032)}
+
+
+@pytest.mark.parametrize(("dtype", "width"), [(d, w) for d, widths in WIDTHS.items() for w in widths])
+def test_widths_that_a_warp_holds_and_others(device, dtype, width):
+    """Each number of packs a lane, rows that end inside one, and the kernels for any width."""
+    arrays = [a.astype(dtype) for a in draw(7, (19, width))]
+    dy = np.random.default_rng(8).standard_normal((19, width)).astype(dtype)
+    leaves = [gp.tensor(a, requires_grad=True) for a in arrays]
+    y = layer_norm(*leaves)
+    y.backward(gp.tensor(dy).data)
+    x, weight, bias = (a.astype(np.float64) for a in arrays)
+    inverse = 1 / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+    normal, g = (x - x.mean(-1, keepdims=True)) * inverse, dy.astype(np.float64) * weight
+    dx = inverse * (g - g.mean(-1, keepdims=True) - normal * (g * normal).mean(-1, keepdims=True))
+    wanted = normal * weight + bias, dx, (dy * normal).sum(0), dy.astype(np.float64).sum(0)
+    tolerance = {"float64": 1e-12, "float32": 2e-5, "float16": 4e-3}[dtype]
+    for got, want in zip((y.data, *(leaf.grad for leaf in leaves)), wanted, strict=True):
+        np.testing.assert_allclose(to_host(got), want, rtol=tolerance, atol=tolerance * np.abs(want).max())
+
+
+def test_rows_that_begin_anywhere(device):
+    """Weights may lie in the optimizer's block and rows in a part of an array: never misaligned loads."""
+    block = [gp.tensor(a.astype(np.float32)).data for a in draw(9, (6, 64))]
+    shifted = [gp.tensor(np.zeros(a.size + 1, np.float32)).data for a in block]
+    for a, into in zip(block, shifted, strict=True):
+        into[1:] = a.reshape(-1)
+    views = [gp.Tensor(into[1:].reshape(a.shape)) for a, into in zip(block, shifted, strict=True)]
+    expected = layer_norm(*[gp.Tensor(a) for a in block])
+    np.testing.assert_allclose(layer_norm(*views).numpy(), expected.numpy(), rtol=1e-5, atol=1e-6)

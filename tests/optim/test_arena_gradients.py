@@ -160,3 +160,20 @@ def test_a_steady_step_keeps_nothing():
     tracemalloc.stop()
     assert after - before < 20_000
     assert peak - before < 2**20
+
+
+def test_every_parameter_begins_at_a_multiple_of_16_bytes_in_any_type():
+    params = [gp.Parameter(np.full(n, 1 + n, np.float32)) for n in (3, 16, 17, 1)]
+    optimizer = optim.Adam(params, lr=0.1)
+    (arena,) = optimizer.arenas
+    assert arena.ranges == [(0, 3), (16, 32), (32, 49), (64, 65)]
+    assert arena.size == 65
+    for p in params:
+        p.grad = np.ones(p.shape, np.float32)
+    optimizer.step()
+    between = np.ones(arena.size, bool)
+    for start, stop in arena.ranges:
+        between[start:stop] = False
+    assert not arena.data[between].any()
+    for p in params:
+        np.testing.assert_allclose(p.numpy(), 0.9 + p.size, rtol=1e-6)

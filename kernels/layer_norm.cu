@@ -1,0 +1,201 @@
+// Layer normalisation over the last axis and its gradients. README.md derives the equations.
+//
+//   y[i,c] = weight[c] * n[i,c] + bias[c]        n[i,c] = (x[i,c] - mean[i]) * inverse[i]
+//
+//   x (rows, width)   mean and inverse: of each row, the mean and 1 / sqrt(variance + eps)
+//
+// The plain kernels take any width, a block a row. Those named _warp hold a row in the registers of a warp, K packs of 16
+// bytes a lane: they move the fewest bytes there can be. They take widths that are whole packs, up to 32 K of them.
+#include "common.cuh"
+
+constexpr int THREADS = 256, WARPS = THREADS / 32;
+
+template <typename T, typename Acc>
+__global__ void __launch_bounds__(THREADS)
+layer_norm_forward(const T* __restrict__ x, const T* __restrict__ weight, const T* __restrict__ bias, T* __restrict__ y,
+                   Acc* __restrict__ mean, Acc* __restrict__ inverse, long long rows, int width, Acc eps) {
+  for (long long row = blockIdx.x; row < rows; row += gridDim.x) {
+    const T* from = x + row * width;
+    Acc sum = 0, squares = 0;
+    for (int c = threadIdx.x; c < width; c += THREADS) sum += to_acc(from[c]);
+    const Acc mu = team_reduce<THREADS>(sum, Sum()) / width;
+    for (int c = threadIdx.x; c < width; c += THREADS) squares += (to_acc(from[c]) - mu) * (to_acc(from[c]) - mu);
+    const Acc scale = 1 / sqrt(team_reduce<THREADS>(squares, Sum()) / width + eps);
+    for (int c = threadIdx.x; c < width; c += THREADS)
+      y[row * width + c] = from_acc<T>(to_acc(weight[c]) * (to_acc(from[c]) - mu) * scale + to_acc(bias[c]));
+    if (threadIdx.x != 0) continue;
+    mean[row] = mu;
+    inverse[row] = scale;
+  }
+}
+
+// dx = inverse * (g - mean of g - n * mean of g n),  g = weight * dy
+template <typename T, typename Acc>
+__global__ void __launch_bounds__(THREADS)
+layer_norm_backward_input(const T* __restrict__ x, const T* __restrict__ dy, const T* __restrict__ weight,
+                          const Acc* __restrict__ mean, const Acc* __restrict__ inverse, T* __restrict__ dx,
+                          long long rows, int width) {
+  for (long long row = blockIdx.x; row < rows; row += gridDim.x) {
+    const Acc mu = mean[row], scale = inverse[row];
+    Acc sum = 0, along = 0;
+    for (int c = threadIdx.x; c < width; c += THREADS) {
+      const Acc g = to_acc(weight[c]) * to_acc(dy[row * width + c]);
+      sum += g;
+      along += g * (to_acc(x[row * width + c]) - mu) * scale;
+    }
+    sum = team_reduce<THREADS>(sum, Sum()) / width;
+    along = team_reduce<THREADS>(along, Sum()) / width;
+    for (int c = threadIdx.x; c < width; c += THREADS) {
+      const Acc g = to_acc(weight[c]) * to_acc(dy[row * width + c]), n = (to_acc(x[row * width + c]) - mu) * scale;
+      dx[row * width + c] = from_acc<T>(scale * (g - sum - n * along));
+    }
+  }
+}
+
+// partial[part, 0, c] = sum of dy * n, partial[part, 1, c] = sum of dy, over the rows of a part: a thread a column.
+template <typename T, typename Acc>
+__global__ void __launch_bounds__(THREADS)
+layer_norm_backward_weight(const T* __restrict__ x, const T* __restrict__ dy, const Acc* __restrict__ mean,
+                           const Acc* __restrict__ inverse, Acc* __restrict__ partial, long long rows, int width,
+                           int parts) {
+  for (long long i = grid_thread(); i < (long long)parts * width; i += grid_threads()) {
+    const long long part = quotient(i, width), first = rows * part / parts, last = rows * (part + 1) / parts;
+    const int c = (int)(i - part * width);
+    Acc dweight = 0, dbias = 0;
+    for (long long row = first; row < last; ++row) {
+      const Acc d = to_acc(dy[row * width + c]);
+      dweight += d * (to_acc(x[row * width + c]) - mean[row]) * inverse[row];
+      dbias += d;
+    }
+    partial[2 * part * width + c] = dweight;
+    partial[(2 * part + 1) * width + c] = dbias;
+  }
+}
+
+// A row in the registers of a warp: pack k of a lane is elements (32 k + lane) * SIZE .. of the row, zeros past its end.
+template <typename T, typename Acc, int K>
+__device__ inline void load_row(const T* __restrict__ row, int width, Acc (&v)[K][Pack<T>::SIZE]) {
+#pragma unroll
+  for (int k = 0; k < K; ++k) {
+    const int c = (32 * k + threadIdx.x % 32) * Pack<T>::SIZE;
+    const Pack<T> pack = c < width ? load_pack(row + c) : Pack<T>{};
+#pragma unroll
+    for (int e = 0; e < Pack<T>::SIZE; ++e) v[k][e] = to_acc(pack.v[e]);
+  }
+}
+
+template <typename T, typename Acc, int K>
+__global__ void __launch_bounds__(THREADS)
+layer_norm_forward_warp(const T* __restrict__ x, const T* __restrict__ weight, const T* __restrict__ bias,
+                        T* __restrict__ y, Acc* __restrict__ mean, Acc* __restrict__ inverse, long long rows, int width,
+                        Acc eps) {
+  constexpr int SIZE = Pack<T>::SIZE;
+  const int lane = threadIdx.x % 32;
+  for (long long row = grid_thread() / 32; row < rows; row += grid_threads() / 32) {
+    Acc v[K][SIZE], sum = 0, squares = 0;
+    load_row(x + row * width, width, v);
+#pragma unroll
+    for (int k = 0; k < K; ++k)
+#pragma unroll
+      for (int e = 0; e < SIZE; ++e) sum += v[k][e];
+    const Acc mu = team_reduce<32>(sum, Sum()) / width;
+#pragma unroll
+    for (int k = 0; k < K; ++k)
+#pragma unroll
+      for (int e = 0; e < SIZE; ++e)
+        if ((32 * k + lane) * SIZE < width) squares += (v[k][e] - mu) * (v[k][e] - mu);
+    const Acc scale = 1 / sqrt(team_reduce<32>(squares, Sum()) / width + eps);
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+      const int c = (32 * k + lane) * SIZE;
+      if (c >= width) break;
+      const Pack<T> w = load_pack(weight + c), b = load_pack(bias + c);
+      Pack<T> result;
+#pragma unroll
+      for (int e = 0; e < SIZE; ++e) result.v[e] = from_acc<T>(to_acc(w.v[e]) * (v[k][e] - mu) * scale + to_acc(b.v[e]));
+      store_pack(y + row * width + c, result);
+    }
+    if (lane != 0) continue;
+    mean[row] = mu;
+    inverse[row] = scale;
+  }
+}
+
+// dx and the partial sums of dweight and dbias in one walk over x and dy. The grid is the number of parts; each warp adds up
+// its rows in registers, then the warps of a block add theirs in order.
+template <typename T, typename Acc, int K>
+__global__ void __launch_bounds__(THREADS)
+layer_norm_backward_warp(const T* __restrict__ x, const T* __restrict__ dy, const T* __restrict__ weight,
+                         const Acc* __restrict__ mean, const Acc* __restrict__ inverse, T* __restrict__ dx,
+                         Acc* __restrict__ partial, long long rows, int width) {
+  constexpr int SIZE = Pack<T>::SIZE;
+  const int lane = threadIdx.x % 32;
+  Acc dweight[K][SIZE] = {}, dbias[K][SIZE] = {};
+  for (long long row = grid_thread() / 32; row < rows; row += grid_threads() / 32) {
+    const Acc mu = mean[row], scale = inverse[row];
+    Acc n[K][SIZE], g[K][SIZE], sum = 0, along = 0;
+    load_row(x + row * width, width, n);
+    load_row(dy + row * width, width, g);
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+      const int c = (32 * k + lane) * SIZE;
+      const Pack<T> w = c < width ? load_pack(weight + c) : Pack<T>{};
+#pragma unroll
+      for (int e = 0; e < SIZE; ++e) {
+        n[k][e] = (n[k][e] - mu) * scale;
+        dweight[k][e] += g[k][e] * n[k][e];
+        dbias[k][e] += g[k][e];
+        g[k][e] *= to_acc(w.v[e]);
+        sum += g[k][e];
+        along += g[k][e] * n[k][e];
+      }
+    }
+    sum = team_reduce<32>(sum, Sum()) / width;
+    along = team_reduce<32>(along, Sum()) / width;
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+      const int c = (32 * k + lane) * SIZE;
+      if (c >= width) break;
+      Pack<T> result;
+#pragma unroll
+      for (int e = 0; e < SIZE; ++e) result.v[e] = from_acc<T>(scale * (g[k][e] - sum - n[k][e] * along));
+      store_pack(dx + row * width + c, result);
+    }
+  }
+
+  __shared__ Acc totals[2][32 * K * SIZE];
+  for (int warp = 0; warp < WARPS; ++warp) {
+    if (threadIdx.x / 32 == warp) {
+#pragma unroll
+      for (int k = 0; k < K; ++k)
+#pragma unroll
+        for (int e = 0; e < SIZE; ++e) {
+          const int c = (32 * k + lane) * SIZE + e;
+          totals[0][c] = dweight[k][e] + (warp == 0 ? Acc(0) : totals[0][c]);
+          totals[1][c] = dbias[k][e] + (warp == 0 ? Acc(0) : totals[1][c]);
+        }
+    }
+    __syncthreads();
+  }
+  for (int i = threadIdx.x; i < 2 * width; i += THREADS)
+    partial[(long long)blockIdx.x * 2 * width + i] = totals[i / width][i % width];
+}
+
+// result[c] = sum of partial[part, c] over the parts: a column is shared by WARPS threads, each of which adds every
+// WARPS-th part in order. Columns below `width` are dweight, the others dbias; either may be null.
+template <typename Acc>
+__global__ void __launch_bounds__(THREADS)
+layer_norm_sum_partials(const Acc* __restrict__ partial, Acc* __restrict__ dweight, Acc* __restrict__ dbias, int width,
+                        int parts) {
+  __shared__ Acc sums[WARPS][32];
+  const int lane = threadIdx.x % 32, share = threadIdx.x / 32, c = blockIdx.x * 32 + lane;
+  Acc sum = 0;
+  if (c < 2 * width)
+    for (int part = share; part < parts; part += WARPS) sum += partial[(long long)part * 2 * width + c];
+  sums[share][lane] = sum;
+  __syncthreads();
+  if (share != 0 || c >= 2 * width) return;
+  for (int other = 1; other < WARPS; ++other) sum += sums[other][lane];
+  Acc* result = c < width ? dweight : dbias;
+  if (result) result[c < width ? c : c - width] = sum;
+}
