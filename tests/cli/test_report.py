@@ -151,3 +151,36 @@ def test_sparklines_show_powers_of_ten():
     assert live.sparkline([1.0, 10.0, 100.0]) == "▁▅█"
     assert live.sparkline([1.0, None, 1.01]) == "▁ ▁"
     assert live.sparkline([None, 0.0]) == ""
+
+
+@pytest.mark.parametrize("layers", [1, 3, 40])
+def test_the_view_fits_a_small_terminal(run, layers):
+    parts = ("self_attn", "self_attn.out_proj", "multihead_attn.out_proj", "linear1", "linear2", "norm1")
+    sides = [f"{side}.layers.{i}" for side in ("encoder", "decoder") for i in range(layers)]
+    names = [f"{side}.{part}" for side in sides for part in parts] + ["encoder.norm", "decoder.output"]
+    values = {"activation": 0.5, "flow": 2e-5, "gradient": 3.0, "weight": 9.0, "update": 0.01, "dead": 0.9}
+    layers = dict.fromkeys(names, values)
+    records = [{"step": step, "gradient": 1.5, "clipped": 1.0, "layers": layers} for step in range(50)]
+    (run / "gradients.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records), "utf-8")
+    screen = Console(file=io.StringIO(), width=80, height=24)
+    screen.print(live.view(run, 80, 24))
+    lines = screen.file.getvalue().splitlines()
+    assert len(lines) < 24
+    assert max(map(len, lines)) <= 80
+    assert "epoch 3/3" in lines[0]
+    assert "(50 recorded)" in lines[0]
+    head = next(i for i, line in enumerate(lines) if line.startswith("layer"))
+    assert lines[head].split() == "layer activation dL/dy gradient over time update/weight dead".split()  # noqa: SIM905
+    rows = [line for line in lines[head + 1 :] if "\u2584" in line or "\u2581" in line]
+    assert len({row.split()[0] for row in rows}) == len(rows) > 1
+    assert "2.0e-5" in rows[0]
+    assert rows[0].rstrip().endswith("90 %")
+    assert any(line.startswith("! ") for line in lines)
+
+
+def test_layers_shown_as_one_have_the_norm_of_all_their_parameters():
+    first = {"activation": 2.0, "gradient": 3.0, "weight": 30.0, "update": 0.3, "dead": 0.5}
+    second = {"activation": 1.0, "gradient": 4.0, "weight": 40.0, "update": 0.4}
+    found = live.together([first, second])
+    assert found == {"activation": 2.0, "gradient": 5.0, "weight": 50.0, "update": 0.5, "dead": 0.5}
+    assert live.together([first, {"gradient": None}])["gradient"] is None

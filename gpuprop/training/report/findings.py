@@ -18,7 +18,8 @@ def findings_of(gradients: Sequence[Record]) -> list[str]:
     late = gradients[-max(1, len(gradients) // 4) :]
     if not late:
         return []
-    found = [sentence for name in layer_names(late) for sentence in _of_layer(name, late)]
+    strongest = _strongest(late)
+    found = [sentence for name in layer_names(late) for sentence in _of_layer(name, late, strongest)]
     broken = next((r["step"] for r in gradients if r.get("gradient") is None), None)
     if broken is not None:
         found.insert(0, f"At step {broken} the gradient was not finite: lower the learning rate.")
@@ -46,7 +47,7 @@ def verdict(gradients: Sequence[Record], metrics: Sequence[Record]) -> str:
     return f"Nothing in what was recorded ({recorded}): gradients, updates and units look healthy."
 
 
-def _of_layer(name: str, late: Sequence[Record]) -> list[str]:
+def _of_layer(name: str, late: Sequence[Record], strongest: float) -> list[str]:
     values = [r["layers"].get(name, {}) for r in late]
     found = []
     dead = _mean([v.get("dead") for v in values])
@@ -62,7 +63,7 @@ def _of_layer(name: str, late: Sequence[Record]) -> list[str]:
         found.append(f"{name}: a step moves it by {moved:.2g} of its size; lower the learning rate.")
     if moved is not None and moved < HARDLY_LEARNS:
         found.append(f"{name}: a step moves it by {moved:.1g} of its size: it hardly learns.")
-    flow, strongest = _mean([v.get("flow") for v in values]), _strongest(late)
+    flow = _mean([v.get("flow") for v in values])
     if flow is not None and strongest and flow < VANISHED * strongest:
         found.append(
             f"{name}: the gradient that arrives is {flow / strongest:.1g} of the strongest: it vanishes on "

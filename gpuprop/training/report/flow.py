@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..step_watch import LOSS
+from .names import parts_of
 
 MOST_LAYERS = 26  # more are drawn together, those of one part as one
 MOST_ARROWS = 1.6  # to a box, on average; of more, those that other ways stand for are left out
@@ -55,7 +56,7 @@ def flow_of(gradients: Sequence[Record]) -> Flow | None:
         return None
     late = gradients[-max(1, len(gradients) // 4) :]
     names = list(dict.fromkeys(name for edge in graph for name in edge))
-    groups = _groups([name for name in names if name != LOSS])
+    groups = parts_of([name for name in names if name != LOSS], MOST_LAYERS)
     groups[LOSS] = LOSS
     flows: dict[str, float | None] = {LOSS: 1.0}
     for name in names:
@@ -76,16 +77,6 @@ def flow_of(gradients: Sequence[Record]) -> Flow | None:
             boxes[name] = Box(name, row, column, flows[name], strengths[name])
     arrows = [(b, a) for a, b in edges]
     return Flow(boxes, arrows, _detours(arrows, boxes))
-
-
-def _groups(names: list[str]) -> dict[str, str]:
-    """Each layer's name in the drawing: its path, cut after as many parts as leave few enough boxes."""
-    longest = max((name.count(".") + 1 for name in names), default=1)
-    for parts in range(longest, 0, -1):
-        found = {name: ".".join(name.split(".")[:parts]) for name in names}
-        if len(set(found.values())) <= MOST_LAYERS:
-            return found
-    return found
 
 
 def _mean_flow(records: Sequence[Record], name: str) -> float | None:

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 SHORTEST = 5  # letters that are left of a part of a name
+
+
+def parts_of(names: Sequence[str], most: int) -> dict[str, str]:
+    """The part of the model that each layer belongs to: its path, cut after as many names as leave at most
+    `most` parts, or after the first."""
+    longest = max((name.count(".") + 1 for name in names), default=1)
+    for depth in range(longest, 0, -1):
+        found = {name: ".".join(name.split(".")[:depth]) for name in names}
+        if len(set(found.values())) <= most:
+            return found
+    return found
 
 
 def short_names(names: Iterable[str], most: int) -> dict[str, str]:

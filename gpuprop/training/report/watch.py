@@ -19,11 +19,14 @@ from ..progress import score_name
 from ..run import CONFIG, METRICS, read_config, read_metrics
 from .charts import layer_names, relative_update
 from .findings import findings_of
+from .names import parts_of, short_names
 
 EVERY = 1.0  # seconds
+EVERYTHING = 200  # lines, where no terminal has to hold them
 SILENT = 120.0  # seconds without a new line, at least, after which a run is taken to have stopped
 _BARS = "▁▂▃▄▅▆▇█"
 MOST_EPOCHS, MOST_POINTS, MOST_LAYERS = 8, 24, 30
+NUMBERS = 48  # letters of a row of layers beside its name and what it was over time
 
 Record = Mapping[str, Any]
 
@@ -37,7 +40,8 @@ def watch(run: str | Path, console: Console | None = None, every: float = EVERY)
     with contextlib.suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False) as live:
         while True:
             over = ended(run)
-            live.update(view(run), refresh=True)
+            lines = console.height if console.is_terminal else EVERYTHING
+            live.update(view(run, console.width, lines), refresh=True)
             if over:
                 return
             time.sleep(every)
@@ -59,18 +63,24 @@ def ended(run: Path) -> bool:
     return time.time() - max(f.stat().st_mtime for f in files) > max(SILENT, 3 * longest)
 
 
-def view(run: Path) -> RenderableType:
-    """What is known of the run now."""
+def view(run: Path, width: int = 80, height: int = 100) -> RenderableType:
+    """What is known of the run now, in `height` lines of `width` letters."""
     if not (run / CONFIG).exists():
         return Text(f"{run}: waiting for the first epoch", style="dim")
     config, metrics, gradients = read_config(run), _metrics(run), read_gradients(run)
     epochs = config.get("training", {}).get("epochs", "?")
     step = max((r["step"] for r in (*metrics[-1:], *gradients[-1:])), default=0)
-    title = f"{run}  {config.get('model', {}).get('name', '')}  epoch {len(metrics)}/{epochs}  step {step:,}"
-    parts: list[RenderableType] = [Text(title, style="bold"), _epochs(metrics)]
+    name = config.get("model", {}).get("name", "")
+    where = f"  {name}  epoch {len(metrics)}/{epochs}  step {step:,} ({len(gradients)} recorded)"
+    room = max(8, width - len(where))
+    title = Text(("…" + str(run)[1 - room :] if len(str(run)) > room else str(run)) + where, style="bold")
+    shown = metrics[-min(MOST_EPOCHS, max(1, height // 6)) :]
+    parts: list[RenderableType] = [title, _epochs(shown)]
     if gradients:
-        parts += [_whole(gradients), _layers(gradients)]
-        parts += [Text(f"! {sentence}", style="yellow") for sentence in findings_of(gradients)]
+        said = [Text(f"! {sentence}", style="yellow") for sentence in findings_of(gradients)]
+        said = said[: max(1, height // 12)]
+        lines = 4 + max(1, len(shown)) + sum(-(-len(text) // (width - 8)) for text in said)
+        parts += [_whole(gradients, width), _layers(gradients, width, height - 1 - lines), *said]
     return Group(*parts)
 
 
@@ -80,47 +90,67 @@ def _epochs(metrics: Sequence[Record]) -> RenderableType:
     names = [n for n in metrics[-1] if n == "train_loss" or n.startswith("valid_")]
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("epoch", *(score_name(n) if n not in ("train_loss", "valid_loss") else n for n in names)):
-        table.add_column(name.replace("_", " "), justify="right")
-    for record in metrics[-MOST_EPOCHS:]:
+        table.add_column(name.replace("_", " "), justify="right", no_wrap=True)
+    for record in metrics:
         values = [f"{record[n]:.4f}" if n in record else "" for n in names]
         table.add_row(str(record["epoch"]), *values, style="bold" if record.get("best") else "")
     return table
 
 
-def _whole(gradients: Sequence[Record]) -> RenderableType:
+def _whole(gradients: Sequence[Record], width: int) -> RenderableType:
     last = gradients[-1]
     norm = "not finite" if last.get("gradient") is None else f"{last['gradient']:.3g}"
-    line = f"gradient {sparkline([r.get('gradient') for r in gradients])} {norm}"
+    line = f"gradient {sparkline([r.get('gradient') for r in gradients], width // 3)} {norm}"
     if "clipped" in last:
         line += f"   clipped {100 * last['clipped']:.0f} %"
     if "power" in last.get("gpu", {}):
         line += f"   {last['gpu']['power']:.0f} W"
-    return Text(line)
+    return Text(line, no_wrap=True)
 
 
-def _layers(gradients: Sequence[Record]) -> RenderableType:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("layer")
-    for name in ("activation", "dL/dy", "gradient", "over time", "update/weight", "dead"):
-        table.add_column(name, justify="left" if name == "over time" else "right")
+def _layers(gradients: Sequence[Record], width: int, height: int) -> RenderableType:
+    """A row a layer or, where they are too many, a part of the model."""
     names = layer_names(gradients)
-    for name in names[:MOST_LAYERS]:
-        values = gradients[-1]["layers"].get(name, {})
+    parts = parts_of(names, max(1, min(height, MOST_LAYERS)))
+    points = max(8, min(MOST_POINTS, (width - NUMBERS) // 3))
+    rows = list(dict.fromkeys(parts.values()))
+    short = short_names(rows, max(12, width - NUMBERS - points))
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
+    table.add_column("layer", no_wrap=True)
+    for name in ("activation", "dL/dy", "gradient", "over time", "update/weight", "dead"):
+        table.add_column(name, justify="left" if name == "over time" else "right", no_wrap=True)
+    most = max(1, min(height, MOST_LAYERS))
+    for row in rows if len(rows) <= most else rows[: most - 1]:
+        members = [name for name in names if parts[name] == row]
+        now = together([gradients[-1]["layers"].get(name, {}) for name in members])
+        before = [together([r["layers"].get(name, {}) for name in members]) for r in gradients[-points:]]
         table.add_row(
-            name,
-            *(_number(values.get(key)) for key in ("activation", "flow", "gradient")),
-            sparkline([r["layers"].get(name, {}).get("gradient") for r in gradients]),
-            _number(relative_update(values)),
-            f"{100 * values['dead']:.0f} %" if values.get("dead") is not None else "",
+            short[row],
+            *(_number(now.get(key)) for key in ("activation", "flow", "gradient")),
+            sparkline([values.get("gradient") for values in before], points),
+            _number(relative_update(now)),
+            f"{100 * now['dead']:.0f} %" if now.get("dead") is not None else "",
         )
-    if len(names) > MOST_LAYERS:
-        table.add_row(f"and {len(names) - MOST_LAYERS} more")
+    if len(rows) > most:
+        table.add_row(f"and {len(rows) - most + 1} more")
     return table
 
 
-def sparkline(values: Sequence[float | None]) -> str:
+def together(layers: Sequence[Record]) -> Record:
+    """The values of several layers as one: norms over all their parameters, and the largest of the others."""
+    found: dict[str, float | None] = {}
+    for key in dict.fromkeys(key for values in layers for key in values):
+        values = [layer[key] for layer in layers if key in layer]
+        if any(value is None for value in values):
+            found[key] = None
+        else:
+            found[key] = math.hypot(*values) if key in ("gradient", "weight", "update") else max(values)
+    return found
+
+
+def sparkline(values: Sequence[float | None], most: int = MOST_POINTS) -> str:
     """The last values as little bars, by their powers of ten; what is 0 or unknown is a space."""
-    logs = [math.log10(v) if v is not None and v > 0 else None for v in values[-MOST_POINTS:]]
+    logs = [math.log10(v) if v is not None and v > 0 else None for v in values[-most:]]
     known = [v for v in logs if v is not None]
     if not known:
         return ""
@@ -133,4 +163,9 @@ def _metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}"
+    """At most six letters: 0.0123, 1.2e-4."""
+    if value is None:
+        return ""
+    if value == 0.0 or 1e-3 <= value < 1e5:
+        return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+    return f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
