@@ -179,3 +179,10 @@ def plus(a: Array, b: Array) -> Array:
     if not isinstance(a, np.ndarray) or a.dtype != b.dtype:
         return a + b
     return np.add(a, b, out=empty(np, a.shape, a.dtype))
+
+
+def times(a: Array, b: Any) -> Array:
+    """a · b for an array and one that broadcasts to its shape, or a number, in the type of a."""
+    if not isinstance(a, np.ndarray):
+        return a * b
+    return np.multiply(a, b, out=empty(np, a.shape, a.dtype))

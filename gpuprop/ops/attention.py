@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..backend.arrays import Array, get_xp
-from ..backend.buffers import empty, zeros
+from ..backend.buffers import empty, times, zeros
 from ..backend.gemm import matmul as product
 from ..backend.half import kept, total
 from ..backprop import Context
@@ -35,7 +35,7 @@ class DotProductWeights(Op):
 
     @staticmethod
     def forward(ctx: Context, query: Array, key: Array, *, mask: Array | None, scale: float) -> Array:
-        weights = product(kept(query * scale, query), key.swapaxes(-1, -2))
+        weights = product(_scaled(query, scale), key.swapaxes(-1, -2))
         softmax_over_keys(weights, hide(mask, weights.dtype))
         ctx.save(query, key, weights, scale)
         return weights
@@ -46,9 +46,13 @@ class DotProductWeights(Op):
         need_query, need_key = ctx.needs_grad
         denergy = softmax_gradient(weights, dweights)
         return (
-            kept(product(denergy, key) * scale, key) if need_query else None,
-            product(denergy.swapaxes(-1, -2), kept(query * scale, query)) if need_key else None,
+            _scaled(product(denergy, key), scale) if need_query else None,
+            product(denergy.swapaxes(-1, -2), _scaled(query, scale)) if need_key else None,
         )
+
+
+def _scaled(x: Array, scale: float) -> Array:
+    return x if scale == 1.0 else kept(times(x, scale), x)
 
 
 class AdditiveWeights(Op):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -171,27 +171,38 @@ def _gradients(
 ) -> None:
     """Set dx (zero before) and add to djoined, for a block of texts, by the rows of dz that are not 0."""
     batch, length, channels = x.shape
-    base = np.arange(batch)[:, None] * length
-    cells = []  # (rows of dz, columns, values), a triple for each width and offset
-    for width in plan:
-        columns = slice(width.feature, width.feature + width.out)
-        for o in range(width.kernel):
-            place = winner[:, columns] + (o - width.left)
-            real = (place >= 0) & (place < length) & (g[:, columns] != 0)
-            text, f = np.nonzero(real)
-            cells.append(((base + place)[real], width.column + o * width.out + f, g[text, width.feature + f]))
+    winners = [_winners(width, winner, g, length) for width in plan]
     touched = np.zeros(batch * length, bool)
-    for row, _, _ in cells:
-        touched[row] = True
+    for each in winners:
+        for row, _, _ in _cells(*each, length):
+            touched[row] = True
     rows = np.flatnonzero(touched)
     number = np.cumsum(touched) - 1
     dz = zeros(np, (rows.size, joined.shape[1]), x.dtype)
-    for row, column, value in cells:
-        dz[number[row], column] = value
+    for each in winners:
+        for row, column, value in _cells(*each, length):
+            dz[number[row], column] = value
     if dx is not None:
         dx.reshape(-1, channels)[rows] = product(dz, joined.T)
     if djoined is not None:
         djoined += product(rows_of(x.reshape(-1, channels), rows).T, dz)
+
+
+def _winners(width: Width, winner: Array, g: Array, length: int) -> tuple[Width, Array, Array, Array, Array]:
+    """Of every feature with a gradient: the row where its text begins, the place in the text where its window
+    begins, its number among those of the width, and g."""
+    text, f = np.nonzero(g[:, width.feature : width.feature + width.out])
+    at = (text, width.feature + f)
+    return width, text * length, winner[at] - width.left, f, g[at]
+
+
+def _cells(
+    width: Width, first: Array, place: Array, f: Array, g: Array, length: int
+) -> Iterator[tuple[Array, Array, Array]]:
+    """The rows and columns of dz that hold a gradient, and it, for each offset of a width."""
+    for o in range(width.kernel):
+        real = (place >= -o) & (place < length - o)
+        yield (first + place + o)[real], (width.column + o * width.out + f)[real], g[real]
 
 
 def _of_weight(ctx: Context, i: int, djoined: Array, width: Width) -> Array:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..backend import kernels
 from ..backend.arrays import Array, get_xp
-from ..backend.buffers import empty, zeros
+from ..backend.buffers import contiguous, empty, zeros
 from ..backend.half import wide
 from ..backend.threads import over_rows
 from ..backprop import Context, Leaf
@@ -37,7 +37,7 @@ class Embedding(Op):
     def backward(ctx: Context, dy: Array) -> Array:
         ids, shape, padding_idx = ctx.saved
         xp = get_xp(dy)
-        ids, dy = ids.reshape(-1), dy.reshape(-1, shape[1])
+        ids, dy = ids.reshape(-1), contiguous(xp, dy).reshape(-1, shape[1])
         if not kernels.usable(dy):
             if padding_idx is not None:
                 keep = np.flatnonzero(ids != padding_idx)

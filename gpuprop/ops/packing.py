@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..backend.arrays import Array, get_xp
-from ..backend.buffers import empty, zeros
+from ..backend.buffers import contiguous, empty, zeros
 from ..backprop import Context
 from ..errors import ShapeError
 from ..op import Op
@@ -55,7 +55,7 @@ def take_rows(x: Array, rows: Array) -> Array:
     xp = get_xp(x)
     if xp is not np:
         return xp.take(x.reshape(-1, *x.shape[2:]), rows, axis=0)
-    return rows_of(x.reshape(-1, *x.shape[2:]), rows)
+    return rows_of(contiguous(np, x).reshape(-1, *x.shape[2:]), rows)
 
 
 def put_rows(values: Array, rows: Array, shape: tuple[int, ...]) -> Array:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..backend import kernels, random
 from ..backend.arrays import Array, get_xp
-from ..backend.buffers import empty
+from ..backend.buffers import empty, times
 from ..backend.gemm import matmul as product
 from ..backend.half import wide
 from ..backend.instantiations import C_TYPES, attention_tiles
@@ -60,13 +60,13 @@ class Attention(Op):
 
         def work(part: tuple[slice, ...], first: int) -> None:
             into = None if weights is None else weights[part]
-            a = product(query[part] * scale, key[part].swapaxes(-1, -2), out=into)
+            a = product(times(query[part], scale), key[part].swapaxes(-1, -2), out=into)
             softmax_over_keys(a, None if hidden is None else hidden[_within(part, hidden.shape)])
             if kept is None or place is None:
                 product(a, value[part], out=context[part])
                 return
             draw_mask(kept[part].reshape(-1), place[1] + first, place)
-            c = product(a * kept[part], value[part], out=context[part])
+            c = product(times(a, kept[part]), value[part], out=context[part])
             c *= _rate(place)
 
         _over_blocks(work, shape, xp is np)
@@ -88,7 +88,7 @@ class Attention(Op):
         def work(part: tuple[slice, ...], _: int) -> None:
             a, dc = weights[part], dcontext[part]
             if dvalue is not None:
-                used = a if kept is None else a * kept[part]
+                used = a if kept is None else times(a, kept[part])
                 _times(product(used.swapaxes(-1, -2), dc, out=dvalue[part]), rate)
             if dquery is None and dkey is None:
                 return
