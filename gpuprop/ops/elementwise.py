@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from ..backend.arrays import Array, get_xp
 from ..backend.buffers import empty
 from ..backend.half import kept, total
@@ -12,6 +14,9 @@ from ..op import Op
 from ..tensors import Tensor
 from .blockwise import alike, blockwise, maximum_with_zero
 from .operands import is_array
+
+
+SMALL = 1 << 11  # elements up to which memory that is used again does not pay
 
 
 def unbroadcast(grad: Array, shape: tuple[int, ...]) -> Array:
@@ -30,7 +35,22 @@ def _shape(x: Any) -> tuple[int, ...]:
 def _both(name: str, a: Any, b: Any) -> Array:
     """The ufunc `name` of two arrays or numbers, with broadcasting."""
     f = getattr(get_xp(a, b), name)
-    return blockwise(f, a, b) if alike(a, b) else kept(f(a, b), a, b)
+    if alike(a, b):
+        return blockwise(f, a, b)
+    for x, other in ((a, b), (b, a)):
+        if _covers(x, other):
+            return f(a, b, out=empty(np, x.shape, x.dtype))
+    return kept(f(a, b), a, b)
+
+
+def _covers(x: Any, other: Any) -> bool:
+    """Whether x is a NumPy array whose shape and type are those of the result with `other` too."""
+    if not isinstance(x, np.ndarray) or x.dtype.kind != "f" or x.size <= SMALL:
+        return False
+    if isinstance(other, np.ndarray):
+        few = other.size < x.size and other.ndim <= x.ndim and other.dtype == x.dtype
+        return few and all(m in (1, n) for m, n in zip(other.shape[::-1], x.shape[::-1], strict=False))
+    return isinstance(other, (int, float))
 
 
 class Add(Op):
@@ -54,7 +74,7 @@ class Subtract(Op):
     @staticmethod
     def forward(ctx: Context, a: Array, b: Array) -> Array:
         ctx.save(_shape(a), _shape(b))
-        return kept(a - b, a, b)
+        return _both("subtract", a, b)
 
     @staticmethod
     def backward(ctx: Context, dy: Array) -> tuple[Array | None, ...]:
