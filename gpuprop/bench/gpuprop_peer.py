@@ -116,7 +116,7 @@ class Transformer(nn.Module):
         self.scale = math.sqrt(d)
         self.src_emb = nn.Embedding(s["src_vocab"], d, padding_idx=PAD)
         self.tgt_emb = nn.Embedding(s["tgt_vocab"], d, padding_idx=PAD)
-        self.position = sinusoids(s["length"], d)
+        self.positions = nn.SinusoidalPositions(d)
         self.drops = [nn.Dropout(s["dropout"]) for _ in range(2)]
         sizes = (d, s["heads"], s["ff"], s["dropout"])
         self.encoder = [Block(*sizes, decoder=False) for _ in range(s["layers"])]
@@ -127,22 +127,17 @@ class Transformer(nn.Module):
 
     def forward(self, src: Any, tgt_in: Any, tgt_out: Any) -> gp.Tensor:
         mask, real = src != PAD, tgt_in != PAD  # only rows of real tokens go through the layers
-        x = self.drops[0](self.src_emb(src[mask]) * self.scale + self.position[np.nonzero(mask)[1]])
+        x = self.drops[0](self.embedded(self.src_emb, src, mask))
         for block in self.encoder:
             x = block(x, mask)
         memory = self.encoder_norm(x)
-        y = self.drops[1](self.tgt_emb(tgt_in[real]) * self.scale + self.position[np.nonzero(real)[1]])
+        y = self.drops[1](self.embedded(self.tgt_emb, tgt_in, real))
         for block in self.decoder:
             y = block(y, real, memory, mask)
         return self.criterion(self.out(self.decoder_norm(y)), tgt_out[real])
 
-
-def sinusoids(length: int, d: int) -> np.ndarray[Any, Any]:
-    """Sinusoidal positions (length, d) (Vaswani et al. 2017, section 3.5)."""
-    angle = np.arange(length)[:, None] * np.exp(np.arange(0, d, 2) * (-np.log(10000.0) / d))
-    table = np.empty((length, d), np.float32)
-    table[:, 0::2], table[:, 1::2] = np.sin(angle), np.cos(angle)
-    return table
+    def embedded(self, table: nn.Embedding, ids: Any, mask: Any) -> gp.Tensor:
+        return self.positions(table(ids[mask]) * self.scale, np.nonzero(mask)[1], ids.shape[1])
 
 
 def our_name(name: str, s: Mapping[str, Any]) -> str:

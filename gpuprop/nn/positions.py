@@ -36,7 +36,7 @@ class SinusoidalPositions(Module):
             rows = max(64, 1 << (length - 1).bit_length())
             table = to_device(sinusoids(rows, self.embedding_dim), x.device).astype(x.dtype)
             self._tables[place] = table
-        return x + Tensor(table[positions])
+        return x + ops.embedding(positions, table)
 
     def extra_repr(self) -> str:
         return str(self.embedding_dim)
