@@ -15,7 +15,6 @@ from ..tensors import Tensor
 from .blockwise import alike, blockwise, maximum_with_zero
 from .operands import is_array
 
-
 SMALL = 1 << 11  # elements up to which memory that is used again does not pay
 
 
