@@ -23,6 +23,8 @@ from .cli_report import REPORT_EXAMPLES, REPORT_HELP, report
 from .cli_resume import RESUME_EXAMPLES, RESUME_HELP, resume
 from .cli_support import BROKEN_PIPE, EXIT_CODES, say, silence_stdout
 from .errors import GpupropError
+from .parallel.current import current
+from .parallel.failure import is_to_tell
 from .training.files import write_error
 from .version import __version__
 
@@ -83,7 +85,9 @@ def main(arguments: list[str] | None = None) -> int:
     if os.environ.get("GPUPROP_DEBUG"):
         return _run(arguments)
     try:
-        return _run(arguments)
+        code = _run(arguments)
+        current().barrier("the end")
+        return code
     except GpupropError as error:
         return _fail(str(error), error.exit_code)
     except BrokenPipeError:
@@ -131,5 +135,6 @@ def _usage_error(error: Any) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    say(f"gpuprop: {message}")
+    if is_to_tell(sys.exception() or RuntimeError(message), code):
+        say(f"gpuprop: {message}")
     return code

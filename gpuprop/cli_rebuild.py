@@ -97,7 +97,7 @@ def check_data(options: ClassifyOptions | Seq2SeqOptions, config: Mapping[str, A
 def check_same(saved: Mapping[str, Any], now: Mapping[str, Any], place: str, epochs: bool = False) -> None:
     """Raise CheckpointError, naming what differs, unless two configurations are of one training: model,
     vocabularies, data and settings. epochs: their number may differ."""
-    before, after = (dict(_identity(config)) for config in (saved, now))
+    before, after = (dict(identity(config)) for config in (saved, now))
     names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     if epochs:
         names = [name for name in names if name != "training.epochs"]
@@ -129,7 +129,7 @@ def check_vocabularies(folder: RunFolder) -> None:
             raise write_error(file, error) from error
 
 
-def _identity(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def identity(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(dotted name, value as JSON) of what the bits of a training depend on."""
     for part in ("task", "labels", "max_output", "model", "fields", "data", "training"):
         for name, value in _flat(part, config.get(part)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,10 +15,13 @@ from .cli_options_classify import ClassifyOptions
 from .cli_options_seq2seq import Seq2SeqOptions
 from .cli_prepare import Prepared, prepare_classification
 from .cli_prepare_seq2seq import prepare_seq2seq
+from .cli_ranks import checked_by_first, first, join, trained_with, with_ranks
 from .cli_rebuild import check_data, check_same, check_vocabularies, rebuilt_options
 from .cli_support import EXIT_CODES, command, say, use_device
 from .cli_train import make_folder, run_training
 from .errors import CheckpointError, DataError
+from .parallel.current import current
+from .parallel.environment import place_of
 from .training.checkpoint_folder import CHECKPOINTS, CheckpointFolder
 from .training.files import write_json
 from .training.run import CONFIG, METRICS, read_config, settle
@@ -29,6 +33,9 @@ RESUME_HELP = f"""Go on with a training that was stopped.
 RUN is the --out of `gpuprop train`. Training goes on from the newest checkpoint that is whole, and ends with
 the weights and metrics, bit for bit, that it would have had without the stop: on the same device, with the
 same data files, and with the same number of threads. A run that is finished is left as it is.
+
+Under mpirun it may go on with more or fewer ranks than before: a step keeps its rows, and each rank takes its
+share of them. That ends with the same results to within rounding.
 
 {EXIT_CODES}
 """
@@ -75,30 +82,42 @@ class ResumeOptions:
 @command(ResumeOptions)
 def resume(options: ResumeOptions) -> None:
     """Go on with a training that was stopped."""
+    join_again(options)
     config, found = find(options)
+    current().barrier("reading the checkpoint")  # rank 0 changes the folder after this
     place = str(options.run)
     before = rebuilt_options(config, place)
     given = applied(options, before, trained_on(config))
     check_data(given, config, place)
     given.check()
-    use_device(given.device)
+    if current().size == 1:
+        use_device(given.device)
     manual_seed(given.seed)
-    prepared = prepare(given)
+    prepared = with_ranks(prepare(given), trained_with(config))
     folder = make_folder(given, prepared)
     longer = given.epochs != before.epochs
     check_same(config, folder.config, place, longer)
     if found is not None:
         check_same(noted_config(found[1]), folder.config, str(found[0]), longer)
-    check_vocabularies(folder)
+    checked_by_first(lambda: check_vocabularies(folder))
     state = None if found is None else found[1]
     has_config = (options.run / CONFIG).exists()
     if found is not None and has_config and is_finished(found[1], given):
-        _finish(given, prepared, *found)
+        if first():
+            _finish(given, prepared, *found)
         return
-    if longer and has_config:
+    if longer and has_config and first():
         write_json(options.run / CONFIG, folder.config)
     _announce(options, config, found)
     run_training(given, prepared, folder, state)
+
+
+def join_again(options: ResumeOptions) -> None:
+    """Join the other ranks, where there are any, on the kind of device that training ran on."""
+    if place_of().size > 1:
+        with contextlib.suppress(CheckpointError):
+            options.device = options.device or trained_on(read_config(options.run))
+        join((options.device or "auto").partition(":")[0])
 
 
 def find(options: ResumeOptions) -> tuple[dict[str, Any], tuple[Path, dict[str, Any]] | None]:

@@ -17,6 +17,9 @@ from rich.console import Console
 
 from .backend.device import set_device
 from .errors import DataError
+from .parallel.current import current
+from .parallel.environment import place_of
+from .parallel.failure import is_to_tell
 
 Options = TypeVar("Options")
 EXIT_CODES = """Exit codes:
@@ -38,8 +41,10 @@ def command(options: type[Options]) -> Callable[[Callable[[Options], None]], Cal
             try:
                 body(options(**given))
             except KeyboardInterrupt as stop:
-                say("stopped")
-                raise typer.Exit(getattr(stop, "exit_code", 130)) from None
+                code = getattr(stop, "exit_code", 130)
+                if getattr(stop, "common", False) or is_to_tell(stop, code):
+                    say("stopped")
+                raise typer.Exit(code) from None
             except BrokenPipeError:
                 silence_stdout()
                 raise typer.Exit(BROKEN_PIPE) from None
@@ -65,8 +70,10 @@ def command(options: type[Options]) -> Callable[[Callable[[Options], None]], Cal
 
 
 def say(text: str) -> None:
-    """A message for the user, on standard error: standard output is for results."""
-    print(text, file=sys.stderr, flush=True)
+    """A message for the user, on standard error: standard output is for results. Of several ranks the first
+    one speaks."""
+    if max(current().rank, place_of().rank) == 0:
+        print(text, file=sys.stderr, flush=True)
 
 
 def table_console() -> Console:

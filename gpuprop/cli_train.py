@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -16,8 +15,11 @@ from .cli_options_classify import ClassifyOptions
 from .cli_options_seq2seq import Seq2SeqOptions
 from .cli_prepare import Prepared, data_files, described_model, prepare_classification
 from .cli_prepare_seq2seq import prepare_seq2seq
-from .cli_support import EXIT_CODES, command, plain, say, use_device
+from .cli_ranks import check_ranks, checked_by_first, first, join, with_ranks
+from .cli_support import EXIT_CODES, command, plain, say
 from .errors import DataError, GpupropError, TrainingError
+from .parallel.current import current
+from .parallel.sharing import sharing_rows
 from .training.checkpoint_folder import CHECKPOINTS, CheckpointFolder
 from .training.files import describe_files
 from .training.run import RunFolder, check_out
@@ -74,6 +76,7 @@ def classify(options: ClassifyOptions) -> None:
     """Train a text classifier."""
     begin(options)
     options, prepared = with_batch_size(options, prepare_classification(options))
+    prepared = with_ranks(prepared)
     run_training(options, prepared, make_folder(options, prepared))
 
 
@@ -83,22 +86,25 @@ def seq2seq(options: Seq2SeqOptions) -> None:
     """Train an encoder-decoder."""
     begin(options)
     options, prepared = with_batch_size(options, prepare_seq2seq(options))
+    prepared = with_ranks(prepared)
     run_training(options, prepared, make_folder(options, prepared))
 
 
 def begin(options: ClassifyOptions | Seq2SeqOptions) -> None:
     """What comes before any file is read: checks, device, seed."""
     options.check()
-    check_out(options.out, options.overwrite)
-    if options.checkpoint_dir is not None and options.keep_checkpoints:
-        _check_second(options.checkpoint_dir, options.overwrite)
-    use_device(options.device)
+    join(options.device)
+    checked_by_first(lambda: _check_folders(options))
     manual_seed(options.seed)
 
 
-def _check_second(folder: Path, overwrite: bool) -> None:
-    """The second folder of checkpoints must not hold those of another training."""
-    if CheckpointFolder(folder).files() and not overwrite:
+def _check_folders(options: ClassifyOptions | Seq2SeqOptions) -> None:
+    """The run folder may be written to; the second folder of checkpoints must not hold another training's."""
+    check_out(options.out, options.overwrite)
+    folder = options.checkpoint_dir
+    if folder is None or not options.keep_checkpoints:
+        return
+    if CheckpointFolder(folder).files() and not options.overwrite:
         raise DataError(
             "holds checkpoints already; choose another --checkpoint-dir, or replace them with --overwrite",
             folder,
@@ -107,11 +113,13 @@ def _check_second(folder: Path, overwrite: bool) -> None:
 
 def make_folder(options: ClassifyOptions | Seq2SeqOptions, prepared: Prepared) -> RunFolder:
     """The run folder with the configuration of this training. Nothing is written yet."""
-    task = prepared.task
+    task, settings = prepared.task, asdict(prepared.settings)
+    if settings["ranks"] == 1:
+        del settings["ranks"]
     config = {
         **task.config(),
         "model": described_model(options, task.model),
-        "training": {**plain(options), **asdict(prepared.settings), "device": str(get_device())},
+        "training": {**plain(options), **settings, "device": str(get_device())},
         "options": plain(options),
         "data": describe_files(data_files(options, prepared)),
     }
@@ -139,11 +147,13 @@ def run_training(
 ) -> None:
     """Train into the run folder, from the state of a checkpoint where one is given, score the best model on
     --test, and say where everything is."""
+    check_ranks(folder.config)
     checkpoints = make_checkpoints(options)
     progress = "off" if options.quiet else "auto"
     session = Session(
-        prepared.task, prepared.train, prepared.valid, prepared.settings, folder, progress, checkpoints
-    )
+        prepared.task, prepared.train, prepared.valid, prepared.settings, folder if first() else None,
+        progress, checkpoints, options.out,
+    )  # fmt: skip
     if not options.quiet:
         _announce(options, prepared, session)
     if state is not None:
@@ -183,7 +193,9 @@ def _announce(options: ClassifyOptions | Seq2SeqOptions, prepared: Prepared, ses
         say(note)
     if session.trainer.precision.note:
         say(session.trainer.precision.note)
-    say(f"model {options.model}: {prepared.task.model.num_parameters():,} parameters on {get_device()}")
+    ranks = current().size
+    where = f"{get_device()}" if ranks == 1 else f"{ranks} ranks, {get_device().type}"
+    say(f"model {options.model}: {prepared.task.model.num_parameters():,} parameters on {where}")
 
 
 def _draw(session: Session, title: str) -> None:
@@ -206,7 +218,10 @@ def _report(options: ClassifyOptions | Seq2SeqOptions, prepared: Prepared, sessi
         steps = session.trainer.state.step
         say(f"{skipped} of {steps} steps were skipped, as gradients overflowed float16; the loss scale fell")
     if prepared.test is not None:
-        print(f"{options.test}: {scores_text(prepared.task.evaluate(prepared.test))}", flush=True)
+        with sharing_rows():
+            scores = scores_text(prepared.task.evaluate(prepared.test))
+        if first():
+            print(f"{options.test}: {scores}", flush=True)
     if not options.quiet:
         say(f"saved in {options.out}; use it: gpuprop predict {options.out} < lines.txt")
 

@@ -66,7 +66,7 @@ def device_of_rank(name: str, place: Place) -> str:
     try:
         gpus = cuda_setup.count()
     except DeviceError:
-        return name  # "auto" goes on to the CPU, "cuda" says what is wrong
+        return "cpu" if name == "auto" and place.rank else name  # rank 0 says why, or what is wrong
     if place.local_rank < gpus:
         return f"cuda:{place.local_rank}"
     if gpus == 1 and os.environ.get("CUDA_VISIBLE_DEVICES"):

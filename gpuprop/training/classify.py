@@ -14,6 +14,7 @@ from ..backprop import no_grad
 from ..errors import CheckpointError, DataError
 from ..models import CLASSIFIERS, ConfiguredModel, build
 from ..nn.losses import CrossEntropyLoss
+from ..parallel.sharing import all_rows, my_rows
 from ..tensors import Tensor
 from ..text.batches import Batches, TextBatch, restore_order, text_batches
 from ..text.field import TextField
@@ -105,6 +106,12 @@ class Classification:
 
     def logits(self, rows: Sequence[Sequence[int]]) -> np.ndarray[Any, Any]:
         """(N, C) float64 on the host, in the order of the rows."""
+        mine = my_rows(len(rows))
+        if len(rows) and not len(mine):
+            return all_rows(np.zeros((0, len(self.labels))), len(rows))
+        return all_rows(self._logits([rows[i] for i in mine]), len(rows))
+
+    def _logits(self, rows: Sequence[Sequence[int]]) -> np.ndarray[Any, Any]:
         found, index = [], []
         was_training, _ = self.model.training, self.model.eval()
         with no_grad():

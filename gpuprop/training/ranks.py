@@ -199,6 +199,12 @@ def make_ranks(parallel: bool, optimizer: Optimizer, gradient_type: str = "fp32"
     return ParallelRanks(group, optimizer, gradient_type)
 
 
+class CommonlyInterrupted(Interrupted):
+    """Every rank stops here."""
+
+    common = True
+
+
 class CommonSignals(Signals):
     """A signal to one rank is a signal to all: each learns of it before the next step, and all stop behind
     that step. A second signal does not wait."""
@@ -216,7 +222,7 @@ class CommonSignals(Signals):
     def hold(self) -> Iterator[None]:
         yield
         if self.common is not None:
-            raise Interrupted(self.common)
+            raise CommonlyInterrupted(self.common)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self._pending is not None:

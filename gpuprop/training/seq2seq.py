@@ -13,6 +13,7 @@ from ..errors import CheckpointError, DataError
 from ..models import SEQ2SEQ, EncoderDecoder, Hypothesis
 from ..models.decoding import evaluating
 from ..nn.losses import SequenceCrossEntropyLoss
+from ..parallel.sharing import all_lists, all_sums, my_rows
 from ..tensors import Tensor
 from ..text.batches import Batches, PairBatch, pair_batches
 from ..text.field import TextField
@@ -97,12 +98,18 @@ class SequenceToSequence:
     def mean_loss(self, data: PairRows) -> float:
         """Cross-entropy a target token, `</s>` included, the right tokens before it given."""
         losses, tokens = [], 0
+        mine = data.take(my_rows(len(data)))
         with evaluating(self.model), no_grad():
-            batches = pair_batches(data.sources, data.targets, batch_tokens=EVALUATION_TOKENS, shuffle=False)
+            batches = (
+                pair_batches(mine.sources, mine.targets, batch_tokens=EVALUATION_TOKENS, shuffle=False)
+                if len(mine) or not len(data)
+                else ()
+            )
             for batch in batches:
                 losses.append(self.summed(*self._scored(batch)))
                 tokens += batch.tokens
-        return float(sum(loss.item() for loss in losses)) / tokens
+        total, tokens_of_all = all_sums(float(sum(loss.item() for loss in losses)), tokens)
+        return total / tokens_of_all
 
     def hypotheses(
         self, sources: Sequence[Sequence[int]], how: Decoding, rows: Sequence[int] | None = None
@@ -124,7 +131,9 @@ class SequenceToSequence:
     def decode(self, sources: Sequence[Sequence[int]], how: Decoding | int = 1) -> list[list[int]]:
         """The best target ids for source ids, in their order. how: a `Decoding`, or the width of a beam."""
         how = how if isinstance(how, Decoding) else Decoding(beam=how)
-        return [list(best[0].tokens) for best in self.hypotheses(sources, how)]
+        mine = my_rows(len(sources))
+        found = self.hypotheses([sources[i] for i in mine], how, mine.tolist())
+        return all_lists([best[0].tokens for best in found], len(sources))
 
     def attention(self, text: str, target: Sequence[int], finished: bool = True) -> Attention:
         """What the model attends to while it writes these target ids, and `</s>` where it is `finished`."""

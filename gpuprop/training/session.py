@@ -28,9 +28,10 @@ SCHEDULES = ("constant", "step", "linear", "cosine", "inverse-sqrt", "plateau")
 @dataclass(frozen=True)
 class Settings:
     """How to train. A step has `accumulate` batches of `batch_size` rows or, where that is None, of at most
-    `batch_tokens` tokens. The weights of the last `keep_last` epochs stay in the run folder. `early_stop` and
-    `clip_norm` may be None for never; `watch` is what decides the best epoch. draw_attention: over one
-    validation pair, after each epoch (encoder-decoders)."""
+    `batch_tokens` tokens, for each of so many `ranks`; all ranks that there are share them. The weights of
+    the last `keep_last` epochs stay in the run folder. `early_stop` and `clip_norm` may be None for never;
+    `watch` is what decides the best epoch. draw_attention: over one validation pair, after each epoch
+    (encoder-decoders)."""
 
     epochs: int
     batch_size: int | None
@@ -48,6 +49,7 @@ class Settings:
     keep_last: int = 0
     precision: str = "fp32"
     draw_attention: bool = False
+    ranks: int = 1
 
 
 def make_optimizer(name: str, model: Module, lr: float, weight_decay: float) -> optim.Optimizer:
@@ -136,7 +138,9 @@ class RunCheckpoints(CheckpointFolder):
 
 
 class Session:
-    """A task, its data and settings; `train` fills the run folder (None: nothing is written)."""
+    """A task, its data and settings; `train` fills the run folder (None: nothing is written). failures: the
+    folder for a step that fails, where it is not that one: of several ranks, only the first has a run
+    folder."""
 
     def __init__(
         self,
@@ -147,6 +151,7 @@ class Session:
         folder: RunFolder | None,
         progress: str | Display,
         checkpoints: RunCheckpoints | None = None,
+        failures: Path | None = None,
     ) -> None:
         self.task, self.settings, self.folder = task, settings, folder
         self.picture = (
@@ -154,7 +159,8 @@ class Session:
             if settings.draw_attention and folder is not None
             else None
         )
-        self.batches = task.batches(train, settings.batch_size, settings.seed, settings.batch_tokens)
+        size, tokens = (n and n * settings.ranks for n in (settings.batch_size, settings.batch_tokens))
+        self.batches = task.batches(train, size, settings.seed, tokens)
         optimizer = make_optimizer(settings.optimizer, task.model, settings.lr, settings.weight_decay)
         epoch_steps = -(-len(self.batches) // settings.accumulate)
         self.trainer = Trainer(
@@ -173,7 +179,8 @@ class Session:
             precision=settings.precision,
             on_best=None if folder is None else lambda record: folder.save_model(task.model),
             on_epoch=self._keep_epoch,
-            run_folder=None if folder is None else folder.path,
+            run_folder=failures if folder is None else folder.path,
+            parallel=True,
             observers=self._observers(),
             progress=progress,
             checkpoints=checkpoints,
