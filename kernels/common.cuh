@@ -54,10 +54,31 @@ __device__ T team_reduce(T v, Combine combine) {
   return v;
 }
 
-// 16 bytes of neighbouring elements, moved by one instruction. The address must be a multiple of 16.
-template <typename T> struct alignas(16) Pack {
-  static constexpr int SIZE = 16 / sizeof(T);
-  T v[SIZE];
+// N neighbouring elements, moved by one instruction: as a rule 16 bytes. The address must be a multiple of their size.
+template <typename T, int N = 16 / sizeof(T)> struct alignas(sizeof(T) * N) Pack {
+  static constexpr int SIZE = N;
+  T v[N];
 };
-template <typename T> __device__ inline Pack<T> load_pack(const T* from) { return *reinterpret_cast<const Pack<T>*>(from); }
-template <typename T> __device__ inline void store_pack(T* to, const Pack<T>& pack) { *reinterpret_cast<Pack<T>*>(to) = pack; }
+template <typename T, int N = 16 / sizeof(T)> __device__ inline Pack<T, N> load_pack(const T* from) {
+  return *reinterpret_cast<const Pack<T, N>*>(from);
+}
+template <typename T, int N> __device__ inline void store_pack(T* to, const Pack<T, N>& pack) {
+  *reinterpret_cast<Pack<T, N>*>(to) = pack;
+}
+
+// result[c] = sum of partial[part * stride + c] over the parts, for the 32 columns c of a tile: each is shared by THREADS / 32
+// threads of a block, which add every so many parts in order; then theirs are added in order.
+template <int THREADS, typename Acc, typename T>
+__device__ void sum_of_parts(const Acc* __restrict__ partial, long long stride, int parts, T* __restrict__ result,
+                             int columns, int tile) {
+  __shared__ Acc sums[THREADS / 32][32];
+  const int lane = threadIdx.x % 32, share = threadIdx.x / 32, c = tile * 32 + lane;
+  Acc sum = 0;
+  if (c < columns)
+    for (int part = share; part < parts; part += THREADS / 32) sum += partial[part * stride + c];
+  sums[share][lane] = sum;
+  __syncthreads();
+  if (share != 0 || c >= columns) return;
+  for (int other = 1; other < THREADS / 32; ++other) sum += sums[other][lane];
+  result[c] = from_acc<T>(sum);
+}

@@ -181,21 +181,12 @@ layer_norm_backward_warp(const T* __restrict__ x, const T* __restrict__ dy, cons
     partial[(long long)blockIdx.x * 2 * width + i] = totals[i / width][i % width];
 }
 
-// result[c] = sum of partial[part, c] over the parts: a column is shared by WARPS threads, each of which adds every
-// WARPS-th part in order. Columns below `width` are dweight, the others dbias; either may be null.
+// Sums of partial over the parts: half of the blocks for dweight, the others for dbias; either may be null.
 template <typename Acc>
 __global__ void __launch_bounds__(THREADS)
 layer_norm_sum_partials(const Acc* __restrict__ partial, Acc* __restrict__ dweight, Acc* __restrict__ dbias, int width,
                         int parts) {
-  __shared__ Acc sums[WARPS][32];
-  const int lane = threadIdx.x % 32, share = threadIdx.x / 32, c = blockIdx.x * 32 + lane;
-  Acc sum = 0;
-  if (c < 2 * width)
-    for (int part = share; part < parts; part += WARPS) sum += partial[(long long)part * 2 * width + c];
-  sums[share][lane] = sum;
-  __syncthreads();
-  if (share != 0 || c >= 2 * width) return;
-  for (int other = 1; other < WARPS; ++other) sum += sums[other][lane];
-  Acc* result = c < width ? dweight : dbias;
-  if (result) result[c < width ? c : c - width] = sum;
+  const int tiles = gridDim.x / 2, half = blockIdx.x / tiles;
+  Acc* result = half == 0 ? dweight : dbias;
+  if (result) sum_of_parts<THREADS>(partial + half * width, 2LL * width, parts, result, width, blockIdx.x % tiles);
 }

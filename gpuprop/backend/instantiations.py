@@ -9,6 +9,7 @@ C_TYPES: dict[str, tuple[str, str]] = {
     "bfloat16": ("__nv_bfloat16", "float"),
     "float64": ("double", "double"),
 }
+_BYTES = {"float": 4, "__half": 2, "__nv_bfloat16": 2, "double": 8}
 LABEL_TYPES: dict[str, str] = {"int64": "long long", "int32": "int"}
 PACK = 16  # bytes that a thread moves at a time
 LAYER_NORM_PACKS = {
@@ -16,6 +17,7 @@ LAYER_NORM_PACKS = {
     4: (1, 2, 4, 8),
     8: (1, 2, 4, 8),
 }  # by the bytes of an element: packs a lane
+ACTIVATIONS = {"identity": 0, "relu": 1, "gelu_tanh": 2, "gelu": 3}  # as in activation.cu
 TEAMS = (32, 256)  # threads that share a row of the softmax: a warp, or a block
 
 
@@ -44,11 +46,17 @@ def attention_tiles(acc: str) -> tuple[int, ...]:
 
 def _layer_norm(value: str, acc: str) -> list[str]:
     names = ("forward", "backward_input", "backward_weight")
-    size = 8 if acc == "double" else 4 if value == "float" else 2
-    packs = LAYER_NORM_PACKS[size]
+    packs = LAYER_NORM_PACKS[_BYTES[value]]
     warp = [f"{name}_warp<{value}, {acc}, {k}>" for name in ("forward", "backward") for k in packs]
     plain = [f"{name}<{value}, {acc}>" for name in names]
     return [f"layer_norm_{name}" for name in (*plain, *warp, f"sum_partials<{acc}>")]
+
+
+def _activation(value: str, acc: str) -> list[str]:
+    packs = (PACK // _BYTES[value], 1)
+    each = [f"{value}, {acc}, {n}, {f}" for n in packs for f in ACTIVATIONS.values()]
+    names = [f"activation_{name}<{types}>" for name in ("forward", "backward") for types in each]
+    return [*names, f"activation_sum_partials<{value}, {acc}>"]
 
 
 def _each(*names: str) -> dict[str, list[str]]:
@@ -57,6 +65,7 @@ def _each(*names: str) -> dict[str, list[str]]:
 
 # file -> NumPy type -> the expressions compiled together for it
 INSTANTIATIONS: dict[str, dict[str, list[str]]] = {
+    "activation.cu": {dtype: _activation(*types) for dtype, types in C_TYPES.items()},
     "adam.cu": {
         dtype: [f"{name}<{', '.join(types)}>" for name in ("adam", "gradient_norm")]
         for dtype, types in C_TYPES.items()

@@ -8,10 +8,12 @@ import numpy as np
 
 from ..backend.arrays import Array, get_xp
 from ..backend.buffers import empty
+from ..backend.gemm import rows
 from ..backend.half import kept, total
 from ..backprop import Context
 from ..op import Op
 from ..tensors import Tensor
+from . import activation_kernels
 from .blockwise import alike, blockwise, maximum_with_zero
 from .operands import is_array
 
@@ -257,7 +259,14 @@ class ReLU(Op):
     @staticmethod
     def backward(ctx: Context, dy: Array) -> Array:
         (y,) = ctx.saved
-        return blockwise(relu_gradient, dy, y)
+        return through_relu(dy, y)
+
+
+def through_relu(dy: Array, y: Array) -> Array:
+    """dy where y is above 0, else 0."""
+    if activation_kernels.usable(dy, y):
+        return activation_kernels.backward("relu", rows(dy), rows(y)).reshape(dy.shape)
+    return blockwise(relu_gradient, dy, y)
 
 
 def relu_gradient(dy: Array, y: Array, out: Array) -> None:

@@ -10,9 +10,11 @@ import numpy as np
 
 from ..backend.arrays import Array, get_xp
 from ..backend.buffers import empty
+from ..backend.gemm import rows
 from ..backprop import Context
 from ..op import Op
 from ..tensors import Tensor
+from . import activation_kernels
 from .blockwise import blockwise, computed, in_blocks, kept_type
 
 APPROXIMATE = ("tanh", "none")
@@ -43,23 +45,30 @@ class GELU(Op):
     """y = x Φ(x)        dx = (Φ(x) + x Φ'(x)) dy        (Hendrycks and Gimpel 2016)
 
     Φ(x) = (1 + erf(x / √2)) / 2, or with approximate "tanh" (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2.
-    The factor of dy is computed in forward, while x is in cache.
+    The factor of dy is computed in forward, while x is in cache; kernels compute it again from x.
     """
 
     @staticmethod
     def forward(ctx: Context, x: Array, *, approximate: str) -> Array:
+        name = "gelu_tanh" if approximate == "tanh" else "gelu"
+        if hasattr(x, "dtype") and activation_kernels.usable(x):
+            ctx.save(name, x)
+            return activation_kernels.forward(name, rows(x)).reshape(x.shape)
         z = computed(x)
         xp, f = get_xp(z), _tanh_form if approximate == "tanh" else _exact
         y = empty(xp, z.shape, z.dtype)
         factor = empty(xp, z.shape, z.dtype) if ctx.needs_grad[0] else None
         in_blocks(f, *(a for a in (z, y, factor) if a is not None))
-        ctx.save(None if factor is None else kept_type(factor, x))
+        ctx.save(None, None if factor is None else kept_type(factor, x))
         return kept_type(y, x)
 
     @staticmethod
     def backward(ctx: Context, dy: Array) -> Array:
-        (factor,) = ctx.saved
-        return blockwise(get_xp(dy).multiply, dy, factor)
+        name, array = ctx.saved
+        if name is not None:
+            d = rows(dy).astype(array.dtype, copy=False)
+            return activation_kernels.backward(name, d, rows(array)).reshape(dy.shape)
+        return blockwise(get_xp(dy).multiply, dy, array)
 
 
 def _tanh_form(x: Array, y: Array, factor: Array | None = None) -> None:

@@ -64,7 +64,7 @@ def backward(
     dweight = _result(ctx, 1, need_w, partial)
     dbias = _result(ctx, 2, need_b, partial)
     total = kernels.project("layer_norm", f"layer_norm_sum_partials<{kernels.c_types(x.dtype)[1]}>")
-    total(math.ceil(2 * width / 32), THREADS, (partial, dweight, dbias, width, parts))
+    total(2 * math.ceil(width / 32), THREADS, (partial, dweight, dbias, width, parts))
     return dx.reshape(dy.shape) if need_x else None, dweight, dbias
 
 

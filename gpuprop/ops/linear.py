@@ -15,9 +15,10 @@ from ..backend.threads import host_size, over_rows
 from ..backprop import Context
 from ..op import Op
 from ..tensors import Tensor
-from .blockwise import BLOCK, blockwise, maximum_with_zero
+from . import activation_kernels
+from .blockwise import BLOCK, maximum_with_zero
 from .cast import as_weight
-from .elementwise import relu_gradient, unbroadcast
+from .elementwise import through_relu, unbroadcast
 
 
 class Linear(Op):
@@ -33,7 +34,10 @@ class Linear(Op):
         done = affine(rows(x), weight.T, bias, "relu" if relu else None)
         y = product(rows(x), weight.T) if done is None else done[0]
         if done is None and (bias is not None or relu):
-            over_rows(partial(_finish, get_xp(y), y, bias, relu), y.shape[0], host_size(y))
+            if activation_kernels.usable(y, bias):
+                activation_kernels.forward("relu" if relu else "identity", y, bias, out=y)
+            else:
+                over_rows(partial(_finish, get_xp(y), y, bias, relu), y.shape[0], host_size(y))
         ctx.save(x, weight, y if relu else None)
         return y.reshape(*x.shape[:-1], y.shape[-1])
 
@@ -43,7 +47,7 @@ class Linear(Op):
         need_x, need_w, need_b = ctx.needs_grad
         dz = rows(dy)
         if y is not None:
-            dz = blockwise(relu_gradient, dz, y)
+            dz = through_relu(dz, y)
         dx = product(dz, weight).reshape(x.shape) if need_x else None
         if need_w and need_b:
             return (dx, *weight_and_bias_gradients(ctx, rows(x), dz))
@@ -90,6 +94,8 @@ def weight_and_bias_gradients(ctx: Context, x: Array, dy: Array) -> tuple[Array,
 
 def column_sums(x: Array, out: Array | None = None) -> Array:
     """Σ over the rows of x (N, C) -> (C,), on a CPU as a product with ones, which is faster than a sum."""
+    if activation_kernels.usable(x):
+        return activation_kernels.column_sums(x, out)
     if is_cupy(x):
         if out is None:
             return total(x, 0)

@@ -10,7 +10,9 @@ import pytest
 from gpuprop.backend.device import get_device, use_device
 from gpuprop.backend.instantiations import C_TYPES
 from gpuprop.backend.random import manual_seed
+from gpuprop.ops import activation_kernels
 from gpuprop.ops.conv1d import conv1d
+from gpuprop.ops.gelu import gelu
 from gpuprop.ops.layer_norm import layer_norm
 from gpuprop.ops.scaled_dot_product_attention import scaled_dot_product_attention
 from gpuprop.ops.softmax_cross_entropy import softmax_cross_entropy
@@ -87,7 +89,33 @@ def normalize(dtype, width, rows=35):
     return y.data, *(leaf.grad for leaf in leaves)
 
 
+def activate(dtype, name, width):
+    """More rows than a part has; widths of whole packs, in two tiles, and others."""
+    if get_device().type == "cpu":
+        return formula_of_activation(dtype, name, width)
+    x, bias, dy = activation_inputs(dtype, width)
+    sums = np.full(width, np.nan, dtype)
+    y = activation_kernels.forward(name, x, bias)
+    return y, activation_kernels.backward(name, dy, x, bias, sums), sums
+
+
+def activation_inputs(dtype, width):
+    rng = np.random.default_rng(0)
+    return [rng.uniform(-1, 1, s).astype(dtype) for s in ((67, width), width, (67, width))]
+
+
+def formula_of_activation(dtype, name, width):
+    x, bias, dy = (a.astype(np.float64) for a in activation_inputs(dtype, width))
+    z = tensor(x + bias, requires_grad=True)
+    y = z.relu() if name == "relu" else gelu(z, "tanh" if name == "gelu_tanh" else "none")
+    y.backward(dy)
+    return y.data, z.grad, z.grad.sum(0)
+
+
 CASES = {
+    "activation-plain": lambda dtype: activate(dtype, "gelu", 37),
+    "activation-packs": lambda dtype: activate(dtype, "gelu_tanh", 136),
+    "activation-relu": lambda dtype: activate(dtype, "relu", 264),
     "adam": adam,
     "attention-short": lambda dtype: attend(dtype, 20, 31),
     "attention-long": lambda dtype: attend(dtype, 67, 70, causal=True, dropout=0.25),

@@ -18,6 +18,10 @@ MOST_WARPS = 64  # of a processor
 
 # kernel -> 16-byte loads and stores of global memory at least, threads a block, warps a processor at least
 HOT = {
+    ("activation.cu", "activation_forward<float, float, 4, 2>"): (2, 1, 256, 48),
+    ("activation.cu", "activation_forward<__nv_bfloat16, float, 8, 3>"): (2, 1, 256, 40),
+    ("activation.cu", "activation_backward<float, float, 4, 1>"): (3, 1, 256, 40),
+    ("activation.cu", "activation_backward<__nv_bfloat16, float, 8, 3>"): (3, 1, 256, 32),
     ("adam.cu", "adam<float, float>"): (4, 3, 256, 40),
     ("adam.cu", "gradient_norm<float, float>"): (1, 0, 256, 64),
     ("layer_norm.cu", "layer_norm_forward_warp<float, float, 4>"): (12, 4, 256, 40),

@@ -63,3 +63,25 @@ def test_layer_norm_reads_x_and_dy_once(launches):
         ("layer_norm_backward_warp", 3 * 4 * rows * width + 8 * rows + partial),
         ("layer_norm_sum_partials", partial),
     ]
+
+
+def test_gelu_and_relu_are_one_pass_each(launches):
+    """GELU makes its slope again from x: 2 arrays forward and 3 backward, instead of 3 and 3."""
+    x = gp.tensor(np.ones((512, 64), np.float32), requires_grad=True)
+    gp.ops.gelu(x).sum().backward()
+    assert launches == [("activation_forward", 2 * x.data.nbytes), ("activation_backward", 3 * x.data.nbytes)]
+
+
+def test_bias_and_relu_of_a_layer(launches):
+    """Bias and ReLU in place; the mask of the gradient; the sums of the bias, in parts of 32 rows."""
+    shapes = ((512, 16), (64, 16), 64)
+    x, weight, bias = (gp.tensor(np.ones(s, np.float32), requires_grad=True) for s in shapes)
+    y = gp.ops.linear(x, weight, bias, activation="relu")
+    y.backward(np.ones(y.shape, np.float32))
+    n = y.data.nbytes
+    assert launches == [
+        ("activation_forward", 2 * n),
+        ("activation_backward", 3 * n),
+        ("activation_backward", n),
+        ("activation_sum_partials", 0),
+    ]

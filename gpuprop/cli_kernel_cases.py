@@ -1,0 +1,147 @@
+"""One case a kernel file of ours, for `gpuprop kernels check`: run on the CPU it is the formula."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from . import ops
+from .backend import kernels
+from .backend.device import get_device
+from .ops.dropout import Dropout
+from .ops.scaled_dot_product_attention import Attention
+from .optim import AdamW
+from .tensors import Parameter, tensor
+
+Results = list[Any]
+
+
+def activation(dtype: Any) -> Results:
+    """GELU and its gradient, a linear layer with ReLU, and the sums over rows that its bias needs."""
+    results: Results = []
+    for width in (37, 136):
+        rng = np.random.default_rng(0)
+        shapes = ((70, width), (width, width), width)
+        x, weight, bias = (tensor(rng.uniform(-1, 1, s).astype(dtype), requires_grad=True) for s in shapes)
+        for y in (ops.gelu(x), ops.gelu(x, "none"), ops.linear(x, weight * 0.1, bias, activation="relu")):
+            y.backward(rng.uniform(-0.1, 0.1, y.shape).astype(dtype))
+            results.append(y.data)
+        results += [x.grad, bias.grad]
+    return results
+
+
+def adam(dtype: Any) -> Results:
+    """Parameters and moments after a clipped step; the middle parameter has no gradient. Of half types the
+    formula is computed from the rounded inputs in float32: NumPy would round after each operation."""
+    kept = np.float32 if get_device().type == "cpu" and np.dtype(dtype).itemsize == 2 else dtype
+    rng = np.random.default_rng(0)
+    params = [Parameter(rng.standard_normal(n).astype(dtype).astype(kept)) for n in (5, 6, 1500)]
+    optimizer = AdamW(params, lr=0.1, betas=(0.5, 0.6))
+    for moment in optimizer.state[0].values():
+        moment[...] = rng.uniform(1, 2, moment.size).astype(dtype)
+    for p in (params[0], params[2]):
+        p.grad = rng.standard_normal(p.shape).astype(dtype).astype(kept)
+    optimizer.steps = 3
+    optimizer.clip_grad_norm(30.0)
+    optimizer.step()
+    return [optimizer.arenas[0].data, *optimizer.state[0].values()]
+
+
+def attention(dtype: Any) -> Results:
+    """Context and gradients: short texts with padding, and long ones, causal, with dropout."""
+    results: Results = []
+    for queries, keys, p in ((20, 31, 0.0), (70, 67, 0.25)):
+        rng = np.random.default_rng(0)
+        shapes = ((2, 2, queries, 20), (2, 2, keys, 20), (2, 2, keys, 5))
+        inputs = [tensor(rng.standard_normal(s).astype(dtype), requires_grad=True) for s in shapes]
+        place = None if p == 0 else (p, 5, 9, 2, 0, 3)
+        mask = np.arange(keys) < np.array([keys, keys // 2])[:, None, None, None]
+        y = Attention.apply(*inputs, mask=mask, causal=p > 0, scale=0.2, place=place)
+        y.backward(rng.standard_normal(y.shape).astype(dtype))
+        results += [y.data, *(x.grad for x in inputs)]
+    return results
+
+
+def conv1d(dtype: Any) -> Results:
+    """Output and gradients, of one group and of narrow ones."""
+    results: Results = []
+    for groups in (1, 4):
+        rng = np.random.default_rng(0)
+        x = tensor(rng.standard_normal((2, 35, 8)).astype(dtype), requires_grad=True)
+        weight = Parameter(rng.standard_normal((68, 3, 8 // groups)).astype(dtype))
+        bias = Parameter(rng.standard_normal(68).astype(dtype))
+        y = ops.conv1d(x, weight, bias, padding="same", dilation=2, groups=groups)
+        y.backward(rng.standard_normal(y.shape).astype(dtype))
+        results += [y.data, x.grad, weight.grad, bias.grad]
+    return results
+
+
+def softmax_cross_entropy(dtype: Any) -> Results:
+    """Loss and gradient, of few classes and of many."""
+    results: Results = []
+    for classes, label in ((40, np.int64), (1100, np.int32)):
+        rng = np.random.default_rng(0)
+        logits = tensor(rng.standard_normal((9, classes)).astype(dtype), requires_grad=True)
+        targets = rng.integers(0, classes, 9).astype(label)
+        targets[3] = -100
+        loss = ops.softmax_cross_entropy(
+            logits, targets, weight=rng.uniform(0.5, 2, classes), label_smoothing=0.1
+        )
+        loss.backward()
+        results += [loss.data, logits.grad]
+    return results
+
+
+def dropout(dtype: Any) -> Results:
+    """Output and gradient: the bits of the formula; of all elements, and of packed rows."""
+    results = []
+    for rows in (None, np.array([0, 1, 2, 5, 6, 9, 11])):
+        x = tensor(np.random.default_rng(0).standard_normal((7, 300)).astype(dtype), requires_grad=True)
+        y = Dropout.apply(x, p=0.3, first=5, stream=9, call=2, rows=rows)
+        y.backward(np.ones(y.shape, dtype))
+        results += [y.data, x.grad]
+    return results
+
+
+def embedding(dtype: Any) -> Results:
+    """The gradient of a table whose rows are asked for several times."""
+    rng = np.random.default_rng(0)
+    ids = np.sort(rng.integers(0, 20, 60))
+    values, table = rng.standard_normal((60, 45)).astype(dtype), np.zeros((20, 45), dtype)
+    if kernels.usable(table):
+        kernel = kernels.project("embedding", f"add_sorted_rows<{kernels.c_type(table.dtype)}>")
+        kernel(60, 64, (ids, np.arange(60), values, table, 60, 45))
+    else:
+        wide = table.astype(np.float64)
+        np.add.at(wide, ids, values.astype(np.float64))
+        table = wide.astype(dtype)
+    return [table]
+
+
+def layer_norm(dtype: Any) -> Results:
+    """Output and gradients: rows that a warp holds, and others."""
+    results: Results = []
+    for width in (37, 136):
+        rng = np.random.default_rng(0)
+        leaves = [
+            tensor(rng.standard_normal(s).astype(dtype), requires_grad=True)
+            for s in ((35, width), width, width)
+        ]
+        y = ops.layer_norm(leaves[0], leaves[1], leaves[2])
+        y.backward(rng.standard_normal(y.shape).astype(dtype))
+        results += [y.data, *(leaf.grad for leaf in leaves)]
+    return results
+
+
+OURS: dict[str, Callable[[Any], Results]] = {
+    "activation.cu": activation,
+    "adam.cu": adam,
+    "attention.cu": attention,
+    "conv1d.cu": conv1d,
+    "dropout.cu": dropout,
+    "embedding.cu": embedding,
+    "layer_norm.cu": layer_norm,
+    "softmax_cross_entropy.cu": softmax_cross_entropy,
+}
