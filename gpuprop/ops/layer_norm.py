@@ -11,7 +11,7 @@ from ..backend.arrays import Array, get_xp, is_cupy
 from ..backend.buffers import empty
 from ..backend.gemm import matmul as product
 from ..backend.gemm import rows
-from ..backend.half import is_half, total, wide
+from ..backend.half import wide
 from ..backend.threads import host_size, over_rows
 from ..backprop import Context
 from ..errors import ShapeError
@@ -19,6 +19,7 @@ from ..op import Op
 from ..tensors import Tensor
 from . import layer_norm_kernels
 from .linear import column_sums
+from .rowwise import row_dots
 
 HOST_BLOCK = 1 << 16  # elements at a time: what stays in a core's cache
 
@@ -94,13 +95,6 @@ def _means(xp: Any, x: Array) -> Array:
     if is_cupy(x):
         return x.mean(axis=1, keepdims=True)
     return product(x, xp.full((x.shape[1], 1), 1.0 / x.shape[1], x.dtype))
-
-
-def row_dots(a: Array, b: Array) -> Array:
-    """Σ a b over the last axis, which stays as 1: in one pass, without the array a b."""
-    if is_half(a.dtype) or is_cupy(a):  # einsum does not know bfloat16, nor may CuPy's be captured
-        return total(a * b, -1, keepdims=True)
-    return np.einsum("...i,...i->...", a, b)[..., None]
 
 
 def _blocks(x: Array, start: int, stop: int) -> Iterator[slice]:

@@ -10,7 +10,7 @@ import numpy as np
 from ..backend.arrays import Array, get_xp
 from ..backend.gemm import matmul as product
 from ..backend.gemm import rows
-from .layer_norm import row_dots
+from .rowwise import row_dots
 
 LARGEST = 60.0  # e^±60 is far from both ends of float32, also when thousands of them are added
 FEW = 1 << 12  # elements

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from ..errors import DataError, ShapeError
 from ..op import Op
 from ..tensors import Tensor
 from .operands import beside, data_of
+from .rowwise import cross_entropy_rows, over_row_blocks
 
 THREADS = 256  # as in softmax_cross_entropy.cu
 BLOCK = 65536  # elements the formula works on at a time: they stay in a core's cache
@@ -27,8 +27,7 @@ NO_BAD_ROW = 2**64 - 1
 REDUCTIONS = ("mean", "sum", "none")
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(NamedTuple):
     """What does not change from row to row. weight is (C,) in the type of the sums, or None."""
 
     weight: Array | None
@@ -57,7 +56,8 @@ class SoftmaxCrossEntropy(Op):
             loss, saved = _launch_forward(z, t, options, first_bad)
             ctx.save(logits.shape, t, options, z, *saved)
         else:
-            loss, gradient = _formula(z, t, options, ctx.needs_grad[0])
+            compute = _formula if options.smoothing or get_xp(z) is not np else _in_rows
+            loss, gradient = compute(z, t, options, ctx.needs_grad[0])
             ctx.save(logits.shape, t, options, gradient, None)
         return loss.reshape(targets.shape) if options.reduction == "none" else loss
 
@@ -72,6 +72,38 @@ class SoftmaxCrossEntropy(Op):
         elif dy != 1:
             gradient = gradient * dy
         return gradient.astype(dtype, copy=False).reshape(shape)
+
+
+def _in_rows(
+    z: Array, t: Array, options: Options, wants_gradient: bool
+) -> tuple[Array, tuple[Array, Any] | None]:
+    """What `_formula` gives, without label smoothing, for NumPy arrays."""
+    n, classes = z.shape
+    w, dtype, mean = options.weight, sum_type(z), options.reduction == "mean"
+    labels, of_target, counted = t, None, n
+    if 0 <= options.ignore_index < classes or (n and t.view(f"u{t.itemsize}").max() >= classes):
+        keep = t != options.ignore_index
+        labels = np.where(keep, t, 0)
+        of_target = keep.astype(dtype) if w is None else w[labels] * keep
+    elif w is not None:
+        of_target = w[t]
+    if of_target is not None:
+        counted = float(of_target.sum())
+    scale = (1.0 / counted if counted else 0.0) if mean else 1.0
+    factor: Any = scale if of_target is None else of_target * scale
+    losses, gradient = np.empty(n, dtype), empty(np, z.shape, dtype) if wants_gradient else None
+
+    def work(part: slice) -> None:
+        out = empty(np, z[part].shape, dtype) if gradient is None else gradient[part]
+        f = factor if of_target is None else factor[part]
+        losses[part] = cross_entropy_rows(z[part], labels[part], f, out, wants_gradient)
+
+    over_row_blocks(work, z)
+    if of_target is not None:
+        losses *= of_target
+    if options.reduction != "none":
+        losses = np.asarray(losses.sum() * scale)
+    return losses, None if gradient is None else (gradient, z.dtype)
 
 
 def _formula(
@@ -229,6 +261,8 @@ def _check(z: Array, t: Array, smoothing: float, reduction: str) -> None:
 
 
 def _first_bad(t: Array, classes: int, ignore_index: int) -> int:
+    if isinstance(t, np.ndarray) and t.size and t.view(f"u{t.itemsize}").max() < classes:
+        return NO_BAD_ROW  # a negative one is a large number without its sign
     bad = (t != ignore_index) & ((t < 0) | (t >= classes))
     return int(bad.argmax()) if bad.any() else NO_BAD_ROW
 
