@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import cli_data, cli_train
+from . import cli_data, cli_parallel, cli_train
 from .cli_average import AVERAGE_EXAMPLES, AVERAGE_HELP, average
 from .cli_bench import BENCH_HELP, bench
 from .cli_demo import DEMO_HELP, demo
@@ -75,6 +75,7 @@ app.command("average", help=AVERAGE_HELP, epilog=AVERAGE_EXAMPLES)(average)
 app.add_typer(cli_data.app, name="data")
 app.command("devices")(devices)
 app.command("doctor")(doctor)
+app.add_typer(cli_parallel.app, name="parallel")
 app.add_typer(kernels_app, name="kernels")
 app.command("bench", help=BENCH_HELP)(bench)
 use_manual_pages(app)
