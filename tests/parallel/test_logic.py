@@ -1,8 +1,10 @@
 """What needs no other process: the launchers' variables, shards, waiting, finding each other."""
 
 import socket
+import sys
 import threading
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -64,7 +66,7 @@ def test_alone_every_collective_is_the_array_itself():
 def test_shares_cover_all_rows_evenly(rows, ranks):
     cuts = [share(rows, rank, ranks) for rank in range(ranks)]
     assert (cuts[0][0], cuts[-1][1]) == (0, rows)
-    assert all(a[1] == b[0] for a, b in zip(cuts, cuts[1:], strict=False))
+    assert all(a[1] == b[0] for a, b in pairwise(cuts))
     assert max(b - a for a, b in cuts) - min(b - a for a, b in cuts) <= 1
 
 
@@ -219,8 +221,6 @@ def test_cpu_ranks_of_torchrun_are_sent_to_mpi(monkeypatch):
     ],
 )
 def test_each_rank_has_a_gpu_of_its_own(monkeypatch, gpus, visible, place, wanted):
-    import sys
-
     module = sys.modules[gp.parallel.init.__module__]
     monkeypatch.setattr(module.cuda_setup, "count", lambda: gpus)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)

@@ -1,6 +1,8 @@
 """What a step sends: 2 (N - 1) / N times the bytes of the gradients, each rank, and no more."""
 
+import json
 import subprocess
+from itertools import pairwise
 
 import pytest
 from ranks import PROGRAMS, command, environment, finish, run_program
@@ -11,8 +13,8 @@ SMALL = 16 * 4  # bytes: parameters begin at multiples of 16
 @pytest.mark.parametrize(("ranks", "more", "share"), [(2, (), 1.0), (4, ("bf16",), 0.5)])
 def test_gradients_travel_once_a_step(tmp_path, ranks, more, share):
     for told in run_program("volume", ranks, tmp_path, *more):
-        payload = [b[0] - a[0] for a, b in zip(told["counts"], told["counts"][1:], strict=False)]
-        sent = [b[1] - a[1] for a, b in zip(told["counts"], told["counts"][1:], strict=False)]
+        payload = [b[0] - a[0] for a, b in pairwise(told["counts"])]
+        sent = [b[1] - a[1] for a, b in pairwise(told["counts"])]
         assert len(set(payload)) == 1
         assert 0 <= payload[0] - share * told["bytes"] <= SMALL
         assert sent[0] == pytest.approx(2 * (ranks - 1) / ranks * payload[0])
@@ -21,16 +23,8 @@ def test_gradients_travel_once_a_step(tmp_path, ranks, more, share):
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_the_loopback_device_counts_the_same(tmp_path, ranks):
     """In a network of its own, with MPI over TCP: the bytes that really leave, by all ranks."""
-    alone = [
-        "unshare",
-        "--user",
-        "--map-root-user",
-        "--net",
-        "sh",
-        "-c",
-        'ip link set lo up && exec "$@"',
-        "sh",
-    ]
+    network = 'ip link set lo up; exec "$@"'
+    alone = ["unshare", "--user", "--map-root-user", "--net", "sh", "-c", network, "sh"]
     try:
         usable = subprocess.run([*alone, "true"], capture_output=True).returncode == 0
     except FileNotFoundError:
@@ -43,11 +37,9 @@ def test_the_loopback_device_counts_the_same(tmp_path, ranks):
         env=environment(**tcp), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     code, out, err = finish(process)
-    if "ofi" in err and code != 0:
+    if code and "internal_Init_thread" in err:
         pytest.skip("this MPI has no TCP")
     assert code == 0, f"{out}\n{err}"
-    import json
-
     told = json.loads((tmp_path / "0.json").read_text())
     steps = len(told["counts"]) - 1
     measured = (told["counts"][-1][2] - told["counts"][0][2]) / steps

@@ -25,7 +25,7 @@ optimizer = gp.optim.SGD(model.parameters(), lr=0.1)
 parallel = gp.parallel.DataParallel(model, optimizer, *sys.argv[2:])
 x, y = np.ones((4, 500), np.float32), np.zeros(4, np.int64)
 counts = []
-for step in range(STEPS + 1):
+for _ in range(STEPS + 1):
     optimizer.zero_grad()
     parallel.backward(lambda: gp.nn.CrossEntropyLoss()(model(x), y), rows=4)
     optimizer.step()
