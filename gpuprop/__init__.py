@@ -24,8 +24,10 @@ from .backend.gemm import get_matmul_precision, set_matmul_precision
 from .backend.random import manual_seed
 from .backend.threads import num_threads, set_num_threads
 from .backprop import Context, is_grad_enabled, no_grad
+from .capture import capture
 from .errors import (
     BuildError,
+    CaptureError,
     CheckpointError,
     DataError,
     DeviceError,
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BuildError",
+    "CaptureError",
     "CheckpointError",
     "Context",
     "DataError",
@@ -64,6 +67,7 @@ __all__ = [
     "TrainingWarning",
     "__version__",
     "available_devices",
+    "capture",
     "concatenate",
     "explain",
     "get_device",

@@ -32,6 +32,10 @@ class DeviceError(GpupropError, RuntimeError):
     exit_code = 2
 
 
+class CaptureError(GpupropError, RuntimeError):
+    """A step cannot become one CUDA graph; the message names the operation and why."""
+
+
 class CheckpointError(GpupropError, RuntimeError):
     """A checkpoint or run folder is missing, damaged or belongs to another model."""
 

@@ -21,7 +21,7 @@ attention_forward(const T* __restrict__ query, const T* __restrict__ key, const 
                   long long matrices, int heads, int queries, int keys, int size, int value_size,
                   long long batch_step, long long head_step, long long query_step, int key_step, int causal, Acc scale,
                   int keep, Acc keep_scale, long long first, unsigned long long seed, unsigned long long stream,
-                  unsigned long long call, unsigned long long step) {
+                  unsigned long long call, const unsigned long long* __restrict__ step) {
   constexpr int N = TILE / SIDE;
   __shared__ Acc used[TILE][TILE + 1];
   __shared__ KeptBits<TILE> kept;
@@ -31,7 +31,7 @@ attention_forward(const T* __restrict__ query, const T* __restrict__ key, const 
     const long long m = job.matrix;
     const T *q = query + m * queries * size, *k = key + m * keys * size, *v = value + m * keys * value_size;
     const Sight sees = {mask_of(mask, m, heads, batch_step, head_step), query_step, key_step, queries, keys, causal};
-    const Dropout drop = {keep, first + m * queries * keys, seed, stream, call, step};
+    const Dropout drop = {keep, first + m * queries * keys, seed, stream, call, step ? *step : 0};
     Acc top[N], total[N], sums[N][WIDE] = {};
 #pragma unroll
     for (int i = 0; i < N; ++i) top[i] = lowest<Acc>(), total[i] = 0;
@@ -91,7 +91,8 @@ attention_backward_query(const T* __restrict__ query, const T* __restrict__ key,
                          long long matrices, int heads, int queries, int keys, int size, int value_size,
                          long long batch_step, long long head_step, long long query_step, int key_step, int causal,
                          Acc scale, int keep, Acc keep_scale, long long first, unsigned long long seed,
-                         unsigned long long stream, unsigned long long call, unsigned long long step) {
+                         unsigned long long stream, unsigned long long call,
+                         const unsigned long long* __restrict__ step) {
   constexpr int N = TILE / SIDE;
   __shared__ Acc tile[TILE][TILE + 1];
   __shared__ KeptBits<TILE> kept;
@@ -102,7 +103,7 @@ attention_backward_query(const T* __restrict__ query, const T* __restrict__ key,
     const T *q = query + m * queries * size, *k = key + m * keys * size, *v = value + m * keys * value_size;
     const T *y = context + m * queries * value_size, *dy = dcontext + m * queries * value_size;
     const Sight sees = {mask_of(mask, m, heads, batch_step, head_step), query_step, key_step, queries, keys, causal};
-    const Dropout drop = {keep, first + m * queries * keys, seed, stream, call, step};
+    const Dropout drop = {keep, first + m * queries * keys, seed, stream, call, step ? *step : 0};
     Acc lse[N], along[N], factor[N], sums[N][WIDE] = {};
 #pragma unroll
     for (int i = 0; i < N; ++i) {
@@ -148,7 +149,8 @@ attention_backward_key(const T* __restrict__ query, const T* __restrict__ key, c
                        long long matrices, int heads, int queries, int keys, int size, int value_size,
                        long long batch_step, long long head_step, long long query_step, int key_step, int causal,
                        Acc scale, int keep, Acc keep_scale, long long first, unsigned long long seed,
-                       unsigned long long stream, unsigned long long call, unsigned long long step) {
+                       unsigned long long stream, unsigned long long call,
+                       const unsigned long long* __restrict__ step) {
   constexpr int N = TILE / SIDE;
   __shared__ Acc tile[TILE][TILE + 1];
   __shared__ KeptBits<TILE> kept;
@@ -159,7 +161,7 @@ attention_backward_key(const T* __restrict__ query, const T* __restrict__ key, c
     const T *q = query + m * queries * size, *k = key + m * keys * size, *v = value + m * keys * value_size;
     const T* dy = dcontext + m * queries * value_size;
     const Sight sees = {mask_of(mask, m, heads, batch_step, head_step), query_step, key_step, queries, keys, causal};
-    const Dropout drop = {keep, first + m * queries * keys, seed, stream, call, step};
+    const Dropout drop = {keep, first + m * queries * keys, seed, stream, call, step ? *step : 0};
     Acc scales[N], ones[N], dkeys[N][WIDE] = {}, dvalues[N][WIDE] = {};
 #pragma unroll
     for (int i = 0; i < N; ++i) scales[i] = scale, ones[i] = 1;

@@ -20,6 +20,7 @@ ALLOWED = {
     "backend": {"errors", "version"},
     "tensor_methods": {"tensors"},  # for the type checker only
     "backprop": {"backend", "errors"},
+    "capture": {"backend", "backprop", "errors"},
     "tensors": {"backend", "backprop", "errors", "tensor_methods"},
     "op": {"backprop", "tensors"},
     "ops": {"backend", "backprop", "op", "tensors", "errors", "tensor_methods"},

@@ -15,6 +15,7 @@ import numpy as np
 
 from gpuprop.backend import cuda_setup
 from gpuprop.backend.device import Device, get_device, resolve
+from gpuprop.backend.recording import recording
 from gpuprop.errors import DataError, DeviceError
 
 Array = Any
@@ -67,6 +68,9 @@ def to_device(a: Any, device: str | Device | None = None) -> Array:
     a = asarray(a)
     if is_cupy(a) and a.device.id == target.index:
         return a
+    now = recording()
+    if now is not None and isinstance(a, np.ndarray):
+        return now.constant(a)
     try:
         with cupy.cuda.Device(target.index):
             return _copy_in_order(a, lambda x: x.copy() if is_cupy(x) else cupy.asarray(x))

@@ -19,6 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from .arrays import Array, device_of, get_xp
+from .device import Device
+from .recording import again, recording
+
 SHUFFLE_STREAM = 1 << 32  # streams below are handed out one by one to weights and layers
 SAMPLE_STREAM = SHUFFLE_STREAM + 3  # +1 and +2: held-out rows and unknown word vectors
 LANES = 16  # 16-bit random numbers in one Philox block of 256 bits
@@ -33,6 +37,7 @@ class RandomState:
         self.row_offset = 0
         self.next_stream = 0
         self.calls: Counter[int] = Counter()
+        self.known: dict[Device, tuple[int, Array]] = {}  # the step in device memory
 
     def state_dict(self) -> dict[str, Any]:
         """JSON values that `load_state_dict` needs to go on with the same numbers."""
@@ -66,6 +71,19 @@ def advance_step() -> None:
     """Tell that an optimizer step was taken: dropout draws new masks. Optimizers call it."""
     state.step += 1
     state.calls.clear()
+    again(advance_step)
+
+
+def step_beside(x: Array) -> Array:
+    """The number of the step, uint64 (1,) in the memory of x's device: what kernels read."""
+    now = recording()
+    if now is not None:
+        return now.number("the number of the step", lambda: state.step, np.uint64)
+    device = device_of(x)
+    known = state.known.get(device)
+    if known is None or known[0] != state.step:  # a new array: backward may still read the old one
+        known = state.known[device] = (state.step, get_xp(x).full(1, state.step, np.uint64))
+    return known[1]
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import kernels, random
-from ..backend.arrays import Array, get_xp
+from ..backend.arrays import Array, get_xp, is_cupy
 from ..backend.buffers import empty
 from ..backend.half import is_half, wide
 from ..backend.threads import host_size, over_rows
@@ -33,8 +33,10 @@ class Dropout(Op):
     def forward(
         ctx: Context, x: Array, *, p: float, first: int, stream: int, call: int, rows: Array | None = None
     ) -> Array:
-        place = (p, first, stream, call, random.state.step, random.state.seed)
-        if kernels.usable(x):
+        on_device = kernels.usable(x)
+        step = random.step_beside(x) if on_device else random.state.step
+        place = (p, first, stream, call, step, random.state.seed)
+        if on_device:
             ctx.save(None, place, rows)
             return _launch(x, place, rows)
         xp = get_xp(x)
@@ -75,9 +77,13 @@ def _drop(x: Array, mask: Array, out: Array, scale: float) -> None:
 
 def draw_mask(mask: Array, first: int, place: tuple[Any, ...]) -> None:
     """Fill `mask`: whether the elements from number `first` on are kept. place: as `Dropout` saves it."""
-    xp, (p, _, *where) = get_xp(mask), place
-    bits = random.bits16(mask.size, first, *where)
-    xp.less(xp.asarray(bits).reshape(mask.shape), random.keep_threshold(p), out=mask)
+    p, _, stream, call, step, seed = place
+    if is_cupy(mask):
+        ones = get_xp(mask).ones(mask.shape, np.float32)
+        mask[...] = _launch(ones, (p, first, stream, call, random.step_beside(mask), seed), None) != 0
+        return
+    bits = random.bits16(mask.size, first, stream, call, step, seed)
+    np.less(bits.reshape(mask.shape), random.keep_threshold(p), out=mask)
 
 
 def _draw_rows(mask: Array, rows: Array, place: tuple[Any, ...]) -> None:
@@ -98,7 +104,7 @@ def _launch(x: Array, place: tuple[Any, ...], rows: Array | None) -> Array:
     y = xp.empty_like(x)
     common = (
         np.int32(random.keep_threshold(p)), np.float64(1.0 / (1.0 - p)),
-        np.uint64(seed), np.uint64(stream), np.uint64(call), np.uint64(step),
+        np.uint64(seed), np.uint64(stream), np.uint64(call), step,
     )  # fmt: skip
     if rows is None:
         name, threads = "dropout", -(-int(x.size) // random.LANES) + 1

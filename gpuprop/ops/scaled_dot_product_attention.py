@@ -176,7 +176,8 @@ class Launch:
         short = max(self.queries, self.keys) <= 32
         self.tile = attention_tiles(self.types[1])[0 if short else -1]
         self.mask, steps = _mask_with_steps(mask, lead)
-        p, first, stream, call, step, seed = place or (0.0, 0, 0, 0, 0, 0)
+        p, first, stream, call, _, seed = place or (0.0, 0, 0, 0, 0, 0)
+        step = None if place is None else random.step_beside(query)
         self.numbers = (
             self.matrices, heads, self.queries, self.keys, self.size, self.value_size, *steps, causal, scale,
             random.keep_threshold(p), _rate(place), first, seed, stream, call, step,

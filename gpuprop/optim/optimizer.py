@@ -13,6 +13,7 @@ from ..backend import random
 from ..backend.arrays import Array, get_xp, to_host
 from ..backend.buffers import empty
 from ..backend.floats import CAN_FLUSH, flushed, keep_freed_pages
+from ..backend.recording import before, depends, number, recording
 from ..backend.threads import over_rows
 from ..errors import CheckpointError
 from ..tensors import Parameter, Tensor
@@ -120,6 +121,7 @@ class Optimizer:
         if fused is not None:
             clip, self._clip = self._clip, (None, 1.0)
             scale, self.grad_scale = self.grad_scale, None
+            before(id(self), self.refresh)
             fused.refresh(self.param_groups)
             fused.step(self.state, clip, scale, skip if skip is None else get_xp(skip).asarray(skip))
         else:
@@ -143,6 +145,7 @@ class Optimizer:
         self._count += 1
         with flushed():
             for group, arena, state in zip(self.param_groups, self.arenas, self.state, strict=True):
+                group = self._replayable(group, arena.data)
                 for start, stop in arena.spans():
                     work = partial(self._update_range, group, arena, state, skip, start)
                     if get_xp(arena.data) is np:
@@ -151,6 +154,14 @@ class Optimizer:
                         work(0, stop - start)
         if skip is not None:
             self._count -= skip
+
+    def _replayable(self, group: dict[str, Any], like: Array) -> dict[str, Any]:
+        """The options of a group; the learning rate in device memory where a step is captured."""
+        if recording() is None:
+            return group
+        name = f"{id(self)} {id(group)}"
+        depends(f"options {name}", lambda: [v for n, v in group.items() if n not in ("params", "lr")])
+        return {**group, "lr": number(f"lr {name}", lambda: group["lr"], like)}
 
     def _update_range(
         self,

@@ -435,6 +435,9 @@ class Event:
     def record(self, stream: Any = None) -> None:
         pass
 
+    def synchronize(self) -> None:
+        pass
+
 
 class Graph:
     """What was captured. `names` are the launches."""
@@ -484,6 +487,7 @@ class FakeCupy(types.ModuleType):
 
     def __init__(self) -> None:
         super().__init__("cupy")
+        self.__file__ = __file__
         self.machine = Machine()
         null = Stream(null=True)
         self.machine.state.stream = null
@@ -497,6 +501,7 @@ class FakeCupy(types.ModuleType):
             runtime=runtime, Device=Device, Stream=Stream, Graph=Graph, Event=Event,
             get_current_stream=lambda: self.machine.state.stream or null,
             MemoryPool=lambda: MemoryPool(self.machine), using_allocator=self._using_allocator,
+            alloc_pinned_memory=lambda size: aligned(size),
             MemoryPointer=lambda chunk, offset: chunk, Memory=lambda size: Chunk(None, aligned(size)),
             memory=types.SimpleNamespace(OutOfMemoryError=type("OutOfMemoryError", (MemoryError,), {})),
             driver=types.SimpleNamespace(CUDADriverError=CudaError),
@@ -515,7 +520,7 @@ class FakeCupy(types.ModuleType):
 
     asarray = staticmethod(asarray)
 
-    def array(self, a: Any, dtype: Any = None, **_: Any) -> ndarray:
+    def array(self, a: Any, dtype: Any = None, order: str = "K") -> ndarray:
         return a.copy() if isinstance(a, ndarray) else asarray(a, dtype)
 
     def ascontiguousarray(self, a: Any, dtype: Any = None) -> ndarray:
@@ -556,6 +561,9 @@ class FakeCupy(types.ModuleType):
     def broadcast_to(self, a: ndarray, shape: Any) -> ndarray:
         return a.view_of(np.broadcast_to(a.host, shape))
 
+    def split(self, a: ndarray, sections: Any, axis: int = 0) -> list[ndarray]:
+        return [a.view_of(part) for part in np.split(a.host, sections, axis)]
+
     def copyto(self, target: ndarray, source: Any, where: Any = True) -> None:
         to, value, at = target.host, host_of(source, "copyto"), host_of(where, "copyto")
         self.machine.launch("copyto", lambda: np.copyto(to, value, where=at, casting="unsafe"))
@@ -573,6 +581,8 @@ class FakeCupy(types.ModuleType):
             return function
 
         def call(*args: Any, out: Any = None, **how: Any) -> Any:
+            if isinstance(function, np.ufunc) and len(args) > function.nin:
+                *args, out = args  # type: ignore[assignment]
             if name in ("flatnonzero", "nonzero", "unique", "argwhere"):
                 self.machine.wait(name)
             if name in ("concatenate", "stack"):
