@@ -13,9 +13,8 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +58,18 @@ def _blas_functions() -> tuple[Callable[[], int], Callable[[int], Any]] | None:
     return None
 
 
+class _Local(threading.local):
+    """inside: this thread works on a piece of something larger."""
+
+    inside = False
+
+
 class _Threads:
     """The pool, made when first used, and who is inside it."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.local = threading.local()
+        self.local = _Local()
         self.blas: tuple[Callable[[], int], Callable[[int], Any]] | None = None
         self.looked_for_blas = False
         self.running = 0  # calls that hold the matrix library to one thread
@@ -94,9 +99,10 @@ class _Threads:
         with self.lock:
             if step > 0 and self.running == 0:
                 self.blas_before = get()
-                put(1)
+                if self.blas_before != 1:
+                    put(1)
             self.running += step
-            if self.running == 0:
+            if self.running == 0 and self.blas_before != 1:
                 put(self.blas_before)
 
 
@@ -128,17 +134,24 @@ def can_hold_blas() -> bool:
     return _threads.has_blas()
 
 
-@contextmanager
-def blas_on_one_thread() -> Iterator[None]:
+class _OneBlasThread:
+    """Without a state of its own: a thread leaves `inside` as it was when it comes out."""
+
+    def __enter__(self) -> None:
+        if not _threads.local.inside and _threads.has_blas():
+            _threads.hold_blas(1)
+
+    def __exit__(self, *_: object) -> None:
+        if not _threads.local.inside and _threads.has_blas():
+            _threads.hold_blas(-1)
+
+
+_one_blas_thread = _OneBlasThread()
+
+
+def blas_on_one_thread() -> _OneBlasThread:
     """The matrix library uses one thread inside, where that can be set."""
-    if getattr(_threads.local, "inside", False) or not _threads.has_blas():
-        yield
-        return
-    _threads.hold_blas(1)
-    try:
-        yield
-    finally:
-        _threads.hold_blas(-1)
+    return _one_blas_thread
 
 
 def host_size(x: Any) -> int:
@@ -149,7 +162,7 @@ def host_size(x: Any) -> int:
 def pieces(rows: int, elements: int, least: int = LEAST) -> list[tuple[int, int]]:
     """How `rows` with `elements` numbers in all are cut: (start, stop) of each piece; one when it does not
     pay, or when this thread already works on a piece of something larger."""
-    count = 1 if getattr(_threads.local, "inside", False) else min(num_threads(), rows, elements // least)
+    count = 1 if _threads.local.inside else min(num_threads(), rows, elements // least)
     if count <= 1:
         return [(0, rows)]
     return [(rows * k // count, rows * (k + 1) // count) for k in range(count)]

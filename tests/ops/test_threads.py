@@ -72,6 +72,19 @@ def test_products_that_are_cut(eager, a, b):
         np.testing.assert_allclose(gemm.matmul(b.T, a.T), (a @ b).T, rtol=1e-13)
 
 
+@pytest.mark.parametrize("lead", [(), (3,)])
+@pytest.mark.parametrize("sizes", [(203, 5, 4), (5, 203, 4), (5, 4, 203), (1, 203, 4), (203, 5, 1)])
+def test_products_with_one_long_axis(monkeypatch, lead, sizes):
+    """They are computed in pieces, or as the sum of some, whatever the order in memory."""
+    for name, value in {"LIBRARY_SPLITS": 1, "SMALL": 1000, "LONG": 4}.items():
+        monkeypatch.setattr(gemm, name, value)
+    rows, inner, columns = sizes
+    a, b = rng.standard_normal((*lead, rows, inner)), rng.standard_normal((*lead, inner, columns))
+    for left in (a, np.asfortranarray(a)):
+        for right in (b, np.asfortranarray(b), b[0] if lead else b):
+            np.testing.assert_allclose(gemm.matmul(left, right), left @ right, rtol=1e-10, atol=1e-13)
+
+
 def test_the_matrix_library_gets_its_threads_back():
     if not threads.can_hold_blas():
         pytest.skip("this NumPy has no OpenBLAS of its own")
