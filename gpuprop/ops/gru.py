@@ -67,7 +67,7 @@ class GRU(Op):
                 at = (t, part)
                 _step(xp, gates[at], products, reset[at], before[at], after[at], half, bias_ih[2 * size :])
 
-        over_rows(work, batch, recurrent.cost(gates), products=True)
+        over_rows(work, batch, recurrent.cost(gates, batch), products=True)
         ctx.save(sequence, weight_ih, weight_hh, gates, reset, h, pad, reverse)
         return recurrent.without_padding(after, pad), copy(xp, h[0 if reverse else length])
 
@@ -96,7 +96,7 @@ class GRU(Op):
                 d -= v
                 d += product(inner[at], weight_hh, out=v)
 
-        over_rows(work, batch, recurrent.cost(gates), products=True)
+        over_rows(work, batch, recurrent.cost(gates, batch), products=True)
         outer, inner = rows(gates), rows(inner)
         return (
             product(outer, weight_ih).reshape(sequence.shape).swapaxes(0, 1) if need_x else None,

@@ -8,15 +8,13 @@ import numpy as np
 
 from ..backend.arrays import Array, get_xp
 from ..backend.buffers import copy, empty
-from ..backend.gemm import matmul as product
-from ..backend.gemm import rows
+from ..backend.gemm import repeated
 from ..backend.threads import over_rows
 from ..backprop import Context
 from ..op import Op
 from ..tensors import Tensor
 from . import recurrent
 from .cast import as_weight
-from .linear import column_sums, weight_gradient
 from .masks import real_tokens
 
 
@@ -48,80 +46,58 @@ class LSTM(Op):
         sequence, pad = recurrent.swap_time(x), recurrent.padding(mask)
         length, batch, _ = sequence.shape
         size = weight_hh.shape[1]
-        half, rest = _halves(xp, size, weight_ih.dtype)
-        gates = product(rows(sequence), weight_ih.T)
-        gates += bias_ih + bias_hh
-        gates *= half
-        gates = gates.reshape(length, batch, 4 * size)
-        recurrent_weight = weight_hh.T * half
-        if pad is not None:
-            xp.copyto(gates[..., :size], -recurrent.SATURATED, where=pad)
-            xp.copyto(gates[..., size : 2 * size], recurrent.SATURATED, where=pad)
-        h, c = (empty(xp, (length + 1, batch, size), gates.dtype) for _ in range(2))
-        h[length if reverse else 0] = 0 if h0 is None else h0
-        c[length if reverse else 0] = 0 if c0 is None else c0
-        (h_before, h_after), (c_before, c_after) = (recurrent.states(s, reverse) for s in (h, c))
-        tanh_c = empty(xp, (length, batch, size), gates.dtype)
+        space = recurrent.gate_space(5, length + 1, batch, size, weight_hh)  # i, f, g, o, and c
+        h, tanh_c = (empty(xp, (n, batch, size), space.dtype) for n in (length + 1, length))
+        first, last = (length, 0) if reverse else (0, length)
+        h[first] = 0 if h0 is None else h0
+        space[4, first] = 0 if c0 is None else c0
+        parts = space[:, 1:] if reverse else space[:, :-1]  # the c before each time beside its gates
+        states = (*recurrent.states(h, reverse), recurrent.states(space[4], reverse)[1], tanh_c)
         padded = _padded_steps(pad, length)
+        copied = recurrent.copy_pays(weight_hh, length * batch)
+        weights = _weights(xp, weight_ih, weight_hh, bias_ih + bias_hh, copied)
 
         def work(start: int, stop: int) -> None:
-            part = slice(start, stop)
-            products = empty(xp, (stop - start, 4 * size), gates.dtype)
-            for t in recurrent.steps(length, reverse):
-                at = (t, part)
-                step = gates[at]
-                step += product(h_before[at], recurrent_weight, out=products)
-                _step(xp, step, c_before[at], c_after[at], tanh_c[at], h_after[at], half, rest)
-                if padded[t]:
-                    xp.copyto(h_after[at], h_before[at], where=pad[at])  # type: ignore[index]
+            for part in recurrent.row_blocks(parts, start, stop):
+                _walk(xp, sequence, weights, parts, states, pad, padded, part, reverse)
 
-        over_rows(work, batch, recurrent.cost(gates), products=True)
-        ctx.save(sequence, weight_ih, weight_hh, gates, tanh_c, h, c, pad, padded, reverse)
-        last = 0 if reverse else length
-        return recurrent.without_padding(h_after, pad), copy(xp, h[last]), copy(xp, c[last])
+        over_rows(work, batch, recurrent.cost(parts, batch), products=True)
+        ctx.save(sequence, weight_ih, weight_hh, parts, tanh_c, h, pad, padded, reverse)
+        return recurrent.without_padding(states[1], pad), copy(xp, h[last]), copy(xp, space[4, last])
 
     @staticmethod
     def backward(
         ctx: Context, dy: Array | None, dh_n: Array | None, dc_n: Array | None
     ) -> tuple[Array | None, ...]:
-        sequence, weight_ih, weight_hh, gates, tanh_c, h, c, pad, padded, reverse = ctx.saved
+        sequence, weight_ih, weight_hh, parts, tanh_c, h, pad, padded, reverse = ctx.saved
         need_x, need_wi, need_wh, need_bi, need_bh, need_h0, need_c0 = ctx.needs_grad
-        xp = get_xp(gates)
-        h_before, c_before = recurrent.states(h, reverse)[0], recurrent.states(c, reverse)[0]
-        dh, dc = recurrent.gradient_of_state(dh_n, h[0]), recurrent.gradient_of_state(dc_n, c[0])
+        xp = get_xp(h)
+        dh, dc = recurrent.gradient_of_state(dh_n, h[0]), recurrent.gradient_of_state(dc_n, h[0])
         dy = recurrent.gradient_of_output(dy, pad)
-        forget = _local_slopes(xp, gates, tanh_c, c_before)
-        size = dh.shape[1]
+        dx = empty(xp, sequence.shape, h.dtype) if need_x else None
+        length, batch, size = tanh_c.shape
+        w_x = recurrent.by_input(weight_ih, size, recurrent.copy_pays(h, length * batch // 8))
+        w_h = recurrent.by_input(weight_hh, size, recurrent.copy_pays(h, length * batch))
 
         def work(start: int, stop: int) -> None:
-            part = slice(start, stop)
-            d, e, to_cell = dh[part], dc[part], empty(xp, dh[part].shape, dh.dtype)
-            for t in reversed(recurrent.steps(len(gates), reverse)):
-                at = (t, part)
-                if dy is not None:
-                    d += dy[at]
-                passed = d * pad[at] if padded[t] else None
-                if passed is not None:
-                    d -= passed
-                e += xp.multiply(d, tanh_c[at], out=to_cell)
-                step = gates[at]
-                step[:, 3 * size :] *= d
-                by_gate = step[:, : 3 * size].reshape(stop - start, 3, size)
-                by_gate *= e[:, None]
-                e *= forget[at]
-                product(step, weight_hh, out=d)
-                if passed is not None:
-                    d += passed
+            for part in recurrent.row_blocks(parts, start, stop):
+                for span, _ in recurrent.spans(parts, part, not reverse):
+                    gates, slopes = parts[:, span, part], tanh_c[span, part]
+                    _local_slopes(xp, gates, slopes)
+                    from_y = None if dy is None else dy[span, part]
+                    masked = pad[span, part] if pad is not None and any(padded[span]) else None
+                    _walk_back(xp, from_y, gates, slopes, dh[part], dc[part], w_h, masked, not reverse)
+                    if dx is not None:
+                        recurrent.sum_of_gates(recurrent.times_weights(gates[:4], w_x), dx[span, part])
 
-        over_rows(work, dh.shape[0], recurrent.cost(gates), products=True)
-        inner = rows(gates)
-        bias = column_sums(inner)
+        over_rows(work, batch, recurrent.cost(parts, batch), products=True)
+        gates, before = recurrent.rows_of_gates(parts[:4]), recurrent.states(h, reverse)[0]
         return (
-            product(inner, weight_ih).reshape(sequence.shape).swapaxes(0, 1) if need_x else None,
-            weight_gradient(ctx, 1, rows(sequence), inner) if need_wi else None,
-            weight_gradient(ctx, 2, rows(h_before), inner) if need_wh else None,
-            bias if need_bi else None,
-            bias.copy() if need_bh else None,  # not the same array: clipping may scale each in place
+            None if dx is None else dx.swapaxes(0, 1),
+            recurrent.weight_gradient(ctx, 1, sequence, gates) if need_wi else None,
+            recurrent.weight_gradient(ctx, 2, before, gates) if need_wh else None,
+            recurrent.bias_gradient(ctx, 3, gates) if need_bi else None,
+            recurrent.bias_gradient(ctx, 4, gates) if need_bh else None,
             dh if need_h0 else None,
             dc if need_c0 else None,
         )
@@ -136,57 +112,105 @@ def _padded_steps(pad: Array | None, length: int) -> list[bool]:
     return [True] * length
 
 
-def _halves(xp: Any, size: int, dtype: Any) -> tuple[Array, Array]:
-    """σ(x) = 1/2 + tanh(x/2)/2 for i, f, o and tanh(x) for g, by one tanh over all four: what its argument
-    and its result are multiplied with, and what is added to the result, (4H,)."""
-    half = xp.full(4 * size, 0.5, dtype)
-    half[2 * size : 3 * size] = 1.0
-    return half, 1.0 - half
+def _weights(xp: Any, weight_ih: Array, weight_hh: Array, bias: Array, copied: bool) -> tuple[Any, ...]:
+    """(W_i, W_h, bias, first, half, rest): weights one gate at a time, and what makes one tanh over all four
+    of σ(x) = 1/2 + tanh(x/2)/2 for i, f, o and tanh(x) for g: what its argument and its result are multiplied
+    with, and what is added to the result. Weights that are copied are multiplied with the first: None."""
+    size = weight_hh.shape[1]
+    half = xp.full((4, 1, 1), 0.5, weight_hh.dtype)
+    half[2] = 1.0
+    used = (*(recurrent.by_gate(w, size) for w in (weight_ih, weight_hh)), bias.reshape(4, 1, size))
+    if not copied:
+        return *used, half, half, 1.0 - half
+    used = tuple(xp.multiply(w, half, out=empty(xp, w.shape, half.dtype)) for w in used)
+    return *used, None, half, 1.0 - half
 
 
-def _step(
-    xp: Any, gates: Array, c_before: Array, c_after: Array, tanh_c: Array, h_after: Array, half: Array,
-    rest: Array,
+def _walk(
+    xp: Any, sequence: Array, weights: Any, parts: Array, states: Any, pad: Array | None, padded: list[bool],
+    part: slice, reverse: bool,
 ) -> None:  # fmt: skip
-    """gates (B, 4H) before their functions, times `half`, become i, f, g, o."""
-    size = c_before.shape[-1]
-    i, f, g, o = (gates[:, k * size : (k + 1) * size] for k in range(4))
-    xp.tanh(gates, out=gates)
-    gates *= half
-    gates += rest
-    xp.multiply(f, c_before, out=c_after)
-    xp.multiply(i, g, out=tanh_c)
-    c_after += tanh_c
-    xp.tanh(c_after, out=tanh_c)
-    xp.multiply(o, tanh_c, out=h_after)
+    """All times, for some rows of the batch."""
+    w_x, w_h, bias, first, half, rest = weights
+    h_before, h_after, c_after, tanh_c = states
+    products = empty(xp, (4, part.stop - part.start, w_h.shape[2]), parts.dtype)
+    all_before = recurrent.for_each_gate(h_before, 4)
+    multiply = repeated(all_before[:, 0, part], w_h)
+    bias = bias + xp.zeros_like(products)
+    if products[0].size <= recurrent.SMALL_STEP:  # arrays of one shape cost the least a call
+        half, rest = (x + xp.zeros_like(products) for x in (half, rest))
+    for span, times in recurrent.spans(parts, part, reverse):
+        some = parts[:, span, part]
+        gates = recurrent.times_weights(sequence[None, span, part], w_x, some[:4])
+        gates += bias[:, None]
+        if pad is not None:
+            xp.copyto(gates[0], -recurrent.SATURATED, where=pad[span, part])
+            xp.copyto(gates[1], recurrent.SATURATED, where=pad[span, part])
+        before, *after = (a[..., span, part, :] for a in (all_before, h_after, c_after, tanh_c))
+        views = recurrent.in_turn(reverse, before, gates, *some, *after)
+        for t, (h, step, i, f, g, o, c, h_next, c_next, tanh) in zip(times, views, strict=True):
+            step += multiply(h, w_h, out=products)
+            if first is not None:
+                step *= first
+            xp.tanh(step, out=step)
+            step *= half
+            step += rest
+            xp.multiply(f, c, out=c_next)
+            xp.multiply(i, g, out=tanh)
+            c_next += tanh
+            xp.tanh(c_next, out=tanh)
+            xp.multiply(o, tanh, out=h_next)
+            if padded[t]:
+                xp.copyto(h_next, h[0], where=pad[t, part])  # type: ignore[index]
 
 
-def _local_slopes(xp: Any, gates: Array, tanh_c: Array, c_before: Array) -> Array:
-    """The factors that need no gradient, for all steps at once; returns a copy of f.
-
-    gates: i, f, g, o become g i (1 - i), c f (1 - f), i (1 - g²), what dc is multiplied with, and
-    tanh(c') o (1 - o), what dh' is multiplied with; tanh_c becomes o (1 - tanh² c').
-    """
-    size = c_before.shape[-1]
-    i, f, g, o = (gates[..., k * size : (k + 1) * size] for k in range(4))
-    forget, slope = f.copy(), 1.0 - i
-    slope *= i
-    slope *= g
+def _local_slopes(xp: Any, parts: Array, tanh_c: Array) -> None:
+    """The factors that need no gradient, for several steps: i, f, g, o, c become g i (1 - i), c f (1 - f),
+    i (1 - g²), which dc is multiplied with, tanh(c') o (1 - o), which dh' is multiplied with, and f; tanh_c
+    becomes o (1 - tanh² c')."""
+    g, o, c = parts[2], parts[3], parts[4]
+    slopes = xp.subtract(1.0, parts[:2], out=empty(xp, parts[:2].shape, parts.dtype))
+    slopes *= parts[:2]
+    slopes *= parts[2::2]
     g *= g
     xp.subtract(1.0, g, out=g)
-    g *= i
-    i[...] = slope
-    xp.subtract(1.0, f, out=slope)
-    f *= slope
-    f *= c_before
-    xp.subtract(1.0, o, out=slope)
+    g *= parts[0]
+    c[...] = parts[1]
+    parts[:2] = slopes
+    slope = xp.subtract(1.0, o, out=slopes[0])
     slope *= o
     slope *= tanh_c
     tanh_c *= tanh_c
     xp.subtract(1.0, tanh_c, out=tanh_c)
     tanh_c *= o
     o[...] = slope
-    return forget
+
+
+def _walk_back(
+    xp: Any, dy: Array | None, gates: Array, tanh_c: Array, dh: Array, dc: Array, w_h: Array,
+    pad: Array | None, reverse: bool,
+) -> None:  # fmt: skip
+    """Some times, for some rows of the batch: gates (5, N, B, H), dy, tanh_c (N, B, H), pad (N, B, 1) or None
+    where nothing is padded; dh and dc (B, H) are handed on in place."""
+    to_cell, products = empty(xp, dh.shape, dh.dtype), empty(xp, (4, *dh.shape), dh.dtype)
+    ones, flat, all_flat = xp.ones((1, 4), dh.dtype), dh.reshape(1, -1), products.reshape(4, -1)
+    multiply, add_up = repeated(gates[:4, 0], w_h), repeated(ones, all_flat)
+    views = recurrent.in_turn(reverse, gates[:4], gates[:3], gates[3], gates[4], tanh_c, dy, pad)
+    for all_gates, of_cell, o, f, slope, from_y, padding in views:
+        if from_y is not None:
+            dh += from_y
+        passed = None if padding is None else dh * padding
+        if passed is not None:
+            dh -= passed
+        xp.multiply(dh, slope, out=to_cell)
+        dc += to_cell
+        of_cell *= dc
+        o *= dh
+        dc *= f
+        multiply(all_gates, w_h, out=products)
+        add_up(ones, all_flat, out=flat)
+        if passed is not None:
+            dh += passed
 
 
 def lstm(

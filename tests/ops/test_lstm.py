@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 import gpuprop as gp
 from gpuprop.backend.arrays import to_host
+from gpuprop.ops import recurrent
 from gpuprop.ops.lstm import lstm
 from gpuprop.testing import gradcheck
 
@@ -82,6 +83,27 @@ def test_gradients(device, seed, batch, length, inputs, size, reverse, masked):
     arrays = draw(seed, batch, length, inputs, size)
     mask = np.random.default_rng(seed).random((batch, length)) < 0.6 if masked else None
     gradcheck(lambda *leaves: lstm(*leaves, mask=mask, reverse=reverse), arrays)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("gates_first", [False, True])
+@pytest.mark.parametrize("copies", [False, True])
+def test_blocks_of_rows_and_times(monkeypatch, copies, gates_first, reverse):
+    """What is cut into blocks, and how the gates lie in memory, changes nothing."""
+    arrays, mask = draw(6, 5, 7, 3, 4), np.random.default_rng(6).random((5, 7)) < 0.8
+    directions = [np.random.default_rng(1).standard_normal(s) for s in ((5, 7, 4), (5, 4), (5, 4))]
+    with gp.use_device("cpu"):
+        whole = run(arrays, directions, mask=mask, reverse=reverse)
+        for name, value in {
+            "LEAST_BLOCK": 2, "LEAST_ROWS": 6, "CACHED": 8, "COPY_PAYS": 1 if copies else 1000,
+            "SMALL_STEP": 0 if gates_first else 1000,
+        }.items():  # fmt: skip
+            monkeypatch.setattr(recurrent, name, value)
+        outputs, grads = run(arrays, directions, mask=mask, reverse=reverse)
+    for y, expected in zip(outputs, reference(*arrays, mask, reverse), strict=True):
+        np.testing.assert_allclose(y, expected, atol=1e-13)
+    for grad, expected in zip(grads, whole[1], strict=True):
+        np.testing.assert_allclose(grad, expected, rtol=1e-10, atol=1e-13)
 
 
 @pytest.mark.parametrize("used", [0, 1, 2])
