@@ -63,6 +63,29 @@ def save_failure(
     return folder
 
 
+def read_failure(run: str | Path) -> dict[str, Any]:
+    """failure.json of a run: message, step, epoch, operation, layer. Raises CheckpointError where there is
+    none."""
+    file = Path(run) / FAILURE / _JSON
+    try:
+        with open_regular(file) as content:
+            record = json.loads(content.read())
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file}: no failed step can be read here: {error}") from error
+    if not isinstance(record, dict) or record.get("format") != _FORMAT:
+        raise CheckpointError(f"{file}: was not written by gpuprop")
+    return record
+
+
+def failure_after(run: str | Path, step: int) -> dict[str, Any] | None:
+    """failure.json where the training ended with a failed step later than `step`, else None: training went
+    on, or the folder holds another one's model."""
+    if not (Path(run) / FAILURE / _JSON).exists():
+        return None
+    record = read_failure(run)
+    return record if isinstance(record.get("step"), int) and record["step"] > step else None
+
+
 def forget_failure(run: str | Path) -> None:
     """Remove the files that `save_failure` made: another training begins in this folder."""
     for name in (_JSON, _WEIGHTS, _BATCH):
@@ -107,14 +130,7 @@ class Failure:
 
 def load_failure(run: str | Path) -> Failure:
     """The failed step in the folder `failure` of a run. Raises CheckpointError where there is none."""
-    folder = Path(run) / FAILURE
-    try:
-        with open_regular(folder / _JSON) as file:
-            record = json.loads(file.read())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / _JSON}: no failed step can be read here: {error}") from error
-    if not isinstance(record, dict) or record.get("format") != _FORMAT:
-        raise CheckpointError(f"{folder / _JSON}: was not written by gpuprop")
+    folder, record = Path(run) / FAILURE, read_failure(run)
     arrays = load(folder / _BATCH)
     batches = [_rebuilt(kind, number, arrays) for number, kind in enumerate(record["batches"])]
     return Failure(record, load(folder / _WEIGHTS), batches)

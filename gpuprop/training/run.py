@@ -66,6 +66,11 @@ class RunFolder:
         self._made = False
         self._described: list[Path] = []  # files that `describe` wrote
 
+    @property
+    def failed(self) -> bool:
+        """A step failed before there was a model, and is kept: this folder shows what happened."""
+        return not self.begun and not (self.path / MODEL).exists() and (self.path / FAILURE).exists()
+
     def prepare(self) -> None:
         """Make the folder, so that a place that cannot be written to shows before the training and not
         after."""
@@ -75,6 +80,7 @@ class RunFolder:
             _clean(self.path)
             if not (self.path / MODEL).exists() and (self.path / FAILURE).exists():
                 forget_failure(self.path)  # that of a training which came to nothing
+                (self.path / GRADIENTS).unlink(missing_ok=True)
             with tempfile.TemporaryFile(dir=self.path):
                 pass
         except OSError as error:

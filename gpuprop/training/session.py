@@ -14,6 +14,7 @@ from ..tensors import Parameter
 from .attention_picture import picture_of_epoch
 from .checkpoint_folder import CheckpointFolder
 from .curves import draw_curves, figure_class
+from .failure import forget_failure
 from .gradients import GradientLog, GradientRecorder
 from .observer import Observer
 from .progress import Display
@@ -194,6 +195,7 @@ class Session:
         if self.folder is not None:
             self.folder.prepare()
             self.folder.describe()
+            forget_failure(self.folder.path)  # training goes on from before it
             self.folder.begun = True
             settle(self.folder.path, state, self.settings.keep_last)
 
@@ -226,7 +228,11 @@ class Session:
         folder = self.folder
         if folder is None:
             return []
-        log = GradientLog(folder.path, lambda: folder.begun, lambda text: self.trainer.display.warn(text))
+        log = GradientLog(
+            folder.path,
+            lambda: folder.begun or folder.failed,
+            lambda text: self.trainer.display.warn(text),
+        )
         return [GradientRecorder(log, clip_norm=self.settings.clip_norm)]
 
     def draw(self, title: str) -> None:

@@ -130,7 +130,16 @@ def test_a_diverging_training_stops_with_advice(cli, data, tmp_path):
     done = cli("train", "classify", "--train", data / "kinds.tsv", "--out", out, *options)
     assert done.code == 1
     assert "Lower the learning rate" in done.err or "lower the learning rate" in done.err
-    assert sorted(file.name for file in out.iterdir()) == ["config.json", "failure", "vocabulary.json"]
+    left = ["config.json", "failure", "gradients.jsonl", "vocabulary.json"]
+    assert sorted(file.name for file in out.iterdir()) == left
+    assert cli("report", out, "--no-measure").code == 0
+    page = (out / "report.html").read_text("utf-8")
+    assert "<h2>Training failed</h2>" in page
+    assert "Gradients of activations" in page
+    watched = cli("report", out, "--watch")
+    assert watched.code == 0
+    assert "failed: " in watched.out
+    assert "training has diverged" in " ".join(watched.out.split())
 
 
 def test_a_place_that_cannot_be_written_to(cli, data, tmp_path):

@@ -216,6 +216,14 @@ def test_a_training_goes_on_from_its_newest_checkpoint(cli, stopped):
     assert outcome(run) == outcome(whole)
 
 
+def test_a_failed_step_is_forgotten_when_training_goes_on_from_before_it(cli, stopped):
+    run, _ = stopped
+    (run / "failure").mkdir()
+    (run / "failure" / "failure.json").write_text('{"format": "gpuprop-failure", "step": 1000000}')
+    assert cli("resume", run).code == 0
+    assert not (run / "failure").exists()
+
+
 @pytest.mark.parametrize("damage", ["cut", "changed", "empty", "other"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(cli, stopped, damage):
     run, whole = stopped

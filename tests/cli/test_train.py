@@ -462,7 +462,8 @@ def test_a_training_that_diverges_leaves_the_failed_step_and_its_folder_can_be_u
     assert done.code == 1
     assert "training has diverged" in done.err
     assert "Not finite first: " in done.err
-    assert sorted(os.listdir(out)) == ["config.json", "failure", "vocabulary.json"]
+    assert sorted(os.listdir(out)) == ["config.json", "failure", "gradients.jsonl", "vocabulary.json"]
+    records = len((out / "gradients.jsonl").read_text().splitlines())
     failure = load_failure(out)
     assert failure.record["step"] >= 1
     assert failure.batches[0].size == 16
@@ -479,5 +480,6 @@ def test_a_training_that_diverges_leaves_the_failed_step_and_its_folder_can_be_u
     again = (*arguments, "--optimizer", "sgd", "--lr", "1e29", "--keep-checkpoints", "0", "--overwrite")
     assert cli(*again).code == 1
     assert json.loads((out / "config.json").read_text())["options"]["lr"] == 1e29
+    assert len((out / "gradients.jsonl").read_text().splitlines()) == records  # those of the first are gone
     assert cli(*arguments, "--overwrite").code == 0
     assert not (out / "failure").exists()

@@ -11,6 +11,7 @@ import pytest
 from gpuprop.errors import CheckpointError
 from gpuprop.explanation import Explanation, Row
 from gpuprop.training import report
+from gpuprop.training.failure import failure_after
 from gpuprop.training.report import write_report
 from gpuprop.training.report.charts import MOST_LINES, charts_of
 from gpuprop.training.report.colour_map import map_html
@@ -76,10 +77,10 @@ def write_run(folder, records=None, history=None):
     return folder
 
 
-def rendered(history, records, explanation="it was not asked for"):
+def rendered(history, records, explanation="it was not asked for", failure=None):
     """The page as text."""
     charts, flow = charts_of(history, records), flow_of(records)
-    return render(Contents("run", {}, history, records, charts, flow, explanation, "cpu"))
+    return render(Contents("run", {}, history, records, charts, flow, explanation, "cpu", failure))
 
 
 @pytest.fixture(scope="module")
@@ -238,6 +239,11 @@ def test_a_large_model_is_drawn_by_its_parts_and_without_shortcuts():
         (lambda r: r["layers"]["encoder.cell"].update(update=1e-7), "hardly learns"),
         (lambda r: r["layers"]["encoder.cell"].update(flow=1e-9), "it vanishes"),
         (lambda r: r.update(gradient=None), "At step 1 the gradient was not finite"),
+        (
+            lambda r: r["layers"]["encoder.cell"].update(activation=0.5 if r["step"] == 1 else 2e4),
+            "encoder.cell: what it puts out has grown from 0.5 to 2e+04: training has exploded",
+        ),
+        (lambda r: r.update(gradient=float(r["step"] ** 4)), "The gradient has grown from 1 to "),
         (lambda r: r["layers"]["decoder.output"].update(gradient=100.0), "reaches the encoder"),
     ],
 )
@@ -275,11 +281,49 @@ def test_the_slowest_operations_are_by_the_least_time_of_each():
     assert quickest([explained(5.0, 1.0), other]) is other
 
 
+def test_steps_that_float16_skipped_are_no_findings_and_those_after_a_failure_do_not_count():
+    skipped = gradients()
+    for r in skipped:
+        r["layers"]["encoder.cell"]["gradient"] = r["layers"]["decoder.output"]["gradient"]
+    for i in (0, 1, 6):
+        skipped[i]["gradient"] = None
+        for values in skipped[i]["layers"].values():
+            values.update(update=0.0)
+    assert findings_of(skipped) == []
+    failed = [*skipped[:6], *({**skipped[6], "gradient": 1e9, "step": step} for step in (151, 152, 153))]
+    assert findings_of(failed) != []
+    assert findings_of(failed, {"step": 151, "message": "the loss is nan"}) == []
+
+
+def test_a_failed_step_is_shown_unless_training_went_on(tmp_path):
+    run = write_run(tmp_path / "failed")
+    (run / "failure").mkdir()
+    message = "the loss is nan at step 190 (epoch 4): training has diverged"
+    record = {
+        "format": "gpuprop-failure",
+        "step": 190,
+        "message": message,
+        "operation": "Log",
+        "layer": "<gate>",
+    }
+    (run / "failure" / "failure.json").write_text(json.dumps(record), "utf-8")
+    failure = failure_after(run, metrics()[-1]["step"])
+    text = rendered(metrics(), gradients(), failure=failure)
+    assert f"<h2>Training failed</h2><p>{message}</p><p>First: <b>Log of &lt;gate&gt;</b>." in text
+    assert "look healthy" not in text
+    assert failure_after(run, 190) is None
+    assert failure_after(tmp_path, 0) is None
+    (run / "failure" / "failure.json").write_text("{", "utf-8")
+    with pytest.raises(CheckpointError, match=r"failure\.json: no failed step can be read"):
+        failure_after(run, 0)
+
+
 def test_axes_have_round_numbers():
     assert ticks(0.0, 1.0) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
     assert ticks(1.0, 3.0, whole=True) == [1, 2, 3]
     assert ticks(1e-6, 1.0, log=True) == pytest.approx([1e-6, 1e-4, 1e-2, 1.0])
     assert [label(v) for v in (0.0, 0.25, 1e-6, 1500.0, 2e7)] == ["0", "0.25", "1e-6", "1,500", "2e7"]
+    assert [label(v) for v in (99_999.0, 150_000.0, 2.5e-4)] == ["99,999", "1.5e5", "2.5e-4"]
     level = next(c for c in charts_of([], [record(1)]) if c.title == "Activations")
     assert limits_of(level) == (1.0, 10.0)
 

@@ -8,21 +8,25 @@ from typing import Any
 from .charts import layer_names, share_of
 
 FEW = 5  # records that say too little
+HUGE, GROWN, EXPLODED = 1e3, 1e2, 1e3  # activations; how often those, and the gradient, of the first record
 DEAD, CLIPPED, LEARNS_TOO_FAST, HARDLY_LEARNS, ENCODER, VANISHED = 0.5, 0.5, 0.1, 1e-6, 0.01, 1e-5
 
 Record = Mapping[str, Any]
 
 
-def findings_of(gradients: Sequence[Record]) -> list[str]:
-    """One sentence each, about the last quarter of the records; [] where nothing stands out."""
-    late = gradients[-max(1, len(gradients) // 4) :]
+def findings_of(gradients: Sequence[Record], failure: Record | None = None) -> list[str]:
+    """One sentence each, about the last quarter of the records; [] where nothing stands out. failure: see
+    `failure_after`."""
+    usable = sound(gradients, failure)
+    found = [] if failure is not None else _not_finite(gradients)
+    late = usable[-max(1, len(usable) // 4) :]
     if not late:
-        return []
+        return found
     strongest = _strongest(late)
-    found = [sentence for name in layer_names(late) for sentence in _of_layer(name, late, strongest)]
-    broken = next((r["step"] for r in gradients if r.get("gradient") is None), None)
-    if broken is not None:
-        found.insert(0, f"At step {broken} the gradient was not finite: lower the learning rate.")
+    exploded = _exploded(usable[0], late)
+    if exploded:  # saturated and dead units, and gradients that vanish, are what it left
+        return found + exploded
+    found += [sentence for name in layer_names(late) for sentence in _of_layer(name, late, strongest)]
     clipped = _mean([r.get("clipped") for r in late])
     if clipped is not None and clipped > CLIPPED:
         found.append(
@@ -30,6 +34,23 @@ def findings_of(gradients: Sequence[Record]) -> list[str]:
             "would let the gradient set the step."
         )
     return found + _encoder(late)
+
+
+def sound(gradients: Sequence[Record], failure: Record | None) -> list[Record]:
+    """The records of steps that changed the weights: before the one that failed, and not those that float16
+    skipped."""
+    before = [r for r in gradients if failure is None or r["step"] < failure["step"]]
+    return [r for r in before if r.get("gradient") is not None]
+
+
+def _not_finite(gradients: Sequence[Record]) -> list[str]:
+    """Where the records end with gradients that are not finite; single ones are skipped steps of float16."""
+    first = None
+    for record in reversed(gradients):
+        if record.get("gradient") is not None:
+            break
+        first = record["step"]
+    return [] if first is None else [f"At step {first} the gradient was not finite: lower the learning rate."]
 
 
 def seen(gradients: Sequence[Record], metrics: Sequence[Record]) -> str:
@@ -70,6 +91,30 @@ def _of_layer(name: str, late: Sequence[Record], strongest: float) -> list[str]:
             "its way."
         )
     return found
+
+
+def _exploded(first: Record, late: Sequence[Record]) -> list[str]:
+    """The layer whose outputs, or else the gradient that, have become huge."""
+    grown: dict[str, tuple[float, float]] = {}
+    for name in layer_names(late):
+        before = first["layers"].get(name, {}).get("activation")
+        after = _mean([r["layers"].get(name, {}).get("activation") for r in late])
+        if before and after and after > HUGE and after > GROWN * before:
+            grown[name] = before, after
+    if grown:
+        name = max(grown, key=lambda layer: grown[layer][1] / grown[layer][0])
+        before, after = grown[name]
+        return [
+            f"{name}: what it puts out has grown from {before:.2g} to {after:.2g}: training has exploded; "
+            "lower the learning rate."
+        ]
+    norm, now = first.get("gradient"), _mean([r.get("gradient") for r in late])
+    if norm and now and now > EXPLODED * norm:
+        return [
+            f"The gradient has grown from {norm:.2g} to {now:.2g}: it explodes; lower the learning rate or "
+            "clip gradients."
+        ]
+    return []
 
 
 def _strongest(late: Sequence[Record]) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,8 @@ SLOWEST = 12  # operations listed one by one
 
 @dataclass(frozen=True)
 class Contents:
-    """All a page shows. explanation: or why there is none; where: the device it was measured on."""
+    """All a page shows. explanation: or why there is none; where: the device it was measured on; failure:
+    failure.json of a training that ended with a failed step."""
 
     name: str
     config: dict[str, Any]
@@ -31,6 +32,7 @@ class Contents:
     flow: Flow | None
     explanation: Explanation | str
     where: str
+    failure: dict[str, Any] | None = None
 
 
 def page(contents: Contents) -> str:
@@ -38,6 +40,7 @@ def page(contents: Contents) -> str:
     body = "".join(
         [
             _head(contents),
+            _failure(contents.failure),
             _findings(contents),
             _section("Curves", contents, "curves"),
             _section("Layers over time", contents, "layers", _without_records(contents)),
@@ -65,7 +68,7 @@ def _head(contents: Contents) -> str:
         "model": config.get("model", {}).get("name", ""),
         "device": metrics[-1].get("device", "") if metrics else training.get("device", ""),
         "epochs": str(len(metrics)),
-        "steps": f"{metrics[-1]['step']:,}" if metrics else "0",
+        "steps": f"{max((r['step'] for r in (*metrics[-1:], *contents.gradients[-1:])), default=0):,}",
         "time": f"{sum(r.get('seconds', 0.0) for r in metrics):,.0f} s",
         "rows": f"{config.get('data', {}).get('train', {}).get('rows', 0):,}",
     }
@@ -82,14 +85,27 @@ def _head(contents: Contents) -> str:
     return f'{head}<dl class="facts">{cells}</dl>'
 
 
+def _failure(failure: Mapping[str, Any] | None) -> str:
+    if failure is None:
+        return ""
+    named = [str(failure[key]) for key in ("operation", "layer") if failure.get(key)]
+    first = f"<p>First: <b>{_safe(' of '.join(named))}</b>.</p>" if named else ""
+    replayed = "<code>gp.training.load_failure(run).replay(model, loss)</code> computes the step again."
+    return (
+        f'<div class="failed"><h2>Training failed</h2><p>{_safe(str(failure.get("message", "")))}</p>'
+        f"{first}<p>{replayed}</p></div>"
+    )
+
+
 def _findings(contents: Contents) -> str:
     gradients, metrics = contents.gradients, contents.metrics
     if not gradients:
         return ""
-    found = findings_of(gradients)
+    found = findings_of(gradients, contents.failure)
     items = "".join(f"<li>{_safe(sentence)}</li>" for sentence in found)
     recorded = f'<p class="soft">Recorded: {seen(gradients, metrics)}.</p>'
-    text = f"<ul>{items}</ul>{recorded}" if found else f"<p>{verdict(gradients, metrics)}</p>"
+    healthy = recorded if contents.failure is not None else f"<p>{verdict(gradients, metrics)}</p>"
+    text = f"<ul>{items}</ul>{recorded}" if found else healthy
     return f"<h2>What stands out</h2>{text}"
 
 

@@ -57,7 +57,8 @@ def ticks(low: float, high: float, log: bool = False, whole: bool = False) -> li
 
 
 def label(value: float) -> str:
-    """A number in few letters: 0.001, 1e-06, 25, 12,000."""
-    if value and (abs(value) < 1e-3 or abs(value) >= 1e6):
-        return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
+    """A number in few letters: 0.001, 1e-6, 25, 12,000, 1.5e5."""
+    if value and (abs(value) < 1e-3 or abs(value) >= 1e5):
+        digits, power = f"{value:.3e}".split("e")
+        return f"{digits.rstrip('0').rstrip('.')}e{int(power)}"
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:.4g}"

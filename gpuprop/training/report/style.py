@@ -38,6 +38,8 @@ figure svg.flow { margin: 0 auto; }
 svg text { fill: var(--ink); font-family: system-ui, sans-serif; font-size: 12px; }
 svg text.value { fill: var(--soft); }
 .grid { stroke: var(--rule); }
+.failed { border-left: 4px solid #d0524f; padding-left: 14px; margin: 24px 0; }
+.failed h2 { border: 0; margin: 0; padding: 0; }
 .map { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: 6px; font-size: 11.5px; }
 .map .names { text-align: right; }
 .map .names span { display: block; height: 18px; line-height: 18px; }

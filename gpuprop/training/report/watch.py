@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from ..failure import failure_after
 from ..gradients import GRADIENTS, read_gradients
 from ..progress import score_name
 from ..run import CONFIG, METRICS, read_config, read_metrics
@@ -52,6 +53,8 @@ def ended(run: Path) -> bool:
     if not (run / CONFIG).exists():
         return False
     training, metrics = read_config(run).get("training", {}), _metrics(run)
+    if _failure(run, metrics) is not None:
+        return True
     if metrics and metrics[-1]["epoch"] >= training.get("epochs", math.inf):
         return True
     best = max((r["epoch"] for r in metrics if r.get("best")), default=0)
@@ -76,12 +79,16 @@ def view(run: Path, width: int = 80, height: int = 100) -> RenderableType:
     title = Text(("…" + str(run)[1 - room :] if len(str(run)) > room else str(run)) + where, style="bold")
     shown = metrics[-min(MOST_EPOCHS, max(1, height // 6)) :]
     parts: list[RenderableType] = [title, _epochs(shown)]
+    failure, said = _failure(run, metrics), list[Text]()
     if gradients:
-        said = [Text(f"! {sentence}", style="yellow") for sentence in findings_of(gradients)]
+        said = [Text(f"! {sentence}", style="yellow") for sentence in findings_of(gradients, failure)]
         said = said[: max(1, height // 12)]
+    if failure is not None:
+        said = [*said, Text(f"failed: {failure.get('message', '')}", style="bold red")]
+    if gradients:
         lines = 4 + max(1, len(shown)) + sum(-(-len(text) // (width - 8)) for text in said)
-        parts += [_whole(gradients, width), _layers(gradients, width, height - 1 - lines), *said]
-    return Group(*parts)
+        parts += [_whole(gradients, width), _layers(gradients, width, height - 1 - lines)]
+    return Group(*parts, *said)
 
 
 def _epochs(metrics: Sequence[Record]) -> RenderableType:
@@ -156,6 +163,10 @@ def sparkline(values: Sequence[float | None], most: int = MOST_POINTS) -> str:
         return ""
     low, room = min(known), max(max(known) - min(known), 0.5)
     return "".join(" " if v is None else _BARS[round((v - low) / room * (len(_BARS) - 1))] for v in logs)
+
+
+def _failure(run: Path, metrics: Sequence[Record]) -> Record | None:
+    return failure_after(run, metrics[-1]["step"] if metrics else 0)
 
 
 def _metrics(run: Path) -> list[dict[str, Any]]:
