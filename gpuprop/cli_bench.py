@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from .backend.threads import num_threads, set_num_threads
-from .bench.cases import all_cases
+from .bench import growth
+from .bench.catalogue import all_cases
 from .bench.measure import run
 from .bench.readme_table import ratio
 from .errors import DataError
@@ -21,6 +23,8 @@ BENCH_HELP = """Time operations (forward and backward) and whole training steps 
 
 NAMES: what to measure; all of it without any. With --peer torch, PyTorch does the same work in turns with us,
 and the ratio of the times is shown: below 1 is faster than PyTorch.
+
+With --growth, training steps on more and more rows, and the exponent with which their cost grows.
 """
 
 
@@ -31,13 +35,14 @@ def bench(
     threads: Annotated[int, typer.Option(min=0, help="0: GPUPROP_THREADS, or all cores.")] = 0,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each peer; medians are shown.")] = 3,
     seconds: Annotated[float, typer.Option(min=0.0, help="Length of a turn.")] = 0.5,
+    grow: Annotated[bool, typer.Option("--growth", help="How cost grows with the rows of a batch.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the result here too.")] = None,
 ) -> None:
-    cases = all_cases()
-    chosen = names or list(cases)
-    unknown = [name for name in chosen if name not in cases]
+    known: Collection[str] = growth.STEPS if grow else all_cases()
+    chosen = names or list(known)
+    unknown = [name for name in chosen if name not in known]
     if unknown:
-        raise DataError(f"bench: no {', '.join(unknown)}; there is {', '.join(cases)}")
+        raise DataError(f"bench: no {', '.join(unknown)}; there is {', '.join(known)}")
     if device != "cpu":
         raise DataError(f"bench measures the CPU, not {device!r}: use --device cpu")
     if peer not in ("torch", "none"):
@@ -46,10 +51,29 @@ def bench(
         raise DataError("bench: PyTorch is not installed: pip install torch, or leave --peer out")
     if threads:
         set_num_threads(threads)
-    result = run([cases[name] for name in chosen], peer if peer != "none" else None, rounds, seconds)
+    if grow:
+        result = growth.run(chosen, rounds)
+    else:
+        cases = all_cases()
+        result = run([cases[name] for name in chosen], peer if peer != "none" else None, rounds, seconds)
     if json_file is not None:
         json_file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    Console().print(render(result))
+    Console().print(render_growth(result) if grow else render(result))
+
+
+def render_growth(result: dict[str, Any]) -> Table:
+    """The result of `growth.run` as a table."""
+    table = Table(
+        box=None, padding=(0, 2, 0, 0), header_style="bold", caption_justify="left",
+        caption=f"{result['machine']['processor']}, {num_threads()} threads; the least CPU time of a step",
+    )  # fmt: skip
+    table.add_column("name", no_wrap=True)
+    table.add_column("rows: ms", overflow="fold")
+    table.add_column("exponent", justify="right", no_wrap=True)
+    for row in result["growth"]:
+        pairs = zip(row["rows"], row["cpu_ms"], strict=True)
+        table.add_row(row["name"], "  ".join(f"{n}: {ms:.1f}" for n, ms in pairs), f"{row['exponent']:.2f}")
+    return table
 
 
 def render(result: dict[str, Any]) -> Table:

@@ -149,14 +149,15 @@ def _torch_cnn(torch: Any) -> Any:
     )  # fmt: skip
 
 
-def _sentences() -> np.ndarray[Any, Any]:
-    """50 texts of 8 to 56 words."""
-    ids = 1 + _ids(19999, 50, 56)
-    ids[np.arange(56) >= np.random.default_rng(2).integers(8, 57, 50)[:, None]] = 0
+def _sentences(count: int) -> np.ndarray[Any, Any]:
+    """Texts of 8 to 56 words."""
+    ids = 1 + _ids(19999, count, 56)
+    ids[np.arange(56) >= np.random.default_rng(2).integers(8, 57, count)[:, None]] = 0
     return ids
 
 
-def _mlp_case(batch: int) -> Case:
+def mlp_case(batch: int) -> Case:
+    """A step of a classifier of images, a perceptron of three layers."""
     x, y = _normal(batch, SIZES[0]), _ids(SIZES[-1], batch)
     shape = f"{'-'.join(map(str, SIZES))}, batch {batch}"
     return Case(
@@ -231,16 +232,10 @@ def operations() -> list[Case]:
     ]  # fmt: skip
 
 
-def steps() -> list[Case]:
-    """Whole training steps: forward, loss, backward, Adam."""
-    x, y = _sentences(), _ids(2, 50)
-    cnn = Case(
-        "cnn", "Kim 2014: 20,000 x 300, 50 texts of 56, widths 3, 4, 5 x 100",
+def cnn_case(texts: int) -> Case:
+    """A step of the convolutional classifier of texts."""
+    x, y = _sentences(texts), _ids(2, texts)
+    return Case(
+        "cnn", f"Kim 2014: 20,000 x 300, {texts} texts of 56, widths 3, 4, 5 x 100",
         lambda: _train(_cnn(), x, y), lambda t: _train_torch(t, _torch_cnn(t), x, y),
     )  # fmt: skip
-    return [_mlp_case(64), _mlp_case(512), cnn]
-
-
-def all_cases() -> dict[str, Case]:
-    """Every case by its name, steps first."""
-    return {case.name: case for case in (*steps(), *operations())}
