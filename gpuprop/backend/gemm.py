@@ -21,6 +21,7 @@ from .threads import at_once, blas_on_one_thread, can_hold_blas, pieces
 
 PRECISIONS = ("highest", "high")
 LIBRARY_SPLITS = 1 << 18  # multiplications up to which OpenBLAS uses one thread anyway
+SMALL = 1 << 11  # numbers of a result up to which memory that is used again does not pay
 LEAST = 1 << 22  # multiplications a piece below which handing it to another thread does not pay
 SMALL = 10**6  # multiplications up to which OpenBLAS reads the factors where they are: no copies in its order
 LONG = 120  # of an axis, the least that is worth a product of its own
@@ -51,15 +52,18 @@ def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
         return gemm_cuda.matmul(a, b, out, _float32 == "high")
     if isinstance(a, np.ndarray) and (is_half(a.dtype) or is_half(b.dtype)):
         return _half(a, b, out)
-    if a.ndim < 2 or b.ndim < 2 or a.size * b.shape[-1] <= LIBRARY_SPLITS:
+    if a.ndim < 2 or b.ndim < 2:
         return a @ b if out is None else np.matmul(a, b, out=out)
+    count = a.size * b.shape[-1]
+    if out is None and count <= min(LIBRARY_SPLITS, SMALL * a.shape[-1]):
+        return a @ b
     if out is None:
         lead = a.shape[:-2] if b.ndim == 2 else np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
         dtype = a.dtype if a.dtype == b.dtype else np.result_type(a, b)
         out = empty(np, (*lead, a.shape[-2], b.shape[-1]), dtype)
     if a.shape[-1] == 1:  # an outer product: OpenBLAS takes three times as long as the multiplications
         return np.multiply(a, b, out=out)
-    if not can_hold_blas():
+    if count <= LIBRARY_SPLITS or not can_hold_blas():
         return np.matmul(a, b, out=out)
     if a.ndim > 2 or b.ndim > 2:
         return _stacks(a, b, out)
