@@ -9,15 +9,15 @@ import numpy as np
 from ..backend import kernels
 from ..backend.arrays import Array, get_xp
 from ..backend.buffers import contiguous, empty, zeros
+from ..backend.gemm import matmul as product
 from ..backend.half import wide
 from ..backend.threads import over_rows
-from ..backprop import Context, Leaf
+from ..backprop import Context
 from ..errors import DataError
 from ..op import Op
 from ..tensors import Tensor
+from .blockwise import BLOCK
 from .operands import beside
-
-RANKS = 4  # of an id that occurs more often, the later rows are summed on their own
 
 
 class Embedding(Op):
@@ -39,14 +39,7 @@ class Embedding(Op):
         xp = get_xp(dy)
         ids, dy = ids.reshape(-1), contiguous(xp, dy).reshape(-1, shape[1])
         if not kernels.usable(dy):
-            if padding_idx is not None:
-                keep = np.flatnonzero(ids != padding_idx)
-                ids, dy = (ids, dy) if keep.size == ids.size else (ids[keep], rows_of(dy, keep))
-            dtable, leaf = _cleared(ctx, shape, dy)
-            touched = set_rows(dtable, ids, dy)
-            if leaf is not None and not leaf.seen:
-                leaf.rows = touched
-            return dtable
+            return _gradient_on_host(ctx, shape, ids, dy, padding_idx)
         dtable = ctx.destination(0)
         if dtable is None or not dtable.flags.c_contiguous:
             dtable = empty(xp, shape, dy.dtype)
@@ -68,43 +61,83 @@ def rows_of(table: Array, ids: Array) -> Array:
     return y
 
 
-def _cleared(ctx: Context, shape: tuple[int, ...], dy: Array) -> tuple[Array, Leaf | None]:
-    """A table of zeros for the gradient. The optimizer's own is large and mostly zero already: only the rows
-    that the last step wrote are cleared, as long as nobody else can have written others."""
+def _gradient_on_host(
+    ctx: Context, shape: tuple[int, ...], ids: Array, dy: Array, padding_idx: int | None
+) -> Array:
+    """dtable for dy (N, D). The optimizer's memory for it is large and mostly zero already: only rows that
+    the last step wrote and this one does not are cleared, as long as nobody else can have written others."""
     leaf = ctx.leaf(0)
     if leaf is None or leaf.buffer is None:
-        return zeros(np, shape, dy.dtype), None
-    if leaf.rows is None or leaf.seen:
+        dtable = zeros(np, shape, dy.dtype)
+        set_rows(dtable, ids, dy, padding_idx)
+        return dtable
+    before, leaf.rows = leaf.rows, None
+    if before is None or leaf.seen:
         leaf.buffer.fill(0)
-    else:
-        leaf.buffer[leaf.rows] = 0
-    leaf.rows = None
-    return leaf.buffer, leaf
+        before = None
+    written = set_rows(leaf.buffer, ids, dy, padding_idx)
+    if before is not None:
+        kept = np.zeros(shape[0], bool)
+        kept[written] = True
+        leaf.buffer[before[~kept[before]]] = 0
+    if not leaf.seen:
+        leaf.rows = written
+    return leaf.buffer
 
 
-def set_rows(table: Array, ids: Array, values: Array) -> Array:
-    """table[ids] += values for a NumPy table whose rows `ids` are zero; returns the distinct ids.
+def set_rows(table: Array, ids: Array, values: Array, padding_idx: int | None = None) -> Array:
+    """table[v] = Σ values where ids == v, for each id v but `padding_idx`; returns those that were written.
 
-    table (V, D)   ids (N,)   values (N, D). Sorted by id, equal ids are neighbours: their first rows are
-    copied, all at once, then their second rows added, and so on; frequent ids are summed on their own.
+    table (V, D)   ids (N,)   values (N, D), NumPy. The rows of the most frequent ids are summed id by id. Of
+    the others the first rows are copied, many at once, then their second rows added, and so on: in the order
+    of their counts, those that have a k-th row come first.
     """
-    order = np.argsort(ids, kind="stable")
+    values = wide(values)
+    order = sorting(ids)
     ordered = ids[order]
     starts = np.flatnonzero(np.concatenate(([ids.size > 0], ordered[1:] != ordered[:-1])))
     counts = np.diff(np.append(starts, ids.size))
-    distinct = ordered[starts]
-    table[distinct] = rows_of(values, order[starts])
-    for k in range(1, RANKS):
-        more = np.flatnonzero(counts > k)
-        if not more.size:
-            return distinct
-        sums = rows_of(table, distinct[more])
-        sums += rows_of(values, order[starts[more] + k])
-        table[distinct[more]] = sums
-    for i in np.flatnonzero(counts > RANKS):
-        rest = order[starts[i] + RANKS : starts[i] + counts[i]]
-        table[distinct[i]] += np.add.reduce(wide(values[rest]), axis=0)
-    return distinct
+    if padding_idx is not None:
+        counts[ordered[starts] == padding_idx] = 0
+    falling = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
+    starts, counts = starts[falling], counts[falling]
+    written = ordered[starts]
+    alone = int(np.argmin(np.arange(len(counts) + 1) + np.append(counts, 0)))  # the fewest calls
+    _sum_each(table, written[:alone], values, order, starts, counts)
+    size = max(1, BLOCK // max(1, values.shape[1]))
+    for i in range(alone, len(counts), size):
+        part = slice(i, i + size)
+        table[written[part]] = _sum_by_rank(values, order, starts[part], counts[part])
+    return written
+
+
+def _sum_each(table: Array, ids: Array, values: Array, order: Array, starts: Array, counts: Array) -> None:
+    """table[ids[i]] = Σ values[order[starts[i] : starts[i] + counts[i]]]."""
+    most = int(counts[0]) if len(ids) else 0
+    ones, gathered = np.ones((1, most), values.dtype), empty(np, (most, values.shape[1]), values.dtype)
+    for row, start, count in zip(ids.tolist(), starts.tolist(), counts.tolist(), strict=False):
+        some = gathered[:count]
+        np.take(values, order[start : start + count], axis=0, out=some, mode="clip")
+        table[row] = product(ones[:, :count], some)[0]  # faster than a sum
+
+
+def _sum_by_rank(values: Array, order: Array, starts: Array, counts: Array) -> Array:
+    """Σ values[order[starts[i] : starts[i] + counts[i]]] for each i, for counts that fall."""
+    sums = rows_of(values, order[starts])
+    for k in range(1, int(counts[0])):
+        more = int(np.searchsorted(-counts, -k))
+        sums[:more] += rows_of(values, order[starts[:more] + k])
+    return sums
+
+
+def sorting(ids: Array) -> Array:
+    """A permutation that sorts NumPy ids of 0 or more and keeps equal ones in order. By 16 bits at a time,
+    for which NumPy has a sort in linear time."""
+    order = np.argsort(ids.astype(np.uint16), kind="stable")
+    largest = int(ids.max()) if ids.size else 0
+    for shift in range(16, largest.bit_length(), 16):
+        order = order[np.argsort((ids[order] >> shift).astype(np.uint16), kind="stable")]
+    return order
 
 
 def add_rows(table: Array, ids: Array, values: Array) -> None:
@@ -117,7 +150,7 @@ def add_rows(table: Array, ids: Array, values: Array) -> None:
     if ids.size == 0:
         return
     if not kernels.usable(table):
-        order = np.argsort(ids, kind="stable")
+        order = sorting(ids)
         ordered = ids[order]
         starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
         table[ordered[starts]] += np.add.reduceat(values[order], starts, axis=0)
