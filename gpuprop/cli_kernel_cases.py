@@ -10,7 +10,9 @@ import numpy as np
 from . import ops
 from .backend import kernels
 from .backend.device import get_device
+from .backend.random import state
 from .ops.dropout import Dropout
+from .ops.embedding_kernels import sort
 from .ops.scaled_dot_product_attention import Attention
 from .optim import AdamW
 from .tensors import Parameter, tensor
@@ -56,7 +58,7 @@ def attention(dtype: Any) -> Results:
         rng = np.random.default_rng(0)
         shapes = ((2, 2, queries, 20), (2, 2, keys, 20), (2, 2, keys, 5))
         inputs = [tensor(rng.standard_normal(s).astype(dtype), requires_grad=True) for s in shapes]
-        place = None if p == 0 else (p, 5, 9, 2, 0, 3)
+        place = None if p == 0 else (p, 5, 9, 2, state.step, 3)
         mask = np.arange(keys) < np.array([keys, keys // 2])[:, None, None, None]
         y = Attention.apply(*inputs, mask=mask, causal=p > 0, scale=0.2, place=place)
         y.backward(rng.standard_normal(y.shape).astype(dtype))
@@ -106,18 +108,28 @@ def dropout(dtype: Any) -> Results:
 
 
 def embedding(dtype: Any) -> Results:
-    """The gradient of a table whose rows are asked for several times."""
+    """Rows of a table and its gradient, some asked for often, and the simple version of the gradient."""
     rng = np.random.default_rng(0)
-    ids = np.sort(rng.integers(0, 20, 60))
-    values, table = rng.standard_normal((60, 45)).astype(dtype), np.zeros((20, 45), dtype)
-    if kernels.usable(table):
-        kernel = kernels.project("embedding", f"add_sorted_rows<{kernels.c_type(table.dtype)}>")
-        kernel(60, 64, (ids, np.arange(60), values, table, 60, 45))
-    else:
-        wide = table.astype(np.float64)
+    results: Results = []
+    for columns in (45, 136):
+        ids = np.minimum(rng.integers(0, 40, 130), 20)
+        values = (rng.standard_normal((130, columns)) / 4).astype(dtype)
+        table = tensor(rng.standard_normal((21, columns)).astype(dtype), requires_grad=True)
+        y = ops.embedding(ids, table)
+        y.backward(values)
+        results += [y.data, table.grad, _simple(ids, values)]
+    return results
+
+
+def _simple(ids: Any, values: Any) -> Any:
+    if not kernels.usable(values):
+        wide = np.zeros((21, values.shape[1]))
         np.add.at(wide, ids, values.astype(np.float64))
-        table = wide.astype(dtype)
-    return [table]
+        return wide.astype(values.dtype)
+    table = np.zeros((21, values.shape[1]), values.dtype)
+    kernel = kernels.project("embedding", f"add_sorted_rows<{kernels.c_type(table.dtype)}>")
+    kernel(ids.size, 64, (*sort(ids, 21), values, table, ids.size, *table.shape))
+    return table
 
 
 def layer_norm(dtype: Any) -> Results:

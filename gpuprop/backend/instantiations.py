@@ -59,6 +59,14 @@ def _activation(value: str, acc: str) -> list[str]:
     return [*names, f"activation_sum_partials<{value}, {acc}>"]
 
 
+def _embedding(value: str, acc: str) -> list[str]:
+    packs, labels = (PACK // _BYTES[value], 1), LABEL_TYPES.values()
+    forward = [f"embedding_forward<{value}, {label}, {n}>" for label in labels for n in packs]
+    names = ("embedding_backward", "embedding_backward_finish")
+    backward = [f"{name}<{value}, {acc}, {n}>" for name in names for n in packs]
+    return [*forward, *backward, f"add_sorted_rows<{value}>", *(f"sort_ids<{label}>" for label in labels)]
+
+
 def _each(*names: str) -> dict[str, list[str]]:
     return {dtype: [f"{name}<{value}>" for name in names] for dtype, (value, _) in C_TYPES.items()}
 
@@ -73,7 +81,7 @@ INSTANTIATIONS: dict[str, dict[str, list[str]]] = {
     "attention.cu": {dtype: _attention(*types) for dtype, types in C_TYPES.items()},
     "conv1d.cu": {dtype: _conv1d(*types) for dtype, types in C_TYPES.items()},
     "dropout.cu": _each("dropout", "dropout_rows"),
-    "embedding.cu": _each("add_sorted_rows"),
+    "embedding.cu": {dtype: _embedding(*types) for dtype, types in C_TYPES.items()},
     "layer_norm.cu": {dtype: _layer_norm(*types) for dtype, types in C_TYPES.items()},
     "softmax_cross_entropy.cu": {dtype: _softmax_cross_entropy(*types) for dtype, types in C_TYPES.items()},
 }

@@ -16,6 +16,7 @@ from ..backprop import Context
 from ..errors import DataError
 from ..op import Op
 from ..tensors import Tensor
+from . import embedding_kernels
 from .blockwise import BLOCK
 from .operands import beside
 
@@ -29,6 +30,8 @@ class Embedding(Op):
     @staticmethod
     def forward(ctx: Context, table: Array, *, ids: Array, padding_idx: int | None) -> Array:
         ctx.save(ids, table.shape, padding_idx)
+        if embedding_kernels.usable(table, ids):
+            return embedding_kernels.forward(table, ids)
         if get_xp(table) is not np:
             return table[ids]
         return rows_of(table, ids.reshape(-1)).reshape(*ids.shape, table.shape[1])
@@ -44,9 +47,8 @@ class Embedding(Op):
         if dtable is None or not dtable.flags.c_contiguous:
             dtable = empty(xp, shape, dy.dtype)
         dtable.fill(0)
-        add_rows(dtable, ids, dy.astype(dtable.dtype, copy=False))
-        if padding_idx is not None:
-            dtable[padding_idx] = 0
+        if embedding_kernels.usable(dtable, ids):
+            embedding_kernels.add_rows(dtable, ids, dy.astype(dtable.dtype, copy=False), padding_idx)
         return dtable
 
 
@@ -146,32 +148,15 @@ def add_rows(table: Array, ids: Array, values: Array) -> None:
     Sorted by id, the rows of one id are neighbours and are summed in the order in which they came: the same
     result every time, without atomics.   table (V, D)   ids (N,)   values (N, D)
     """
-    xp = get_xp(table)
     if ids.size == 0:
         return
-    if not kernels.usable(table):
-        order = sorting(ids)
-        ordered = ids[order]
-        starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
-        table[ordered[starts]] += np.add.reduceat(values[order], starts, axis=0)
+    if embedding_kernels.usable(table, ids):
+        embedding_kernels.add_rows(table, ids, values.astype(table.dtype, copy=False))
         return
-    ids = ids.astype(np.int64, copy=False)
-    order = _stable_order(ids)
-    columns = int(table.shape[1])
-    kernel = kernels.project("embedding", f"add_sorted_rows<{kernels.c_type(table.dtype)}>")
-    kernel(
-        (int(ids.size), 1, 1),
-        (min(256, -(-columns // 32) * 32), 1, 1),
-        (ids[order], order, xp.ascontiguousarray(values), table, np.int64(ids.size), np.int32(columns)),
-    )
-
-
-def _stable_order(ids: Array) -> Array:
-    """A permutation that sorts ids and keeps equal ones in order (CuPy's argsort promises no stability)."""
-    xp = get_xp(ids)
-    n = int(ids.size)
-    keys = ids * n + xp.arange(n, dtype=np.int64)
-    return xp.argsort(keys)
+    order = sorting(ids)
+    ordered = ids[order]
+    starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
+    table[ordered[starts]] += np.add.reduceat(values[order], starts, axis=0)
 
 
 def embedding(ids: Any, table: Any, *, padding_idx: int | None = None) -> Tensor:

@@ -12,6 +12,7 @@ from gpuprop.backend.instantiations import C_TYPES
 from gpuprop.backend.random import manual_seed
 from gpuprop.ops import activation_kernels
 from gpuprop.ops.conv1d import conv1d
+from gpuprop.ops.embedding import embedding
 from gpuprop.ops.gelu import gelu
 from gpuprop.ops.layer_norm import layer_norm
 from gpuprop.ops.scaled_dot_product_attention import scaled_dot_product_attention
@@ -112,6 +113,16 @@ def formula_of_activation(dtype, name, width):
     return y.data, z.grad, z.grad.sum(0)
 
 
+def look_up(dtype, columns):
+    """Runs over several chunks, cut by them, and a padding id."""
+    rng = np.random.default_rng(0)
+    ids = np.minimum(rng.integers(0, 40, 130), 20)
+    table = tensor(rng.standard_normal((21, columns)).astype(dtype), requires_grad=True)
+    y = embedding(ids, table, padding_idx=3)
+    y.backward((rng.standard_normal(y.shape) / 8).astype(dtype))
+    return y.data, table.grad
+
+
 CASES = {
     "activation-plain": lambda dtype: activate(dtype, "gelu", 37),
     "activation-packs": lambda dtype: activate(dtype, "gelu_tanh", 136),
@@ -121,6 +132,8 @@ CASES = {
     "attention-long": lambda dtype: attend(dtype, 67, 70, causal=True, dropout=0.25),
     "conv1d": lambda dtype: convolution(dtype, 1),
     "conv1d-narrow": lambda dtype: convolution(dtype, 4),
+    "embedding-plain": lambda dtype: look_up(dtype, 45),
+    "embedding-packs": lambda dtype: look_up(dtype, 136),
     "layer-norm-plain": lambda dtype: normalize(dtype, 37),
     "layer-norm-warp": lambda dtype: normalize(dtype, 136),
     "softmax-warp": lambda dtype: loss(dtype, 40, label_smoothing=0.1),

@@ -85,3 +85,20 @@ def test_bias_and_relu_of_a_layer(launches):
         ("activation_backward", n),
         ("activation_sum_partials", 0),
     ]
+
+
+def test_an_embedding_is_two_passes_each_way(launches):
+    """Rows are read and written; their gradients are read and added to the table, after a sort of the ids."""
+    places, columns, rows = 1024, 64, 64
+    table = gp.tensor(np.ones((rows, columns), np.float32), requires_grad=True)
+    ids = np.arange(places) % rows
+    y = gp.ops.embedding(ids, table)
+    y.backward(np.ones(y.shape, np.float32))
+    n, sums = y.data.nbytes, 2 * places // 32 * columns * 4
+    ints = 8 * places  # 32 bits each: twice the room, as a sort goes to and fro
+    assert launches == [
+        ("embedding_forward", n + table.data.nbytes + ids.nbytes),
+        ("sort_ids", ids.nbytes + 2 * ints),
+        ("embedding_backward", n + table.data.nbytes + sums),
+        ("embedding_backward_finish", table.data.nbytes + sums),
+    ]

@@ -244,4 +244,4 @@ def test_the_kernel_of_embedding_runs_off_the_cpu(device, monkeypatch):
     t = gp.tensor(draw(1, 5, 3), requires_grad=True)
     ops.embedding(np.array([4, 0, 4]), t).sum().backward()
     np.testing.assert_array_equal(gp.Tensor(t.grad).numpy().sum(axis=1), [3, 0, 0, 0, 6])
-    assert launched == ([] if device == "cpu" else ["embedding"])
+    assert set(launched) == (set() if device == "cpu" else {"embedding"})
