@@ -284,12 +284,16 @@ def _aligned(table: Sequence[Sequence[str]], left: int) -> list[str]:
     ]
 
 
+def _html_cell(cell: str, tag: str, is_text: bool) -> str:
+    """Only a list of shapes may be broken into lines."""
+    style = f"text-align:{'left' if is_text else 'right'};padding:2px 8px"
+    style += "" if "→" in cell else ";white-space:nowrap"
+    return f'<{tag} style="{style}">{html.escape(cell)}</{tag}>'
+
+
 def _html_table(table: Sequence[Sequence[str]], left: int) -> str:
     def line(cells: Sequence[str], tag: str) -> str:
-        return "".join(
-            f'<{tag} style="text-align:{"left" if i < left else "right"}">{html.escape(cell)}</{tag}>'
-            for i, cell in enumerate(cells)
-        )
+        return "".join(_html_cell(cell, tag, i < left) for i, cell in enumerate(cells))
 
     head, *body = table
     rows = "".join(f"<tr>{line(cells, 'td')}</tr>" for cells in body)

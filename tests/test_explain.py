@@ -1,5 +1,7 @@
 """The backward pass as a table: what it lists, what it counts, and to which layers."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -116,6 +118,8 @@ def test_text_and_html_hold_the_same_table():
     for word in ("layer", "operation", "bytes", "FLOPs", "‖dL/dy‖", "time", "(3, 2) → (3, 4) (2, 4) (2)"):
         assert word in text
         assert word in page
+    for cell in re.findall(r"<td[^>]*>[^<]*", page):
+        assert ("white-space:nowrap" in cell) == ("→" not in cell)  # numbers keep their units beside them
     assert page.count("<tr>") == 1 + len(found.rows) + 1 + len(found.by_operation())
     assert sum(total.seconds for total in found.by_operation()) == pytest.approx(found.seconds)
 

@@ -11,6 +11,7 @@ from typing import Any
 from ..curves import MISSING, PlotError
 from ..files import atomic_write
 from .charts import Chart
+from .colour_map import MOST_LETTERS
 from .flow import Flow
 from .names import short_names
 from .scales import cell_edges, limits_of
@@ -18,6 +19,7 @@ from .svg import BOX_HEIGHT, LETTER, arrow_points, box_width, colour, corner, dr
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#b8860b", "#555555", "#8c564b")
 _DASHES = ("-", "--", ":", "-.")
+LEGEND = 48  # letters of all names of one line: a wider legend would push the axes aside
 _GREY = "#666666"
 
 
@@ -77,7 +79,8 @@ def _lines(figure: Any, axes: Any, chart: Chart) -> None:
     axes.grid(axis="y", color="#e0e0e0", linewidth=0.8)
     axes.set_axisbelow(True)
     if len(chart.series) > 1:
-        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "ncols": min(3, len(chart.series))}
+        columns = max(1, min(3, len(chart.series), LEGEND // max(map(len, chart.series))))
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "ncols": columns}
         axes.legend(fontsize=7.5, frameon=False, **below)
 
 
@@ -89,7 +92,8 @@ def _map(figure: Any, axes: Any, chart: Chart) -> None:
     low, high = limits_of(chart)
     norm = (colors.LogNorm if chart.log else colors.Normalize)(low, high)
     mesh = axes.pcolormesh(cell_edges(steps), range(len(cells) + 1), cells, cmap=palette, norm=norm)
-    axes.set_yticks([i + 0.5 for i in range(len(cells))], list(chart.series))
+    names = short_names(chart.series, MOST_LETTERS)
+    axes.set_yticks([i + 0.5 for i in range(len(cells))], [names[name] for name in chart.series])
     axes.tick_params(axis="y", length=0)
     axes.invert_yaxis()
     figure.colorbar(mesh, ax=axes, pad=0.01).ax.tick_params(labelsize=7)
