@@ -13,6 +13,9 @@ optimizer.step()
 
 from __future__ import annotations
 
+from . import interrupt as interrupt  # first: the others take time
+
+# isort: split
 import importlib
 from typing import TYPE_CHECKING, Any
 

@@ -23,6 +23,7 @@ from .cli_report import REPORT_EXAMPLES, REPORT_HELP, report
 from .cli_resume import RESUME_EXAMPLES, RESUME_HELP, resume
 from .cli_support import BROKEN_PIPE, EXIT_CODES, say, silence_stdout
 from .errors import GpupropError
+from .interrupt import raise_again
 from .parallel.current import current
 from .parallel.failure import is_to_tell
 from .training.files import write_error
@@ -83,6 +84,7 @@ use_manual_pages(app)
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns its exit code. Errors of ours are one message without a traceback."""
+    raise_again()
     if os.environ.get("GPUPROP_DEBUG"):
         return _run(arguments)
     try:
@@ -91,6 +93,8 @@ def main(arguments: list[str] | None = None) -> int:
         return code
     except GpupropError as error:
         return _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return 130
     except BrokenPipeError:
         silence_stdout()
         return BROKEN_PIPE

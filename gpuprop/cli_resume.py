@@ -18,13 +18,14 @@ from .cli_prepare_seq2seq import prepare_seq2seq
 from .cli_ranks import checked_by_first, first, join, trained_with, with_ranks
 from .cli_rebuild import check_data, check_same, check_vocabularies, rebuilt_options
 from .cli_support import EXIT_CODES, command, say, use_device
-from .cli_train import make_folder, run_training
+from .cli_train import draw, make_folder, run_training
 from .errors import CheckpointError, DataError
 from .parallel.current import current
 from .parallel.environment import place_of
 from .training.checkpoint_folder import CHECKPOINTS, CheckpointFolder
 from .training.files import write_json
-from .training.run import CONFIG, METRICS, read_config, settle
+from .training.run import CONFIG, METRICS, RunFolder, read_config
+from .training.run_checkpoints import BEST_MODEL, settle
 from .training.training_state import TrainingState
 from .version import __version__
 
@@ -104,7 +105,7 @@ def resume(options: ResumeOptions) -> None:
     has_config = (options.run / CONFIG).exists()
     if found is not None and has_config and is_finished(found[1], given):
         if first():
-            _finish(given, prepared, *found)
+            _finish(given, prepared, folder, *found)
         return
     if longer and has_config and first():
         write_json(options.run / CONFIG, folder.config)
@@ -211,7 +212,11 @@ def is_finished(state: Mapping[str, Any], options: ClassifyOptions | Seq2SeqOpti
 
 
 def _finish(
-    options: ClassifyOptions | Seq2SeqOptions, prepared: Prepared, path: Path, state: Mapping[str, Any]
+    options: ClassifyOptions | Seq2SeqOptions,
+    prepared: Prepared,
+    folder: RunFolder,
+    path: Path,
+    state: Mapping[str, Any],
 ) -> None:
     """Leave a finished run as it is, but for files that a kill after its last checkpoint left unwritten."""
     try:
@@ -221,6 +226,10 @@ def _finish(
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}; it is of another model: train again") from error
     settle(options.out, state, options.keep_last, finished=True)
+    folder.begun = True
+    if options.checkpoint_dir is not None:
+        (options.checkpoint_dir / BEST_MODEL).unlink(missing_ok=True)
+    draw(options, state["training"]["history"], folder, tell=not options.quiet)
     say(f"{options.out}: is finished, with {state['training']['epoch']} epochs; nothing to do")
 
 

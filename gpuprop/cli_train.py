@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -21,9 +21,11 @@ from .errors import DataError, GpupropError, TrainingError
 from .parallel.current import current
 from .parallel.sharing import sharing_rows
 from .training.checkpoint_folder import CHECKPOINTS, CheckpointFolder
+from .training.curves import draw_curves
 from .training.files import describe_files
-from .training.run import RunFolder, check_out
-from .training.session import RunCheckpoints, Session
+from .training.run import CURVES, RunFolder, check_out
+from .training.run_checkpoints import RunCheckpoints
+from .training.session import Session
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -160,17 +162,19 @@ def run_training(
         session.restore(state)
     try:
         session.train()
-    except KeyboardInterrupt:
-        if folder.begun:
+    except BaseException as error:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        if folder.begun and interrupted:
             say(f"the best model so far is in {options.out}")
-        _say_how_to_go_on(options, checkpoints)
+        if interrupted or isinstance(error, TrainingError):
+            _say_how_to_go_on(options, checkpoints)
+        draw(options, session.trainer.history, folder, tell=interrupted)
         raise
-    except TrainingError:
-        _say_how_to_go_on(options, checkpoints)
-        raise
-    finally:
-        _draw(session, f"{options.model}: {options.train.name}")
+    draw(options, session.trainer.history, folder, tell=session.failure is None)
     _report(options, prepared, session)
+    if session.failure is not None:
+        _say_how_to_go_on(options, checkpoints)
+        raise session.failure
 
 
 def _say_how_to_go_on(options: ClassifyOptions | Seq2SeqOptions, checkpoints: RunCheckpoints | None) -> None:
@@ -198,11 +202,19 @@ def _announce(options: ClassifyOptions | Seq2SeqOptions, prepared: Prepared, ses
     say(f"model {options.model}: {prepared.task.model.num_parameters():,} parameters on {where}")
 
 
-def _draw(session: Session, title: str) -> None:
+def draw(
+    options: ClassifyOptions | Seq2SeqOptions,
+    history: Sequence[Mapping[str, Any]],
+    folder: RunFolder,
+    tell: bool,
+) -> None:
+    """Write curves.png into a run folder that has a model. tell: say why it could not be written."""
     try:
-        session.draw(title)
+        if folder.begun and history:
+            draw_curves({f"{options.model}: {options.train.name}": history}, folder.path / CURVES)
     except GpupropError as error:  # no matplotlib, or a full disk: the model matters more
-        say(str(error))
+        if tell:
+            say(str(error))
 
 
 def _report(options: ClassifyOptions | Seq2SeqOptions, prepared: Prepared, session: Session) -> None:
@@ -222,7 +234,7 @@ def _report(options: ClassifyOptions | Seq2SeqOptions, prepared: Prepared, sessi
             scores = scores_text(prepared.task.evaluate(prepared.test))
         if first():
             print(f"{options.test}: {scores}", flush=True)
-    if not options.quiet:
+    if not options.quiet and session.failure is None:
         say(f"saved in {options.out}; use it: gpuprop predict {options.out} < lines.txt")
 
 

@@ -41,11 +41,13 @@ def save(
 
 def load(path: str | Path) -> dict[str, np.ndarray[Any, Any]]:
     """The arrays of a safetensors file, on the host. Raises CheckpointError when it is missing or damaged."""
-    return load_with_metadata(path)[0]
+    return load_with_metadata(path, "copy it again or train again")[0]
 
 
-def load_with_metadata(path: str | Path) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, str]]:
-    """`load`, and the texts of the header."""
+def load_with_metadata(
+    path: str | Path, advice: str = ""
+) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, str]]:
+    """`load`, and the texts of the header. advice: what to do about a damaged file."""
     if Path(path).is_dir():
         raise CheckpointError(
             f"{path}: is a folder; name the file, for example {Path(path) / 'model.safetensors'}"
@@ -58,9 +60,8 @@ def load_with_metadata(path: str | Path) -> tuple[dict[str, np.ndarray[Any, Any]
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path}: damaged, cut off, or not a safetensors file ({error}); copy it again or train again"
-        ) from error
+        told = f"{path}: damaged, cut off, or not a safetensors file ({error})"
+        raise CheckpointError(f"{told}; {advice}" if advice else told) from error
 
 
 def load_into(model: Module, path: str | Path) -> None:

@@ -69,7 +69,7 @@ class CheckpointFolder:
         """
         errors: list[TrainingError] = []
         done: Path | None = None
-        for path in self.paths:
+        for path in self._targets():
             file = path / f"step-{step:08d}.safetensors"
             try:
                 _make(path, parents=False)
@@ -85,6 +85,10 @@ class CheckpointFolder:
         if done is None:
             raise errors[0]
         self.saved = done
+
+    def _targets(self) -> list[Path]:
+        """The folders that can take a checkpoint now."""
+        return self.paths
 
     def files(self) -> list[Path]:
         """All checkpoints, the newest first."""

@@ -3,6 +3,7 @@
 failure/failure.json          what happened, the random state, how the batches are put together
 failure/weights.safetensors   the weights before the step
 failure/batch.safetensors     the arrays of its batches
+failure/config.json           and the vocabularies, where the run folder still has those of the model before
 """
 
 from __future__ import annotations
@@ -33,6 +34,12 @@ from .resumable import mark
 FAILURE = "failure"  # the folder inside the run's
 _JSON, _WEIGHTS, _BATCH = "failure.json", "weights.safetensors", "batch.safetensors"
 _FORMAT = "gpuprop-failure"
+DESCRIPTION = (
+    "config.json",
+    "vocabulary.json",
+    "source_vocabulary.json",
+    "target_vocabulary.json",
+)  # of a run
 _KINDS = {kind.__name__: kind for kind in (TextBatch, PairBatch)}
 
 
@@ -88,7 +95,7 @@ def failure_after(run: str | Path, step: int) -> dict[str, Any] | None:
 
 def forget_failure(run: str | Path) -> None:
     """Remove the files that `save_failure` made: another training begins in this folder."""
-    for name in (_JSON, _WEIGHTS, _BATCH):
+    for name in (_JSON, _WEIGHTS, _BATCH, *DESCRIPTION):
         with contextlib.suppress(OSError):
             (Path(run) / FAILURE / name).unlink()
     with contextlib.suppress(OSError):

@@ -43,43 +43,53 @@ Record = dict[str, Any]
 
 class GradientLog:
     """gradients.jsonl of the run folder `path`. Records wait in memory until `ready()`: a folder is not
-    touched before it has its first model. Where the file cannot be written, training goes on without it:
-    `warn` is told once (default: a TrainingWarning)."""
+    touched before it has its first model. Where the file cannot be written, they wait too, and `warn` is told
+    once (default: a TrainingWarning)."""
 
     def __init__(
         self, path: Path, ready: Callable[[], bool], warn: Callable[[str], None] | None = None
     ) -> None:
         self.path, self.ready, self.warn = path, ready, warn or Display().warn
         self.waiting: list[Record] = []
-        self._given_up = False
+        self.rewrite = False  # the file: a part of a line may be there, or lines that wait too
+        self._warned = False
 
     def start(self, step: int) -> None:
         """Training begins with this step. Where it was cut off and goes on there are records of this and
         later steps: they are forgotten."""
         self.waiting = [record for record in self.waiting if record["step"] < step]
         if self.ready():
-            kept = {r["step"]: r for r in [*read_gradients(self.path), *self.waiting] if r["step"] < step}
-            content, self.waiting = "".join(_line(kept[at]) for at in sorted(kept)).encode(), []
-            self._write(lambda: atomic_write(self.path / GRADIENTS, content))
+            self._try(lambda: self._write_all(step))
 
     def append(self, record: Record) -> None:
         """Keep one record."""
-        if not self._given_up:
-            self.waiting.append(record)
-            self.flush()
+        self.waiting.append(record)
+        self.flush()
 
     def flush(self) -> None:
         """Write what waited, where the folder is ready."""
-        if self.waiting and self.ready():
-            lines, self.waiting = "".join(map(_line, self.waiting))[:-1], []
-            self._write(lambda: append_line(self.path / GRADIENTS, lines, sync=False))
+        if not self.waiting or not self.ready():
+            return
+        if self.rewrite:
+            self._try(lambda: self._write_all(self.waiting[-1]["step"] + 1))
+        else:
+            lines = "".join(map(_line, self.waiting))[:-1]
+            self._try(lambda: append_line(self.path / GRADIENTS, lines, sync=False))
 
-    def _write(self, write: Callable[[], None]) -> None:
+    def _write_all(self, before: int) -> None:
+        """What is there and what waits, of steps before this one."""
+        kept = {r["step"]: r for r in [*read_gradients(self.path), *self.waiting] if r["step"] < before}
+        atomic_write(self.path / GRADIENTS, "".join(_line(kept[at]) for at in sorted(kept)).encode())
+
+    def _try(self, write: Callable[[], None]) -> None:
         try:
             write()
+            self.waiting, self.rewrite = [], False
         except TrainingError as error:
-            self._given_up = True
-            self.warn(f"{error}; training goes on without {GRADIENTS}")
+            self.rewrite = True
+            if not self._warned:
+                self.warn(f"{error}; training goes on, and {GRADIENTS} is tried again with the next record")
+            self._warned = True
 
 
 def _line(record: Record) -> str:
@@ -149,7 +159,7 @@ class GradientRecorder(Observer):
             raise CheckpointError(f"the state of {GRADIENTS} is {str(saved)[:80]}")
         self._graph_known, self._norms = saved["graph_known"], []
         self._counted, self._above = saved["counted"], saved["above"]
-        self.log.waiting = list(saved["waiting"])
+        self.log.waiting, self.log.rewrite = list(saved["waiting"]), True
 
     def _make_record(self, watch: StepWatch) -> None:
         values = watch.values() | self._gradients
@@ -187,6 +197,15 @@ class GradientRecorder(Observer):
         pending, self._pending = self._pending, None
         if pending is not None:
             self.log.append(pending())
+
+
+def settle_gradients(path: Path, observers: Mapping[str, Any], step: int) -> None:
+    """Give gradients.jsonl of a run folder the records up to `step`, those too that waited in a checkpoint's
+    state of `observers`."""
+    recorder = GradientRecorder(GradientLog(path, lambda: True))
+    if (saved := observers.get(type(recorder).__name__)) is not None:
+        recorder.load_state_dict(saved)
+        recorder.log.start(step + 1)
 
 
 def interval_at(step: int) -> int:

@@ -20,7 +20,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from . import checkpoint
 from .attention_picture import forget_pictures
 from .averaging import EPOCHS, forget_epochs, keep_epoch
 from .checkpoint_folder import CHECKPOINTS, CheckpointFolder
-from .failure import FAILURE, forget_failure
+from .failure import DESCRIPTION, FAILURE, forget_failure
 from .files import append_line, atomic_write, leftovers, write_error, write_json
 from .gradients import GRADIENTS
 
@@ -42,7 +42,7 @@ FORMAT, VERSION = "gpuprop-run", 1
 CONFIG, MODEL, METRICS, CURVES = "config.json", "model.safetensors", "metrics.jsonl", "curves.png"
 BEST = "model.best.safetensors"  # what an average took the place of
 _STAGING = "new"  # ".new.xyz": a run about to begin
-_VOCABULARIES = ("vocabulary.json", "source_vocabulary.json", "target_vocabulary.json")
+_VOCABULARIES = DESCRIPTION[1:]
 REPORT = "report.html"
 REPORT_PICTURES = tuple(f"report_{name}.png" for name in ("curves", "layers", "flow", "encoder", "gpu"))
 OWN_FILES = (CONFIG, MODEL, BEST, METRICS, GRADIENTS, CURVES, REPORT, *REPORT_PICTURES, *_VOCABULARIES)
@@ -77,7 +77,7 @@ class RunFolder:
         self._made = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            _clean(self.path)
+            clean(self.path)
             if not (self.path / MODEL).exists() and (self.path / FAILURE).exists():
                 forget_failure(self.path)  # that of a training which came to nothing
                 (self.path / GRADIENTS).unlink(missing_ok=True)
@@ -93,12 +93,15 @@ class RunFolder:
         if known and (self.path / MODEL).exists():
             return
         self._described = [] if known else [self.path / name for name in (CONFIG, *self.vocabularies)]
-        write_json(self.path / CONFIG, self.config)
+        self._write_description(self.path)
+
+    def _write_description(self, folder: Path) -> None:
+        write_json(folder / CONFIG, self.config)
         try:
             for name, vocabulary in self.vocabularies.items():
-                vocabulary.save(self.path / name)
+                vocabulary.save(folder / name)
         except OSError as error:
-            raise write_error(self.path, error) from error
+            raise write_error(folder, error) from error
 
     def save_model(self, model: Module | Mapping[str, Any]) -> None:
         """Keep these weights as the run's model. TrainingError (a full disk) leaves the model saved
@@ -119,12 +122,15 @@ class RunFolder:
 
     def abandon(self) -> None:
         """Take back what `prepare` and `describe` made, when training failed before a model was saved. Where
-        a failed step was kept, its configuration and vocabularies are too."""
+        a failed step was kept, its configuration and vocabularies are too: inside its folder where the run
+        folder has those of another model."""
         if self.begun:
             return
         failed = (self.path / FAILURE).exists()
         with contextlib.suppress(OSError, TrainingError):
-            if failed and not self._described:
+            if failed and (self.path / MODEL).exists():
+                self._write_description(self.path / FAILURE)
+            elif failed and not self._described:
                 self.describe()
             for file in self._described if not failed else ():
                 file.unlink(missing_ok=True)
@@ -140,9 +146,7 @@ class RunFolder:
         except OSError as error:
             raise write_error(self.path, error) from error
         try:
-            write_json(staging / CONFIG, self.config)
-            for name, vocabulary in self.vocabularies.items():
-                vocabulary.save(staging / name)
+            self._write_description(staging)
             checkpoint.save(model, staging / MODEL, {"format": FORMAT})
             forget_epochs(self.path)
             forget_pictures(self.path)
@@ -178,22 +182,6 @@ def check_out(path: str | Path, overwrite: bool) -> None:
         raise DataError(
             "holds files but no run of gpuprop, so --overwrite does not touch it; choose another --out", path
         )
-
-
-def settle(path: str | Path, state: Mapping[str, Any], keep_last: int = 0, finished: bool = False) -> None:
-    """Make a run folder agree with the state of its training: a kill may have come between the checkpoint and
-    the files written after it. A finished run's model is left alone where an average took its place."""
-    path, training = Path(path), state["training"]
-    _clean(path)
-    best = state["model"] if state["best"] is None else state["best"]
-    averaged = (path / BEST).exists()
-    if training["best"] is not None and not (finished and averaged):
-        checkpoint.save(best, path / MODEL, {"format": FORMAT})
-        (path / BEST).unlink(missing_ok=True)
-    lines = [json.dumps(record, allow_nan=False) + "\n" for record in training["history"]]
-    atomic_write(path / METRICS, "".join(lines).encode("utf-8"))
-    if keep_last and training["epoch"] and training["progress"] is None:
-        keep_epoch(path, state["model"], training["epoch"], keep_last)
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
@@ -256,6 +244,12 @@ def entry(path: str | Path, config: Mapping[str, Any], *names: str) -> dict[str,
     return value
 
 
+def write_metrics(path: str | Path, history: Sequence[Mapping[str, Any]]) -> None:
+    """Write all lines of metrics.jsonl."""
+    lines = [json.dumps(dict(record), allow_nan=False) + "\n" for record in history]
+    atomic_write(Path(path) / METRICS, "".join(lines).encode("utf-8"))
+
+
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl; a last line cut off by a crash is left out."""
     file = Path(path) / METRICS
@@ -278,7 +272,7 @@ def vocabulary_name(field: str) -> str:
     return "vocabulary.json" if field == "text" else f"{field}_vocabulary.json"
 
 
-def _clean(path: Path) -> None:
+def clean(path: Path) -> None:
     """Remove what writers left that were killed."""
     for file in [*leftovers(path, (*OWN_FILES, _STAGING)), *(path / EPOCHS).glob(".epoch-*")]:
         shutil.rmtree(file) if file.is_dir() else file.unlink(missing_ok=True)

@@ -12,13 +12,13 @@ from ..errors import DataError, TrainingError
 from ..nn.module import Module
 from ..tensors import Parameter
 from .attention_picture import picture_of_epoch
-from .checkpoint_folder import CheckpointFolder
-from .curves import draw_curves, figure_class
+from .curves import figure_class
 from .failure import forget_failure
 from .gradients import GradientLog, GradientRecorder
 from .observer import Observer
 from .progress import Display
-from .run import CURVES, RunFolder, settle
+from .run import RunFolder
+from .run_checkpoints import RunCheckpoints, settle
 from .seq2seq import SequenceToSequence
 from .tasks import Task
 from .trainer import Trainer
@@ -111,33 +111,6 @@ def attention_pictures(task: Task, valid: Any, run: Path) -> Callable[[int], Non
     )
 
 
-class RunCheckpoints(CheckpointFolder):
-    """The checkpoints of a run. They hold its configuration too, and may come before its first model."""
-
-    def attach(self, folder: RunFolder, model: Module) -> None:
-        """Belong to this run folder, in which the model is trained."""
-        self.folder, self.model = folder, model
-        self.note = {"config": folder.config}
-        self.cleared = False
-
-    def save(self, state: Mapping[str, Any], step: int, best_step: int | None = None) -> None:
-        if not self.folder.begun:
-            self._begin()
-        super().save(state, step, best_step)
-
-    def _begin(self) -> None:
-        try:
-            self.folder.save_model(self.model)
-        except TrainingError as error:  # the second folder may still be there
-            if len(self.paths) == 1:
-                raise
-            self.report(str(error))
-        if not self.cleared:
-            for path in self.paths[1:]:
-                CheckpointFolder(path).forget()  # those of another training
-        self.cleared = True
-
-
 class Session:
     """A task, its data and settings; `train` fills the run folder (None: nothing is written). failures: the
     folder for a step that fails, where it is not that one: of several ranks, only the first has a run
@@ -154,7 +127,8 @@ class Session:
         checkpoints: RunCheckpoints | None = None,
         failures: Path | None = None,
     ) -> None:
-        self.task, self.settings, self.folder = task, settings, folder
+        self.task, self.settings, self.folder, self.checkpoints = task, settings, folder, checkpoints
+        self.failure: TrainingError | None = None  # of a training that went on without its run folder
         self.picture = (
             attention_pictures(task, valid, folder.path)
             if settings.draw_attention and folder is not None
@@ -178,7 +152,7 @@ class Session:
             count=task.count,
             accumulate=settings.accumulate,
             precision=settings.precision,
-            on_best=None if folder is None else lambda record: folder.save_model(task.model),
+            on_best=self._keep_best,
             on_epoch=self._keep_epoch,
             run_folder=failures if folder is None else folder.path,
             parallel=True,
@@ -203,7 +177,7 @@ class Session:
         """Run all epochs; the trainer then has the history and the model its best weights.
 
         On any error or Ctrl-C the folder keeps the best model saved so far, or is taken back when there is
-        none.
+        none. `failure` is what the folder still lacks, where training went on without it.
         """
         if self.folder is not None:
             self.folder.prepare()
@@ -211,31 +185,50 @@ class Session:
             if self.folder is not None and self.trainer.checkpoints is not None:
                 self.folder.describe()
             self.trainer.fit(self.batches, self.settings.epochs)
+            self._complete()
         finally:
             if self.folder is not None:
                 self.folder.abandon()
         return self.trainer
 
+    def _complete(self) -> None:
+        try:
+            if self.checkpoints is not None and self.folder is not None:
+                self.checkpoints.complete(self.trainer.history)
+                self.log.flush()
+        except TrainingError as error:
+            self.failure = error
+
+    def _keep_best(self, record: dict[str, Any]) -> None:
+        if self.folder is not None and self.checkpoints is not None:
+            self.checkpoints.save_best()
+        elif self.folder is not None:
+            self.folder.save_model(self.task.model)
+
     def _keep_epoch(self, record: dict[str, Any]) -> None:
-        if self.folder is not None:
+        folder = self.folder
+        if folder is None:
+            return
+
+        def write() -> None:
             if self.settings.keep_last:
-                self.folder.keep_epoch(self.task.model, record["epoch"], self.settings.keep_last)
-            self.folder.append_metrics(record)
+                folder.keep_epoch(self.task.model, record["epoch"], self.settings.keep_last)
+            folder.append_metrics(record)
             if self.picture is not None:
                 self.picture(record["epoch"])
+
+        if self.checkpoints is None:
+            write()
+        else:
+            self.checkpoints.write(write)
 
     def _observers(self) -> list[Observer]:
         folder = self.folder
         if folder is None:
             return []
-        log = GradientLog(
+        self.log = GradientLog(
             folder.path,
             lambda: folder.begun or folder.failed,
             lambda text: self.trainer.display.warn(text),
         )
-        return [GradientRecorder(log, clip_norm=self.settings.clip_norm)]
-
-    def draw(self, title: str) -> None:
-        """Write curves.png. Raises PlotError where matplotlib is missing."""
-        if self.folder is not None and self.trainer.history:
-            draw_curves({title: self.trainer.history}, self.folder.path / CURVES)
+        return [GradientRecorder(self.log, clip_norm=self.settings.clip_norm)]

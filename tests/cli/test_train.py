@@ -483,3 +483,11 @@ def test_a_training_that_diverges_leaves_the_failed_step_and_its_folder_can_be_u
     assert len((out / "gradients.jsonl").read_text().splitlines()) == records  # those of the first are gone
     assert cli(*arguments, "--overwrite").code == 0
     assert not (out / "failure").exists()
+    good = (out / "config.json").read_bytes()
+    assert cli(*again).code == 1
+    assert (out / "config.json").read_bytes() == good  # the model in the folder is still this one's
+    failed = json.loads((out / "failure" / "config.json").read_text())
+    assert failed["options"]["lr"] == 1e29
+    assert read_field(out / "failure", failed, "text")
+    assert cli(*arguments, "--overwrite").code == 0
+    assert not (out / "failure").exists()

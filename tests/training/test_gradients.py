@@ -233,7 +233,26 @@ def test_a_file_that_cannot_be_written_is_warned_of_once(tmp_path, from_the_star
     log.flush()
     (text,) = told
     assert "gradients.jsonl: could not be saved: " in text
-    assert text.endswith("training goes on without gradients.jsonl")
+    assert text.endswith("training goes on, and gradients.jsonl is tried again with the next record")
+    folder.mkdir(exist_ok=True)
+    log.append({"step": 76})
+    assert [record["step"] for record in read_gradients(folder)] == [1, 26, 51, 76]
+
+
+def test_a_line_cut_off_by_a_full_disk_is_written_again(tmp_path, monkeypatch):
+    log, told = GradientLog(tmp_path, lambda: True, lambda text: told.append(text)), []
+    log.append({"step": 1})
+
+    def full(path, line, sync):
+        path.write_text('{"step": 1}\n{"st')
+        raise gp.TrainingError(f"{path}: could not be saved")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("gpuprop.training.gradients.append_line", full)
+        log.append({"step": 26})
+    log.append({"step": 51})
+    assert len(told) == 1
+    assert [record["step"] for record in read_gradients(tmp_path)] == [1, 26, 51]
 
 
 def test_a_damaged_file_is_named(tmp_path):
