@@ -33,6 +33,7 @@ ALLOWED = {
     "training": {
         "backend",
         "backprop",
+        "capture",
         "op",
         "tensors",
         "errors",

@@ -53,6 +53,22 @@ def backward_of_mean(
     return done
 
 
+def backward_of_shares(
+    loss: Callable[[Any], Tensor], batches: Sequence[Any], shares: Any, precision: Precision
+) -> list[Tensor]:
+    """`backward_of_mean`, with what each batch counts of the step in device memory: shares (k,), or None for
+    one batch. Returns the losses."""
+    done, row = [], random.state.row_offset
+    for k, batch in enumerate(batches):
+        with random.rows_from(row):
+            value = float_loss(loss(batch))
+            start = precision.scaled(value)
+            value.backward(start if shares is None else start * shares[k].astype(start.dtype))
+        row += getattr(batch, "size", 1)
+        done.append(value)
+    return done
+
+
 def float_loss(loss: Tensor) -> Tensor:
     """A loss of a half type as float32: the scale of mixed precision is beyond float16."""
     return cast(loss, "float32") if is_half(loss.dtype) else loss

@@ -130,6 +130,9 @@ class GradientRecorder(Observer):
             self._watch = StepWatch(self._layers)
             self._watching.enter_context(watching(self._watch))
 
+    def looks(self) -> bool:
+        return self._watch is not None
+
     def after_backward(self) -> None:
         self._watching.close()
         if self._watch is not None:

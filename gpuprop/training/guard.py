@@ -16,7 +16,8 @@ from typing import Any, Protocol
 
 from ..backend import random
 from ..backend.arrays import Array, get_xp, to_host
-from ..errors import GpupropError, TrainingError
+from ..backprop import no_grad
+from ..errors import DataError, GpupropError, TrainingError
 from ..nn.module import Module
 from ..optim import Optimizer
 from ..optim.norm import gradients_are_finite
@@ -33,13 +34,15 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Taken:
-    """A step that the host has not heard of yet. bad: a bool in device memory, for it and all before it."""
+    """A step that the host has not heard of yet. bad: a bool in device memory, for it and all before it.
+    replayed: as a captured graph."""
 
     number: int
     random_step: int
     batches: Sequence[Any]
     losses: Sequence[Tensor]
     bad: Array
+    replayed: bool = False
 
 
 class Trained(Protocol):
@@ -61,6 +64,7 @@ class Guard:
     def __init__(self, trainer: Trained, run_folder: str | Path | None) -> None:
         self.trainer, self.run_folder = trainer, run_folder
         self._taken: list[Taken] = []
+        self._bad: Array | None = None  # of all steps since the last look, where a captured step finds it
         self._divergence = Divergence(
             trainer.model, trainer.optimizer, lambda text: self.trainer.display.warn(text)
         )
@@ -71,8 +75,18 @@ class Guard:
         """Take the gradients of step `number`, before clipping and update. overflow: of float16, which the
         step is skipped for and nothing else, unless the loss scale can fall no more. Returns a bool in device
         memory, whether to skip the update."""
+        random_step = random.state.step
+        bad, skip = self.look(losses, overflow)
+        self.took(number, random_step, batches, losses, bad)
+        return skip
+
+    def look(self, losses: Sequence[Tensor], overflow: Array | None) -> tuple[Array, Array]:
+        """(whether this step or one before was not finite, whether to skip the update), in device memory;
+        what a captured step does of `watch`."""
         xp = get_xp(losses[0].data)
-        bad = self._taken[-1].bad if self._taken else xp.zeros((), bool)
+        if self._bad is None or get_xp(self._bad) is not xp:
+            self._bad = xp.zeros((), bool)
+        bad = self._bad
         for loss in losses:
             bad = bad | ~xp.isfinite(loss.data).all()
         if overflow is None:
@@ -80,21 +94,32 @@ class Guard:
         elif self.trainer.precision.lost is not None:
             bad = bad | self.trainer.precision.lost
         bad = xp.asarray(bad)
-        self._taken.append(Taken(number, random.state.step, list(batches), list(losses), bad))
+        self._bad[...] = bad
+        return bad, bad if overflow is None else xp.asarray(bad | overflow)
+
+    def took(
+        self, number: int, random_step: int, batches: Sequence[Any], losses: Sequence[Tensor], bad: Array,
+        replayed: bool = False,
+    ) -> None:  # fmt: skip
+        """Remember step `number` until it is read of. random_step: the random numbers it drew."""
+        self._taken.append(Taken(number, random_step, list(batches), list(losses), bad, replayed))
         self._divergence.measure(number, losses)
-        return bad if overflow is None else xp.asarray(bad | overflow)
 
     def read(self, epoch: int) -> None:
         """Hear of the steps since the last time (waits for the device). Raises TrainingError, with the first
         operation that went wrong, when something was not finite, and saves the step."""
         taken, self._taken = self._taken, []
         if taken and bool(to_host(taken[-1].bad)):
+            if self._bad is not None:
+                self._bad[...] = False
             self._stop(next(step for step in taken if bool(to_host(step.bad))), epoch)
         self._divergence.judge(clipped=self.trainer.clip_norm is not None)
 
     def _stop(self, step: Taken, epoch: int) -> None:
         values = [float(loss.item()) for loss in step.losses]  # labels out of range are told of here
         bad = next((v for v in values if not math.isfinite(v)), None)
+        if bad is not None and step.replayed:
+            self._check(step.batches)  # or here: the loss of a captured step knows no labels
         found = self._find(step)
         what = f"the loss is {bad}" if bad is not None else self._gradients(found)
         message = (
@@ -103,6 +128,16 @@ class Guard:
         )
         tell = lambda: message + self._save(step, epoch, message, found)  # noqa: E731
         raise TrainingError(self.trainer.ranks.told_by(found.operation != "", tell))
+
+    def _check(self, batches: Sequence[Any]) -> None:
+        try:
+            with no_grad():
+                for batch in batches:
+                    self.trainer.loss(batch).numpy()
+        except DataError:
+            raise
+        except (GpupropError, ValueError, RuntimeError, StopIteration):
+            return  # `_find` says so
 
     def _gradients(self, found: Finding) -> str:
         lost = self.trainer.precision.lost

@@ -15,6 +15,11 @@ class Observer:
     Nothing here may wait for the device at every step.
     """
 
+    def looks(self) -> bool:
+        """Whether this step, which has begun, is looked at between its parts: it then is not one launch on a
+        GPU, after which `after_backward` comes too late."""
+        return type(self).after_backward is not Observer.after_backward
+
     def before_step(self, model: Module, step: int) -> None:
         """Step number `step`, from 1, begins; the gradients are still those of the step before."""
 

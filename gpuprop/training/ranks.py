@@ -40,6 +40,7 @@ class Ranks:
     """One process."""
 
     first = True  # this rank writes and prints
+    several = False
 
     def start(self, model: Module) -> None:
         """Training begins."""
@@ -96,6 +97,8 @@ class Ranks:
 
 class ParallelRanks(Ranks):
     """All ranks of a group, in step. gradient_type: how gradients travel, "fp32" or "bf16"."""
+
+    several = True
 
     def __init__(self, group: Group, optimizer: Optimizer, gradient_type: str = "fp32") -> None:
         self.group, self.first = group, group.rank == 0

@@ -26,6 +26,7 @@ from ..optim import Optimizer, ReduceLROnPlateau, Schedule
 from ..tensors import Tensor
 from .accumulation import groups_of
 from .checkpoint_folder import CheckpointFolder
+from .device_step import DeviceStep
 from .guard import Guard
 from .memory import memory_explained
 from .observer import Observer
@@ -52,7 +53,8 @@ class Trainer(Resumable):
     see `Observer`; they are told of every step. run_folder: gets what a step that fails leaves, for
     `load_failure`. progress: "auto", "live", "plain", "off" or a Display. parallel: train together with the
     other ranks of `gp.parallel.init`, of which rank 0 writes and shows progress; gradient_type: how gradients
-    travel between them, "fp32" or "bf16".
+    travel between them, "fp32" or "bf16". capture: on a GPU each step is one CUDA graph, see `gpuprop.capture`:
+    None where it can be, True or an error, False never.
 
     After `fit` the model holds its best weights. Two runs from one seed give the same bits on a CPU.
     """
@@ -79,6 +81,7 @@ class Trainer(Resumable):
         checkpoints: CheckpointFolder | None = None,
         parallel: bool = False,
         gradient_type: str = "fp32",
+        capture: bool | None = None,
     ) -> None:
         if patience is not None and patience < 1:
             raise DataError(f"patience is a number of epochs of at least 1, not {patience}")
@@ -97,6 +100,7 @@ class Trainer(Resumable):
         self.checkpoints = self.ranks.checkpoints(checkpoints)
         self.state = TrainingState()
         self.guard = Guard(self, run_folder)
+        self.device_step = DeviceStep(self, capture)
         self.best_weights: dict[str, np.ndarray[Any, Any]] | None = None
         self.mark = mark(None, model)
         self._position: Any = None
@@ -222,18 +226,7 @@ class Trainer(Resumable):
     def _step(self, batches: Sequence[Any]) -> list[tuple[Tensor, float]]:
         for observer in self.observers:
             observer.before_step(self.model, self.state.step + 1)
-        self.optimizer.zero_grad()
-        with self.precision.computing():
-            losses = self.ranks.backward(self.loss, self.count, batches, self.precision)
-        overflow = self.precision.unscale()
-        tensors = [loss for loss, _ in losses]
-        self.optimizer.skip = self.guard.watch(self.state.step + 1, batches, tensors, overflow)
-        for observer in self.observers:
-            observer.after_backward()
-        norm = None
-        if self.clip_norm is not None:
-            norm = self.optimizer.clip_grad_norm(self.clip_norm)
-        self.optimizer.step()
+        losses, norm = self.device_step.run(self.state.step + 1, batches)
         if self.schedule is not None and not isinstance(self.schedule, ReduceLROnPlateau):
             self.schedule.step()
         self.state.step += 1
