@@ -53,8 +53,8 @@ class Trainer(Resumable):
     see `Observer`; they are told of every step. run_folder: gets what a step that fails leaves, for
     `load_failure`. progress: "auto", "live", "plain", "off" or a Display. parallel: train together with the
     other ranks of `gp.parallel.init`, of which rank 0 writes and shows progress; gradient_type: how gradients
-    travel between them, "fp32" or "bf16". capture: on a GPU each step is one CUDA graph, see `gpuprop.capture`:
-    None where it can be, True or an error, False never.
+    travel between them, "fp32" or "bf16". capture: each step is one CUDA graph on a GPU, see `gp.capture`: None
+    where it can be, True or an error, False never.
 
     After `fit` the model holds its best weights. Two runs from one seed give the same bits on a CPU.
     """
