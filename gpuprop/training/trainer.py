@@ -42,19 +42,19 @@ READ_EVERY = 10  # steps between two looks at the loss: each look waits for a GP
 class Trainer(Resumable):
     """Trains a model.
 
-    loss(batch): the mean loss of a batch, a tensor of one number. count(batch): how much the batch weighs in
-    the epoch's mean (default: its `size`, else 1). accumulate: batches a step, whose losses are averaged by
-    their counts; the rest of an epoch is a smaller last step. precision: "fp32", "tf32", "bf16" or "fp16"
-    over float32 weights; validation is in float32. validate(): scores of the model, recorded as
+    loss(batch): the mean loss of a batch, a tensor of one number. count(batch): how much the batch weighs
+    in the epoch's mean (default: its `size`, else 1). accumulate: batches a step, whose losses are averaged
+    by their counts; the rest of an epoch is a smaller last step. precision: "fp32", "tf32", "bf16" or
+    "fp16" over float32 weights; validation is in float32. validate(): scores of the model, recorded as
     "valid_<name>"; it runs in evaluation mode without gradients. watch: which record entries decide what is
-    best, later ones where earlier ones are equal; names that end in loss, error, error_rate, perplexity, _wer
-    or _per are better when lower, others when higher. patience: stop after so many epochs without a better
-    one. on_best(record) and on_epoch(record) are called after the epoch is over, in this order. observers:
-    see `Observer`; they are told of every step. run_folder: gets what a step that fails leaves, for
-    `load_failure`. progress: "auto", "live", "plain", "off" or a Display. parallel: train together with the
-    other ranks of `gp.parallel.init`, of which rank 0 writes and shows progress; gradient_type: how gradients
-    travel between them, "fp32" or "bf16". capture: each step is one CUDA graph on a GPU, see `gp.capture`: None
-    where it can be, True or an error, False never.
+    best, later ones where earlier ones are equal; names that end in loss, error, error_rate, perplexity,
+    _wer or _per are better when lower, others when higher. patience: stop after so many epochs without a
+    better one. on_best(record) and on_epoch(record) are called after the epoch is over, in this order.
+    observers: see `Observer`; they are told of every step. run_folder: gets what a step that fails leaves,
+    for `load_failure`. progress: "auto", "live", "plain", "off" or a Display. parallel: train together with
+    the other ranks of `gp.parallel.init`, of which rank 0 writes and shows progress; gradient_type: how
+    gradients travel between them, "fp32" or "bf16". capture: each step is one CUDA graph on a GPU, see
+    `gp.capture`: None where it can be, True or an error, False never.
 
     After `fit` the model holds its best weights. Two runs from one seed give the same bits on a CPU.
     """

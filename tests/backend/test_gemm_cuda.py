@@ -8,7 +8,6 @@ import fake_cupy
 import ml_dtypes
 import numpy as np
 import pytest
-from fake_cuda import machine  # noqa: F401
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +15,7 @@ import gpuprop as gp
 from gpuprop.backend import cublas, gemm
 from gpuprop.backend.gemm_layout import batch_stride, matrix
 
-pytestmark = pytest.mark.usefixtures("machine")
+pytestmark = pytest.mark.usefixtures("fake_gpu")
 MANY = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 DTYPES = {"float64": np.float64, "float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "float16": 2e-3, "bfloat16": 2e-2}
@@ -145,7 +144,7 @@ def test_vectors(shape_a: tuple[int, ...], shape_b: tuple[int, ...]) -> None:
     assert np.allclose(y.host, a @ b)
 
 
-def test_nothing_is_copied_for_transposes_slices_and_batches(machine: Any) -> None:  # noqa: F811
+def test_nothing_is_copied_for_transposes_slices_and_batches(fake_gpu: Any) -> None:
     rng = np.random.default_rng(2)
     x = rng.standard_normal((4, 6, 8))
     cases = [
@@ -156,12 +155,12 @@ def test_nothing_is_copied_for_transposes_slices_and_batches(machine: Any) -> No
         (x[:, :, :1], x[:, :1, :]),
     ]
     for a, b in cases:
-        machine.launches.clear()
+        fake_gpu.launches.clear()
         gemm.matmul(on_device(a), on_device(b))
-        assert machine.launches in (["gemm"], ["gemm_batched"]), (a.shape, b.shape, machine.launches)
+        assert fake_gpu.launches in (["gemm"], ["gemm_batched"]), (a.shape, b.shape, fake_gpu.launches)
 
 
-def test_the_stream_and_then_the_workspace_are_set_before_each_product(machine: Any) -> None:  # noqa: F811
+def test_the_stream_and_then_the_workspace_are_set_before_each_product(fake_gpu: Any) -> None:
     """fake_cublas.cpp forgets the workspace with each stream, as cuBLAS does, and refuses to go without."""
     a = on_device(np.ones((2, 2)))
     library, stream = cublas.library("cublas"), fake_cupy.Stream(non_blocking=True)
@@ -242,16 +241,16 @@ def _gelu(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("offset", [0, 1])  # memory of the optimizer's arena begins anywhere
-def test_weight_and_bias_gradients_in_one_product(machine: Any, transposed: bool, offset: int) -> None:  # noqa: F811
+def test_weight_and_bias_gradients_in_one_product(fake_gpu: Any, transposed: bool, offset: int) -> None:
     rng = np.random.default_rng(4)
     x, dy = rng.standard_normal((9, 4)).astype(np.float32), rng.standard_normal((9, 5)).astype(np.float32)
     memory = np.full(64, np.nan, np.float32)
     matrix_part = memory[offset : offset + 20]
     dw = matrix_part.reshape(5, 4).T if transposed else matrix_part.reshape(4, 5)
     sums = memory[offset + 20 : offset + 25]
-    machine.launches.clear()
+    fake_gpu.launches.clear()
     assert gemm.with_sums(on_device(x).T, on_device(dy), on_device(dw), on_device(sums))
-    assert machine.launches == ["gemm_epilogue"]
+    assert fake_gpu.launches == ["gemm_epilogue"]
     assert np.allclose(dw, x.T @ dy, atol=1e-5)
     assert np.allclose(sums, dy.sum(axis=0), atol=1e-5)
     assert np.isnan(memory).sum() == 64 - 25

@@ -9,7 +9,6 @@ from typing import Any
 import fake_cupy
 import numpy as np
 import pytest
-from fake_cuda import machine  # noqa: F401
 
 import gpuprop as gp
 from gpuprop import models, nn, optim
@@ -93,7 +92,9 @@ def train(
     ("model", "optimizer"),
     [*((m, "adamw") for m in MODELS), *(("mlp", o) for o in OPTIMIZERS if o != "adamw")],
 )
-def test_captured_steps_give_the_bits_of_steps_that_are_not(machine: Any, model: str, optimizer: str) -> None:  # noqa: F811
+def test_captured_steps_give_the_bits_of_steps_that_are_not(
+    fake_gpu: Any, model: str, optimizer: str
+) -> None:
     losses, weights, _ = train(model, optimizer, 5, captured=False)
     step, seed = random.state.step, random.state.seed
     found, new, run = train(model, optimizer, 5, captured=True)
@@ -103,20 +104,20 @@ def test_captured_steps_give_the_bits_of_steps_that_are_not(machine: Any, model:
     assert (random.state.step, random.state.seed) == (step, seed)
 
 
-def test_a_replay_is_one_transfer_and_one_launch(machine: Any) -> None:  # noqa: F811
+def test_a_replay_is_one_transfer_and_one_launch(fake_gpu: Any) -> None:
     gp.manual_seed(0)
     _, _, run = train("mlp", "adamw", 3, captured=True)
     run(*batch(8))  # after the schedule's last change
-    machine.launches.clear(), machine.waits.clear(), machine.reads.clear()
+    fake_gpu.launches.clear(), fake_gpu.waits.clear(), fake_gpu.reads.clear()
     run(*batch(9))
-    assert machine.launches.count("graph") == 1
-    assert machine.waits == []
-    assert machine.reads == ["set()"]  # ids, mask and labels together
-    others = [name for name in machine.launches if name != "graph"]
+    assert fake_gpu.launches.count("graph") == 1
+    assert fake_gpu.waits == []
+    assert fake_gpu.reads == ["set()"]  # ids, mask and labels together
+    others = [name for name in fake_gpu.launches if name != "graph"]
     assert others == ["fill", "copy"]  # the number of the step; the results
 
 
-def test_each_signature_has_its_graph_and_the_oldest_is_forgotten(machine: Any) -> None:  # noqa: F811
+def test_each_signature_has_its_graph_and_the_oldest_is_forgotten(fake_gpu: Any) -> None:
     run = gp.capture(lambda x, factor: x * factor, graphs=2)
     a, b, c = (np.ones(n, np.float32) for n in (2, 3, 4))
     for _ in range(3):
@@ -135,7 +136,7 @@ def test_each_signature_has_its_graph_and_the_oldest_is_forgotten(machine: Any) 
     assert run.captured == 3
 
 
-def test_results_stay_and_inputs_may_change(machine: Any) -> None:  # noqa: F811
+def test_results_stay_and_inputs_may_change(fake_gpu: Any) -> None:
     run = gp.capture(lambda x: {"double": x * 2, "same": gp.Tensor(x), "n": 3, "none": None})
     x = np.arange(3, dtype=np.float32)
     results = []
@@ -155,7 +156,7 @@ class Pair:
     name: str
 
 
-def test_inputs_of_any_structure_and_place(machine: Any) -> None:  # noqa: F811
+def test_inputs_of_any_structure_and_place(fake_gpu: Any) -> None:
     def step(pair: Pair, more: dict[str, Any]) -> Any:
         assert isinstance(pair.left, fake_cupy.ndarray)
         assert isinstance(more["t"], gp.Tensor)
@@ -172,7 +173,7 @@ def test_inputs_of_any_structure_and_place(machine: Any) -> None:  # noqa: F811
         run({1, 2}, {})
 
 
-def test_on_a_cpu_it_is_the_step(machine: Any) -> None:  # noqa: F811
+def test_on_a_cpu_it_is_the_step(fake_gpu: Any) -> None:
     for device in ("cpu", "emulated"):
         with gp.use_device(device):
             run = gp.capture(lambda x: x + 1)
@@ -182,13 +183,13 @@ def test_on_a_cpu_it_is_the_step(machine: Any) -> None:  # noqa: F811
             assert (run.ran, run.captured, run.replayed) == (0, 0, 0)
 
 
-def test_inside_a_graph_nothing_but_its_pool_is_allocated(machine: Any) -> None:  # noqa: F811
+def test_inside_a_graph_nothing_but_its_pool_is_allocated(fake_gpu: Any) -> None:
     """The fake refuses memory from elsewhere while it captures; replays allocate their results only."""
     _, _, run = train("cnn", "adamw", 3, captured=True)
-    blocks = machine.default_pool.blocks
+    blocks = fake_gpu.default_pool.blocks
     for i in range(3):
         run(*batch(i))
-    assert machine.default_pool.blocks == blocks
+    assert fake_gpu.default_pool.blocks == blocks
 
 
 class Peeking(gp.Op):
@@ -203,7 +204,7 @@ class Peeking(gp.Op):
         return dy * 2.0
 
 
-def test_a_step_that_waits_is_named(machine: Any) -> None:  # noqa: F811
+def test_a_step_that_waits_is_named(fake_gpu: Any) -> None:
     w = gp.Parameter(np.ones(3, np.float32)).to("cuda")
     w.requires_grad = True
 
@@ -215,7 +216,7 @@ def test_a_step_that_waits_is_named(machine: Any) -> None:  # noqa: F811
     run(x)
     with pytest.raises(gp.CaptureError, match=r"waits for the device.*Peeking.backward.*`if dy.sum\(\) > 0"):
         run(x)
-    assert not machine.capture
+    assert not fake_gpu.capture
 
 
 @pytest.mark.parametrize(
@@ -228,7 +229,7 @@ def test_a_step_that_waits_is_named(machine: Any) -> None:  # noqa: F811
         (lambda x: fake_cupy.Stream().synchronize(), r"synchronize\(\) waits"),
     ],
 )
-def test_what_may_not_be_captured(machine: Any, bad: Any, message: str) -> None:  # noqa: F811
+def test_what_may_not_be_captured(fake_gpu: Any, bad: Any, message: str) -> None:
     run, x = gp.capture(bad), np.ones(3, np.float32)
     step = random.state.step
     run(x)
@@ -239,8 +240,8 @@ def test_what_may_not_be_captured(machine: Any, bad: Any, message: str) -> None:
     assert random.state.step == step
 
 
-def test_memory_from_another_pool_is_refused(machine: Any) -> None:  # noqa: F811
-    other = fake_cupy.MemoryPool(machine)
+def test_memory_from_another_pool_is_refused(fake_gpu: Any) -> None:
+    other = fake_cupy.MemoryPool(fake_gpu)
     cupy = gp.get_xp(fake_cupy.asarray(1.0))
 
     def step(x: Any) -> Any:
@@ -253,7 +254,7 @@ def test_memory_from_another_pool_is_refused(machine: Any) -> None:  # noqa: F81
         run(x)
 
 
-def test_an_array_of_the_host_that_stays_is_copied_once(machine: Any) -> None:  # noqa: F811
+def test_an_array_of_the_host_that_stays_is_copied_once(fake_gpu: Any) -> None:
     weights = np.array([1.0, 2.0, 3.0], np.float32)
     criterion = nn.CrossEntropyLoss(weight=weights)
     logits, labels = np.eye(3, dtype=np.float32), np.arange(3)
@@ -263,7 +264,7 @@ def test_an_array_of_the_host_that_stays_is_copied_once(machine: Any) -> None:  
     assert len(set(losses)) == 1
 
 
-def test_what_a_graph_holds_for(machine: Any) -> None:  # noqa: F811
+def test_what_a_graph_holds_for(fake_gpu: Any) -> None:
     """Another seed, precision or mode of recording is another graph."""
     x = np.ones((2, 2), np.float32)
     run = gp.capture(lambda x: gp.backend.gemm.matmul(x, x))

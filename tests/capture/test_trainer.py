@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_cuda import machine  # noqa: F401
 from test_capture import MODELS, OPTIMIZERS, batch
 
 import gpuprop as gp
@@ -56,10 +55,10 @@ def outcome(of: gp.Trainer) -> tuple[list[Any], list[np.ndarray]]:
     ],
 )
 def test_the_bits_of_steps_that_are_not_captured(
-    machine: Any,
+    fake_gpu: Any,
     model: str,
     optimizer: str,
-    more: dict[str, Any],  # noqa: F811
+    more: dict[str, Any],
 ) -> None:
     found = {}
     for capture in (False, True):
@@ -73,7 +72,7 @@ def test_the_bits_of_steps_that_are_not_captured(
     assert all(np.array_equal(a, b) for a, b in zip(found[True][1], found[False][1], strict=True))
 
 
-def test_captured_by_default_and_never_on_a_cpu(machine: Any) -> None:  # noqa: F811
+def test_captured_by_default_and_never_on_a_cpu(fake_gpu: Any) -> None:
     of = trainer(None)
     of.fit(batches(), epochs=2)
     assert of.device_step.graph.replayed > 0
@@ -83,15 +82,15 @@ def test_captured_by_default_and_never_on_a_cpu(machine: Any) -> None:  # noqa: 
         assert of.device_step.graph is None
 
 
-def test_a_replayed_step_waits_for_nothing(machine: Any) -> None:  # noqa: F811
+def test_a_replayed_step_waits_for_nothing(fake_gpu: Any) -> None:
     of = trainer(True)
     of.fit(batches(), epochs=2)
-    machine.waits.clear()
+    fake_gpu.waits.clear()
     of.device_step.run(100, batches()[:1])
-    assert machine.waits == []
+    assert fake_gpu.waits == []
 
 
-def test_labels_out_of_range_are_told_of(machine: Any) -> None:  # noqa: F811
+def test_labels_out_of_range_are_told_of(fake_gpu: Any) -> None:
     of = trainer(True)
     of.fit(batches(), epochs=1)
     with pytest.raises(gp.DataError, match=r"target 77 at row 2"):
@@ -99,7 +98,7 @@ def test_labels_out_of_range_are_told_of(machine: Any) -> None:  # noqa: F811
     assert of.device_step.graph.replayed > 0
 
 
-def test_a_loss_that_is_not_finite_stops_training_alike(machine: Any) -> None:  # noqa: F811
+def test_a_loss_that_is_not_finite_stops_training_alike(fake_gpu: Any) -> None:
     found = {}
     for capture in (False, True):
         of = trainer(capture)
@@ -121,7 +120,7 @@ class Looking(Observer):
         self.seen.append(1.0)
 
 
-def test_what_looks_into_a_step_keeps_it_from_being_captured(machine: Any) -> None:  # noqa: F811
+def test_what_looks_into_a_step_keeps_it_from_being_captured(fake_gpu: Any) -> None:
     looking = Looking()
     of = trainer(True, observers=[looking])
     of.fit(batches(), epochs=2)
@@ -129,7 +128,7 @@ def test_what_looks_into_a_step_keeps_it_from_being_captured(machine: Any) -> No
     assert of.device_step.graph is None
 
 
-def test_a_loss_that_cannot_be_captured(machine: Any) -> None:  # noqa: F811
+def test_a_loss_that_cannot_be_captured(fake_gpu: Any) -> None:
     """By default it is told of once, and training goes on with the same bits; with capture=True it raises."""
     found = {}
     for capture in (False, None):

@@ -1,6 +1,6 @@
 """A machine with a GPU that is none: the fake CuPy, our kernels run by the emulator, and the fake cuBLAS.
 
-Import the fixture `machine` into a test file; inside, device "cuda" is there and current.
+The fixture `fake_gpu`: inside, device "cuda" is there and current.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def forget() -> None:
 
 
 @pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[fake_cupy.Machine]:
+def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[fake_cupy.Machine]:
     """The fake machine's `Machine`: launches, waits, reads, allocations."""
     if reason is not None:
         pytest.skip(reason)
