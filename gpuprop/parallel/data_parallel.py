@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend.arrays import Array, bfloat16, get_xp, is_cupy
+from ..backend.arrays import Array, bfloat16, get_xp
 from ..backprop import Leaf, Node, Watcher, recording, watching
 from ..errors import DataError
 from ..optim.arena import Arena
@@ -89,7 +89,7 @@ class GradientReducer:
         if self._started:
             self._started[-1][0].poll()
 
-    def finish(self, loss: Array) -> Array:
+    def finish(self, loss: Any) -> Array:
         """Send what is left and wait for all of it. loss: this rank's part of a sum, of one element; returns
         the sum. A parameter has a gradient afterwards where it has one on any rank."""
         while self._next < len(self.buckets):
@@ -100,12 +100,8 @@ class GradientReducer:
             if sent.dtype != bucket.arena.grads.dtype:
                 bucket.grads[...] = sent
         self._started = []
-        return self._finish_leaves(self._beside_gradients(loss))
-
-    def _beside_gradients(self, loss: Any) -> Any:
-        """A rank without rows has its zero on the host, the others have theirs on the device."""
-        grads = self.buckets[0].arena.grads
-        return get_xp(grads).asarray(loss) if is_cupy(grads) else loss
+        xp = get_xp(self.buckets[0].arena.grads)  # a rank without rows has its zero on the host
+        return self._finish_leaves(xp.asarray(loss, dtype=np.float64))
 
     def _send(self, bucket: Bucket) -> None:
         for leaf in bucket.leaves:
@@ -121,8 +117,8 @@ class GradientReducer:
     def _finish_leaves(self, loss: Array) -> Array:
         leaves = list(self.bucket_of)
         has = np.array([leaf.grad is not None for leaf in leaves], np.float64)
-        on_host = isinstance(loss, (np.ndarray, np.generic))
-        sums = np.append(has, np.float64(loss)) if on_host else has
+        on_host = isinstance(loss, np.ndarray)
+        sums = np.append(has, loss) if on_host else has
         self.group.all_reduce(sums, what="loss and which parameters have gradients")
         for leaf, count in zip(leaves, sums, strict=False):
             if count and leaf.grad is None:

@@ -47,15 +47,21 @@ class NcclTransport:
         self.cupy = cuda_setup.import_cupy()
         self.nccl = import_nccl()
         self.size = size
-        signed = tuple(byte - 256 if byte > 127 else byte for byte in unique_id)
         try:
-            self.comm = self.nccl.NcclCommunicator(size, signed, rank)
+            self.comm = self._communicator(unique_id, rank)
         except self.nccl.NcclError as error:
             raise DeviceError(
                 f"NCCL cannot start on rank {rank} of {size}: {error}. Two ranks on one GPU are refused: "
                 "start one rank a GPU; NCCL_DEBUG=INFO says more"
             ) from error
         self.stream = self.cupy.cuda.Stream(non_blocking=True)
+
+    def _communicator(self, unique_id: bytes, rank: int) -> Any:
+        try:
+            return self.nccl.NcclCommunicator(self.size, unique_id, rank)
+        except TypeError:  # older CuPy wants a tuple of signed numbers
+            signed = tuple(byte - 256 if byte > 127 else byte for byte in unique_id)
+            return self.nccl.NcclCommunicator(self.size, signed, rank)
 
     def start_all_reduce(self, array: Array, op: str) -> NcclPending:
         code = getattr(self.nccl, _OPS[op])

@@ -56,7 +56,7 @@ class DataParallel(Module):
         if not plan.weight > 0:
             raise DataError(f"the weights of all ranks add up to {plan.weight}; they must be above 0")
         self._reducer.begin()
-        part: Any = np.zeros((), np.float64)
+        part: Any = 0.0
         if rows:
             share = float(plan.weights[plan.rank, 0]) / plan.weight
             with random.rows_from(plan.first_row(0)):

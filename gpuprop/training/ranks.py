@@ -138,7 +138,7 @@ class ParallelRanks(Ranks):
         plan, total = self.plan, self.plan.weight
         self.reducer.begin()
         mine = [k for k in range(len(batches)) if plan.rows[plan.rank, k]]
-        part: Any = np.zeros((), np.float64)
+        part: Any = 0.0
         checks: list[Callable[[], None]] = []
         for k in mine:
             share = float(plan.weights[plan.rank, k]) / total if total else 0.0

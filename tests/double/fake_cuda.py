@@ -5,6 +5,7 @@ The fixture `fake_gpu`: inside, device "cuda" is there and current.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 from collections.abc import Iterator, Sequence
@@ -59,6 +60,13 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[fake_cupy.Machine]:
     """The fake machine's `Machine`: launches, waits, reads, allocations."""
     if reason is not None:
         pytest.skip(reason)
+    with installed(monkeypatch) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[fake_cupy.Machine]:
+    """The fake machine inside, for programs that tests start too."""
     cupy = fake_cupy.FakeCupy()
     forget()
     monkeypatch.setitem(sys.modules, "cupy", cupy)

@@ -22,7 +22,7 @@ def make_task(family, dropout=0.3):
     if family == "cnn":
         model = TextCNN(24, 3, embedding_dim=6, filters=4, dropout=dropout, embedding_dropout=0.2)
     elif family == "feedforward":
-        model = FeedForwardClassifier(24, 3, embedding_dim=6, hidden=[5], dropout=dropout, word_dropout=0.2)
+        model = FeedForwardClassifier(24, 3, embedding_dim=6, hidden=[16], dropout=dropout, word_dropout=0.2)
     else:
         model = build(family, width=4, layers=2, sizes=(24, 24), dropout=dropout)
         return SequenceToSequence(model, field(), field(), 10, label_smoothing=0.1)

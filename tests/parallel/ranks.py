@@ -16,7 +16,10 @@ MPIRUN = next((p for p in (Path(sys.executable).parent / "mpirun",) if os.access
 
 def environment(**more):
     """One thread a rank; other ranks on the same core are let in while one waits."""
-    inside = [str(TESTS / "models"), str(TESTS / "parallel"), os.environ.get("PYTHONPATH", "")]
+    inside = [
+        *(str(TESTS / name) for name in ("models", "double", "parallel")),
+        os.environ.get("PYTHONPATH", ""),
+    ]
     return {
         **os.environ,
         "OPENBLAS_NUM_THREADS": "1",

@@ -1,0 +1,112 @@
+"""A stand-in for `cupy.cuda.nccl` over the memory of the fake CuPy: MPI moves it between real processes.
+
+A call is a launch of the fake machine, done at once or written down while a stream is captured. What streams
+and events are told is kept in `log`, as the order of these calls is all that orders NCCL's work.
+"""
+
+import ctypes
+import types
+
+import fake_cupy
+import numpy as np
+
+TYPES = {1: "uint8", 2: "int32", 4: "int64", 6: "float16", 7: "float32", 8: "float64"}
+CODES = {
+    "NCCL_INT8": 0, "NCCL_UINT8": 1, "NCCL_INT32": 2, "NCCL_UINT32": 3, "NCCL_INT64": 4, "NCCL_UINT64": 5,
+    "NCCL_FLOAT16": 6, "NCCL_FLOAT32": 7, "NCCL_FLOAT64": 8, "NCCL_SUM": 0, "NCCL_MAX": 2, "NCCL_MIN": 3,
+}  # fmt: skip
+IDENTIFIER = bytes(range(64, 192))
+log = []
+
+
+class NcclError(RuntimeError):
+    """What NCCL returns when it refuses."""
+
+
+class Event(fake_cupy.Event):
+    done = True
+
+    def record(self, stream=None):
+        log.append(("record", id(self), stream.ptr))
+
+
+class Stream(fake_cupy.Stream):
+    def wait_event(self, event):
+        log.append(("wait", id(event), self.ptr))
+
+
+class NcclCommunicator:
+    """Checks what real NCCL would crash on: types, pointers, the identifier."""
+
+    def __init__(self, size, identifier, rank):
+        if type(identifier) is not type(IDENTIFIER):
+            raise TypeError(f"Argument 'commId' has incorrect type: {type(identifier).__name__}")
+        if identifier != IDENTIFIER:
+            raise NcclError("NCCL_ERROR_INVALID_ARGUMENT: invalid argument")
+        self.size, self.rank, self.aborted = size, rank, False
+
+    def _move(self, name, send, receive, count, kind, stream, work):
+        assert all(type(x) is int for x in (send, receive, count, kind, stream))
+        log.append((name, send, receive, count, kind, stream))
+        fake_cupy.machine_now().launch(name, work)
+
+    def allReduce(self, send, receive, count, kind, op, stream):
+        from mpi4py import MPI
+
+        assert send == receive
+        how = {0: MPI.SUM, 2: MPI.MAX, 3: MPI.MIN}[op]
+
+        def work():
+            if kind == 9:  # bfloat16: the sum in float32, rounded once
+                import ml_dtypes
+
+                here = memory(receive, count, "uint16").view(ml_dtypes.bfloat16)
+                wide = here.astype(np.float32)
+                MPI.COMM_WORLD.Allreduce(MPI.IN_PLACE, wide, op=how)
+                here[...] = wide.astype(ml_dtypes.bfloat16)
+            else:
+                MPI.COMM_WORLD.Allreduce(MPI.IN_PLACE, memory(receive, count, TYPES[kind]), op=how)
+
+        self._move("ncclAllReduce", send, receive, count, kind, stream, work)
+
+    def broadcast(self, send, receive, count, kind, root, stream):
+        from mpi4py import MPI
+
+        here = memory(receive, count, TYPES[kind])
+        self._move(
+            "ncclBroadcast", send, receive, count, kind, stream, lambda: MPI.COMM_WORLD.Bcast(here, root)
+        )
+
+    def allGather(self, send, receive, count, kind, stream):
+        from mpi4py import MPI
+
+        mine, all_of_them = memory(send, count, TYPES[kind]), memory(receive, count * self.size, TYPES[kind])
+        self._move(
+            "ncclAllGather", send, receive, count, kind, stream,
+            lambda: MPI.COMM_WORLD.Allgather(mine, all_of_them),
+        )  # fmt: skip
+
+    def check_async_error(self):
+        if self.aborted:
+            raise NcclError("NCCL_ERROR_SYSTEM_ERROR")
+
+    def abort(self):
+        self.aborted = True
+
+
+def memory(pointer, count, dtype):
+    size = count * np.dtype(dtype).itemsize
+    return np.frombuffer((ctypes.c_uint8 * size).from_address(pointer), dtype)
+
+
+def install(cupy):
+    """Give the fake CuPy this NCCL, and streams and events that keep a log."""
+    log.clear()
+    cupy.cuda.Event, cupy.cuda.Stream = Event, Stream
+    null = Stream(null=True)
+    cupy.machine.state.stream = null
+    cupy.cuda.get_current_stream = lambda: cupy.machine.state.stream or null
+    cupy.cuda.nccl = types.SimpleNamespace(
+        available=True, NcclError=NcclError, NcclCommunicator=NcclCommunicator,
+        get_unique_id=lambda: IDENTIFIER, **CODES,
+    )  # fmt: skip
