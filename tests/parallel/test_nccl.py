@@ -11,7 +11,7 @@ import fake_cupy
 import fake_nccl
 import numpy as np
 import pytest
-from fake_cuda import machine, reason  # noqa: F401
+from fake_cuda import reason
 from models import train
 from ranks import run_program
 
@@ -23,7 +23,7 @@ from gpuprop.parallel.nccl import NcclTransport, new_id
 
 
 @pytest.fixture(params=[bytes, tuple])
-def transport(machine, monkeypatch, request):  # noqa: F811
+def transport(fake_gpu, monkeypatch, request):
     """With the identifier of CuPy 14, and of older ones."""
     fake_nccl.install(sys.modules["cupy"])
     if request.param is tuple:
@@ -88,7 +88,7 @@ def test_an_error_of_nccl_is_told(transport):
         transport.check()
 
 
-def test_a_cupy_without_nccl_is_named(machine):  # noqa: F811
+def test_a_cupy_without_nccl_is_named(fake_gpu):
     sys.modules["cupy"].cuda.nccl = types.SimpleNamespace(available=False)
     with pytest.raises(DeviceError, match="cannot load NCCL"):
         new_id()
