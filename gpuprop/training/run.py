@@ -64,12 +64,15 @@ class RunFolder:
         self.vocabularies = {vocabulary_name(name): field.vocabulary for name, field in fields.items()}
         self.begun = False
         self._made = False
-        self._described: list[Path] = []  # files that `describe` wrote
+        self._described: list[Path] = []  # files that `describe` wrote, and gradients.jsonl with them
+        self._describes = False
 
     @property
-    def failed(self) -> bool:
-        """A step failed before there was a model, and is kept: this folder shows what happened."""
-        return not self.begun and not (self.path / MODEL).exists() and (self.path / FAILURE).exists()
+    def shown(self) -> bool:
+        """The folder shows this training and no other: it has its model, its configuration, or the step that
+        failed before there was a model."""
+        failed = not (self.path / MODEL).exists() and (self.path / FAILURE).exists()
+        return self.begun or self._describes or failed
 
     def prepare(self) -> None:
         """Make the folder, so that a place that cannot be written to shows before the training and not
@@ -92,7 +95,8 @@ class RunFolder:
         known = (self.path / CONFIG).exists()
         if known and (self.path / MODEL).exists():
             return
-        self._described = [] if known else [self.path / name for name in (CONFIG, *self.vocabularies)]
+        mine = (CONFIG, *self.vocabularies, GRADIENTS)
+        self._described, self._describes = [] if known else [self.path / name for name in mine], True
         self._write_description(self.path)
 
     def _write_description(self, folder: Path) -> None:
@@ -153,7 +157,7 @@ class RunFolder:
             forget_failure(self.path)
             CheckpointFolder(self.path / CHECKPOINTS).forget()
             for name in OWN_FILES:
-                if not (staging / name).exists():
+                if not (staging / name).exists() and not (name == GRADIENTS and self._describes):
                     (self.path / name).unlink(missing_ok=True)
             for file in sorted(staging.iterdir()):
                 os.replace(file, self.path / file.name)

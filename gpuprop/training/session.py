@@ -227,8 +227,6 @@ class Session:
         if folder is None:
             return []
         self.log = GradientLog(
-            folder.path,
-            lambda: folder.begun or folder.failed,
-            lambda text: self.trainer.display.warn(text),
+            folder.path, lambda: folder.shown, lambda text: self.trainer.display.warn(text)
         )
         return [GradientRecorder(self.log, clip_norm=self.settings.clip_norm)]

@@ -11,6 +11,7 @@ from gpuprop import nn
 from gpuprop.text import TextField, WordTokenizer
 from gpuprop.training import run
 from gpuprop.training.files import describe_files
+from gpuprop.training.gradients import GRADIENTS
 from gpuprop.training.run import RunFolder, check_out, read_config, read_field, read_metrics
 
 
@@ -40,6 +41,27 @@ def test_a_folder_that_was_there_is_not_taken_back(tmp_path, field):
     folder.prepare()
     folder.abandon()
     assert (tmp_path / "run").is_dir()
+
+
+def test_records_of_a_first_epoch_are_shown_where_the_folder_is_its_own(tmp_path, field):
+    """Then they stay when the first model comes, and go when none does; beside an old run they wait."""
+    for end in ("save", "abandon"):
+        folder = RunFolder(tmp_path / end, {}, {"text": field})
+        folder.prepare()
+        assert not folder.shown
+        folder.describe()
+        assert folder.shown
+        (tmp_path / end / GRADIENTS).write_text('{"step": 1}\n')
+        folder.save_model(nn.Linear(2, 2)) if end == "save" else folder.abandon()
+    assert (tmp_path / "save" / GRADIENTS).read_text() == '{"step": 1}\n'
+    assert not (tmp_path / "abandon").exists()
+    later = RunFolder(tmp_path / "save", {}, {"text": field})
+    later.prepare()
+    later.describe()
+    assert not later.shown
+    later.save_model(nn.Linear(2, 2))
+    assert later.shown
+    assert not (tmp_path / "save" / GRADIENTS).exists()
 
 
 def test_a_run_is_read_back(tmp_path, field):
