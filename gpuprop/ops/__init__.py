@@ -31,7 +31,7 @@ from .gru import gru
 from .layer_norm import layer_norm
 from .linear import linear, matmul
 from .lstm import lstm
-from .packing import Packing, join_heads, pack, packing_of, split_heads, unpack
+from .packing import Packing, join_heads, pack, pack_labels, packing_of, split_heads, unpack
 from .pooling import avg_pool1d, max_over_time, max_pool1d, mean_over_time
 from .reductions import max, mean, sum
 from .scaled_dot_product_attention import scaled_dot_product_attention
@@ -74,6 +74,7 @@ __all__ = [
     "mean_over_time",
     "multiply",
     "pack",
+    "pack_labels",
     "packing_of",
     "power",
     "relu",

@@ -131,6 +131,7 @@ def dropout(x: Any, p: float, *, stream: int = random.SHUFFLE_STREAM + 1, mask: 
     if p == 0.0 or x.size == 0:
         return x if isinstance(x, Tensor) else Tensor(x)
     row = x.size // x.shape[0] if mask is None else mask.shape[1] * x.shape[1]
-    rows = None if mask is None else packing_of_rows("dropout", x, mask).rows
+    packing = None if mask is None else packing_of_rows("dropout", x, mask)
+    rows = None if packing is None or packing.padded else packing.rows
     first = random.state.row_offset * row
     return Dropout.apply(x, p=p, first=first, stream=stream, call=random.next_call(stream), rows=rows)

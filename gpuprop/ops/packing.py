@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ..backend.arrays import Array, get_xp
+from ..backend.arrays import Array, get_xp, is_cupy
 from ..backend.buffers import contiguous, empty, zeros
+from ..backend.recording import recording
 from ..backprop import Context
 from ..errors import ShapeError
 from ..op import Op
@@ -24,10 +25,14 @@ from .operands import beside, data_of
 
 class Packing:
     """Where the real tokens of a padded batch stand: mask (B, L), and rows (N,), the numbers of the real
-    tokens, counted row by row. What takes packed rows takes it in place of the mask; see `packing_of`."""
+    tokens, counted row by row. What takes packed rows takes it in place of the mask; see `packing_of`.
 
-    def __init__(self, mask: Array, rows: Array) -> None:
-        self.mask, self.rows = mask, rows
+    padded: the rows are all B·L positions, in order, as in a captured step, whose shapes may not depend on
+    the mask. Those at padding are computed too, and masks keep them from the others.
+    """
+
+    def __init__(self, mask: Array, rows: Array, padded: bool = False) -> None:
+        self.mask, self.rows, self.padded = mask, rows, padded
         self.shape: tuple[int, ...] = tuple(mask.shape)
 
 
@@ -35,13 +40,15 @@ def packing_of(mask: Any, other: Any) -> Packing:
     """The `Packing` of a mask (B, L), on the device of `other`; a Packing as it is.
 
     Make it once a batch, from a mask on the host where there is one: to find the real tokens of a mask on a
-    GPU the host has to wait for it.
+    GPU the host has to wait for it. Where a step is captured the packing is a padded one.
     """
     if isinstance(mask, Packing):
         return mask
     mask = data_of(mask)
     if mask.dtype != bool:
         mask = mask != 0
+    if is_cupy(mask) and recording() is not None:
+        return Packing(mask, get_xp(mask).arange(mask.size), padded=True)
     return Packing(beside(mask, other), beside(get_xp(mask).flatnonzero(mask), other))
 
 
@@ -50,19 +57,34 @@ def mask_of(mask: Any) -> Any:
     return mask.mask if isinstance(mask, Packing) else mask
 
 
-def take_rows(x: Array, rows: Array) -> Array:
-    """x (B, L, ...) -> (N, ...), its rows of these numbers (N,)."""
+def take_rows(x: Array, packing: Packing) -> Array:
+    """x (B, L, ...) -> (N, ...), the rows of real tokens."""
     xp = get_xp(x)
+    if packing.padded:
+        return x.reshape(-1, *x.shape[2:])
     if xp is not np:
-        return xp.take(x.reshape(-1, *x.shape[2:]), rows, axis=0)
-    return rows_of(contiguous(np, x).reshape(-1, *x.shape[2:]), rows)
+        return xp.take(x.reshape(-1, *x.shape[2:]), packing.rows, axis=0)
+    return rows_of(contiguous(np, x).reshape(-1, *x.shape[2:]), packing.rows)
 
 
-def put_rows(values: Array, rows: Array, shape: tuple[int, ...]) -> Array:
-    """values (N, ...) -> (B, L, ...) for shape (B, L): at the rows of these numbers (N,), 0 elsewhere."""
-    grid = zeros(get_xp(values), (math.prod(shape), *values.shape[1:]), values.dtype)
-    grid[rows] = values
-    return grid.reshape(*shape, *values.shape[1:])
+def put_rows(values: Array, packing: Packing) -> Array:
+    """values (N, ...) -> (B, L, ...): at the real tokens, 0 elsewhere."""
+    shape = (*packing.shape, *values.shape[1:])
+    if packing.padded:
+        real = packing.mask.reshape(*packing.shape, *(1,) * (values.ndim - 1))
+        return get_xp(values).where(real, values.reshape(shape), values.dtype.type(0))
+    grid = zeros(get_xp(values), (math.prod(packing.shape), *values.shape[1:]), values.dtype)
+    grid[packing.rows] = values
+    return grid.reshape(shape)
+
+
+def pack_labels(labels: Any, mask: Any, ignore_index: int) -> Any:
+    """The labels (N,) of the real tokens: labels (B, L), mask (B, L). Where a step is captured, all (B·L,),
+    which have to be `ignore_index` at padding."""
+    labels, mask = data_of(labels), data_of(mask_of(mask))
+    if is_cupy(labels) and recording() is not None:
+        return get_xp(labels).where(mask, labels, ignore_index).reshape(-1)
+    return labels[mask]
 
 
 class Pack(Op):
@@ -70,8 +92,8 @@ class Pack(Op):
 
     @staticmethod
     def forward(ctx: Context, x: Array, *, packing: Packing) -> Array:
-        ctx.save(packing.rows, packing.shape)
-        return take_rows(x, packing.rows)
+        ctx.save(packing)
+        return take_rows(x, packing)
 
     @staticmethod
     def backward(ctx: Context, dy: Array) -> Array:
@@ -83,12 +105,14 @@ class Unpack(Op):
 
     @staticmethod
     def forward(ctx: Context, x: Array, *, packing: Packing) -> Array:
-        ctx.save(packing.rows)
-        return put_rows(x, packing.rows, packing.shape)
+        ctx.save(packing)
+        return put_rows(x, packing)
 
     @staticmethod
     def backward(ctx: Context, dy: Array) -> Array:
-        return take_rows(dy, *ctx.saved)
+        (packing,) = ctx.saved
+        dx = take_rows(dy, packing)
+        return take_rows(put_rows(dx, packing), packing) if packing.padded else dx
 
 
 class SplitHeads(Op):
@@ -101,20 +125,19 @@ class SplitHeads(Op):
     def forward(
         ctx: Context, x: Array, *, heads: int, parts: int, packing: Packing | None
     ) -> tuple[Array, ...]:
-        rows = None if packing is None else packing.rows
-        grid = x if packing is None else put_rows(x, packing.rows, packing.shape)
+        grid = x if packing is None else put_rows(x, packing)
         batch, length, size = grid.shape
-        ctx.save(rows, (batch, length, parts, heads, size // (parts * heads)), x.dtype)
+        ctx.save(packing, (batch, length, parts, heads, size // (parts * heads)), x.dtype)
         return tuple(grid.reshape(ctx.saved[1]).transpose(2, 0, 3, 1, 4))
 
     @staticmethod
     def backward(ctx: Context, *dy: Array | None) -> Array:
-        rows, shape, dtype = ctx.saved
+        packing, shape, dtype = ctx.saved
         dx = empty(get_xp(*dy), shape, dtype)
         for part, gradient in zip(dx.transpose(2, 0, 3, 1, 4), dy, strict=True):
             part[...] = 0 if gradient is None else gradient
         dx = dx.reshape(*shape[:2], math.prod(shape[2:]))
-        return dx if rows is None else take_rows(dx, rows)
+        return dx if packing is None else take_rows(dx, packing)
 
 
 class JoinHeads(Op):
@@ -123,16 +146,16 @@ class JoinHeads(Op):
     @staticmethod
     def forward(ctx: Context, x: Array, *, packing: Packing | None) -> Array:
         batch, heads, length, size = x.shape
-        ctx.save(None if packing is None else packing.rows, (batch, length, heads, size))
+        ctx.save(packing, (batch, length, heads, size))
         y = x.transpose(0, 2, 1, 3)
         if packing is None:
             return y.reshape(batch, length, heads * size)
-        return take_rows(y, packing.rows).reshape(-1, heads * size)
+        return take_rows(y, packing).reshape(-1, heads * size)
 
     @staticmethod
     def backward(ctx: Context, dy: Array) -> Array:
-        rows, shape = ctx.saved
-        dx = dy if rows is None else put_rows(dy, rows, shape[:2])
+        packing, shape = ctx.saved
+        dx = dy if packing is None else put_rows(dy, packing)
         return dx.reshape(shape).transpose(0, 2, 1, 3)
 
 

@@ -13,9 +13,10 @@ from ..errors import CheckpointError, DataError
 from ..models import SEQ2SEQ, EncoderDecoder, Hypothesis
 from ..models.decoding import evaluating
 from ..nn.losses import SequenceCrossEntropyLoss
+from ..ops import pack_labels
 from ..parallel.sharing import all_lists, all_sums, my_rows
 from ..tensors import Tensor
-from ..text.batches import Batches, PairBatch, pair_batches
+from ..text.batches import IGNORE_INDEX, Batches, PairBatch, pair_batches
 from ..text.field import TextField
 from ..text.files import read_pairs
 from ..text.vocabulary import BOS, EOS
@@ -89,7 +90,7 @@ class SequenceToSequence:
     def _scored(self, batch: PairBatch) -> tuple[Tensor, Any]:
         """Logits (N, V) and targets (N,) of the real target tokens."""
         logits = self.model(batch.source, batch.source_mask, batch.target_in, batch.target_mask)
-        return logits, batch.target_out[batch.target_mask]
+        return logits, pack_labels(batch.target_out, batch.target_mask, IGNORE_INDEX)
 
     def count(self, batch: PairBatch) -> float:
         """How much a batch weighs in a mean loss: its target tokens."""
