@@ -140,34 +140,29 @@ def test_nothing_unpickles_or_evaluates():
                 assert not {"pickle", "dill", "shelve", "marshal"} & set(modules), f"{path}:{node.lineno}"
 
 
+SLOW_TO_IMPORT = {
+    "cupy", "mpi4py", "pynvml", "rich", "typer", "matplotlib", "safetensors", "pooch", "tokenizers", "torch",
+    "pytest", "importlib.metadata", "email", "concurrent.futures", "logging", "hashlib", "tempfile", "csv",
+}  # fmt: skip
+
+
 def test_importing_is_light_and_touches_no_driver():
-    """Only NumPy comes along; the rest is loaded by what needs it. CPU time, beside NumPy in one process."""
+    """Only NumPy comes along; the rest is loaded by what needs it. CPU time, beside NumPy's in one process."""
     code = (
         "import json, sys, time; t0 = time.process_time()\n"
-        "import numpy, numpy.random, logging, dataclasses, ctypes\n"
-        "t1 = time.process_time(); import gpuprop; t2 = time.process_time()\n"
-        "print(json.dumps([t1 - t0, t2 - t1, sorted(m.split('.')[0] for m in sys.modules)]))"
+        "import numpy; t1 = time.process_time(); before = set(sys.modules)\n"
+        "import gpuprop; t2 = time.process_time()\n"
+        "print(json.dumps([t1 - t0, t2 - t1, sorted(set(sys.modules) - before)]))"
     )
     runs = [
         json.loads(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout)
-        for _ in range(3)
+        for _ in range(5)
     ]
     loaded = set(runs[0][2])
-    heavy = {
-        "cupy",
-        "mpi4py",
-        "pynvml",
-        "rich",
-        "typer",
-        "matplotlib",
-        "safetensors",
-        "pooch",
-        "tokenizers",
-        "torch",
-        "pytest",
-    }
-    assert not loaded & heavy
-    assert min(run[1] for run in runs) < 0.3
+    assert "gpuprop.nn" in loaded
+    assert not loaded & SLOW_TO_IMPORT
+    assert not {name.split(".")[0] for name in loaded} & SLOW_TO_IMPORT
+    assert min(run[1] for run in runs) < 4 * min(run[0] for run in runs)
 
 
 def test_the_public_face_is_what_it_lists():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,6 +76,8 @@ def included_texts(source: str, options: Sequence[str]) -> dict[str, str]:
 
 def includes_digest(source: str, options: Sequence[str]) -> str:
     """A hash (16 hexadecimal digits) of the files that `source` includes."""
+    import hashlib  # here, since it takes long to import
+
     digest = hashlib.sha256()
     for name, text in included_texts(source, options).items():
         digest.update(f"{name}\0{text}\0".encode())

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-import importlib.metadata
 import os
 from typing import Any
 
@@ -74,6 +73,8 @@ def version_text(version: int) -> str:
 
 def cupy_packages() -> dict[str, str]:
     """Installed packages that hold the module cupy, name -> version."""
+    import importlib.metadata  # here, since it takes long to import
+
     found = {}
     for name in ("cupy", "cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x"):
         try:

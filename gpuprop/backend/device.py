@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import logging
 import os
 import re
 import threading
@@ -21,8 +20,6 @@ from gpuprop.backend import cuda_setup, nvml
 from gpuprop.errors import DeviceError
 
 _FORMS = '"auto", "cpu", "cuda", "cuda:N" (N = 0, 1, ...) or "emulated"'
-# Where logging is not configured, it prints the bare text of a warning on stderr.
-_log = logging.getLogger("gpuprop")
 
 
 @dataclass(frozen=True)
@@ -191,7 +188,10 @@ def _say_cpu(error: DeviceError) -> None:
     with _lock:
         if not _said_cpu:
             _said_cpu = True
-            _log.warning("gpuprop: using the CPU: %s", " ".join(str(error).split()))
+            import logging  # here, since it takes long to import
+
+            # Where logging is not configured, it prints the bare text of a warning on stderr.
+            logging.getLogger("gpuprop").warning("gpuprop: using the CPU: %s", " ".join(str(error).split()))
 
 
 def _emulated() -> Device:

@@ -14,14 +14,16 @@ import ctypes
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import DataError
 from .floats import flush_this_thread
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 LEAST = 1 << 17  # elements below which handing pieces out costs more than it saves
 _NAMES = ("scipy_openblas_{}64_", "openblas_{}64_", "openblas_{}")
@@ -83,6 +85,8 @@ class _Threads:
 
     def workers(self) -> ThreadPoolExecutor:
         if self.pool is None:
+            from concurrent.futures import ThreadPoolExecutor  # here, since it takes long to import
+
             self.pool = ThreadPoolExecutor(self.count - 1, "gpuprop", flush_this_thread)
         return self.pool
 

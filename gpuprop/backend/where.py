@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import linecache
 import sys
-import traceback
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -13,6 +12,8 @@ PACKAGE = Path(__file__).resolve().parents[1]
 def place_of(error: BaseException) -> str:
     """ "MyOp.backward (my_model.py, line 12: `if mask.any():`)": the innermost operation, or else function
     outside gpuprop's backend, that the error, or what caused it, went through."""
+    import traceback  # here, since it takes long to import
+
     while error.__cause__ is not None:
         error = error.__cause__
     frames = [(f.f_code, line) for f, line in traceback.walk_tb(error.__traceback__)]
