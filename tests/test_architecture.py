@@ -147,7 +147,7 @@ SLOW_TO_IMPORT = {
 
 
 def test_importing_is_light_and_touches_no_driver():
-    """Only NumPy comes along; the rest is loaded by what needs it. CPU time, beside NumPy's in one process."""
+    """Only NumPy comes along; the rest is loaded by what needs it. CPU time, beside NumPy's own."""
     code = (
         "import json, sys, time; t0 = time.process_time()\n"
         "import numpy; t1 = time.process_time(); before = set(sys.modules)\n"
