@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from ..backend.arrays import Array, get_xp, is_cupy
-from ..backend.buffers import empty
-from ..backend.gemm import matmul as product
+from ..backend.arrays import Array, get_xp
 from ..backend.gemm import rows
 from ..backend.half import wide
-from ..backend.threads import host_size, over_rows
 from ..backprop import Context
 from ..errors import ShapeError
 from ..op import Op
 from ..tensors import Tensor
-from . import layer_norm_kernels
-from .linear import column_sums
-from .rowwise import row_dots
+from . import layer_norm_kernels, layer_norm_rows
 
-HOST_BLOCK = 1 << 16  # elements at a time: what stays in a core's cache
+FEW, FEW_ROWS = 1 << 14, 256  # elements and rows up to which the formula's fewer calls are faster
 
 
 class LayerNorm(Op):
@@ -35,73 +29,52 @@ class LayerNorm(Op):
     @staticmethod
     def forward(ctx: Context, x: Array, weight: Array, bias: Array, *, eps: float) -> Array:
         if layer_norm_kernels.fits(x, weight, bias):
-            y, saved = layer_norm_kernels.forward(x, weight, bias, eps)
-            ctx.save(None, *saved)
+            y, kept = layer_norm_kernels.forward(x, weight, bias, eps)
+            ctx.save(None, *kept)
             return y
-        xp, dtype = get_xp(x), x.dtype
-        x, weight, bias = wide(x), wide(weight), wide(bias)
-        flat = rows(x)
-        normal, y = (empty(xp, flat.shape, flat.dtype) for _ in range(2))
-        inverse = xp.empty((flat.shape[0], 1), x.dtype)
-
-        def work(start: int, stop: int) -> None:
-            for part in _blocks(flat, start, stop):
-                n = normal[part]
-                xp.subtract(flat[part], _means(xp, flat[part]), out=n)
-                inverse[part] = 1.0 / xp.sqrt(row_dots(n, n) / n.shape[1] + eps)
-                n *= inverse[part]
-                xp.multiply(n, weight, out=y[part])
-                y[part] += bias
-
-        over_rows(work, len(flat), 4 * host_size(flat), products=True)
-        ctx.save(normal, inverse, weight, dtype)
-        return y.reshape(x.shape).astype(dtype, copy=False)
+        shape, dtype = x.shape, x.dtype
+        x, weight, bias = wide(rows(x)), wide(weight), wide(bias)
+        saved: Any
+        if isinstance(x, np.ndarray) and (x.size > FEW or len(x) > FEW_ROWS) and x.size:
+            y, saved = layer_norm_rows.forward(x, weight, bias, eps)
+        else:
+            y, *saved = formula(x, weight, bias, eps)
+        ctx.save(saved, weight, dtype)
+        return y.reshape(shape).astype(dtype, copy=False)
 
     @staticmethod
     def backward(ctx: Context, dy: Array) -> tuple[Array | None, ...]:
         if ctx.saved[0] is None:
             return layer_norm_kernels.backward(ctx, dy, *ctx.saved[1:])
-        normal, inverse, weight, dtype = ctx.saved
-        xp = get_xp(dy)
-        need_x, need_w, need_b = ctx.needs_grad
-        flat = wide(rows(dy))
-        dx = empty(xp, normal.shape, normal.dtype)
-        dweights: dict[int, Array] = {}  # one a piece, by its first row
-
-        def work(start: int, stop: int) -> None:
-            total = dweights[start] = xp.zeros_like(weight)
-            for part in _blocks(flat, start, stop):
-                n, d = normal[part], dx[part]
-                if need_w:
-                    xp.multiply(flat[part], n, out=d)
-                    total += column_sums(d)
-                if need_x:
-                    xp.multiply(flat[part], weight, out=d)
-                    along = row_dots(d, n) / n.shape[1]
-                    d -= _means(xp, d)
-                    d -= n * along
-                    d *= inverse[part]
-
-        over_rows(work, len(flat), 4 * host_size(flat), products=True)
-        return (
-            dx.reshape(dy.shape).astype(dtype, copy=False) if need_x else None,
-            sum(dweights[start] for start in sorted(dweights)) if need_w else None,
-            column_sums(flat, ctx.destination(2)) if need_b else None,
-        )
+        saved, weight, dtype = ctx.saved
+        shape, dy = dy.shape, wide(rows(dy))
+        if isinstance(saved, layer_norm_rows.NormalizedRows):
+            dx, dw, db = layer_norm_rows.backward(saved, dy, ctx.needs_grad)
+        else:
+            dx, dw, db = formula_gradients(dy, weight, *saved)
+        return None if dx is None else dx.reshape(shape).astype(dtype, copy=False), dw, db
 
 
-def _means(xp: Any, x: Array) -> Array:
-    """The mean of each row of x (N, D) as (N, 1): on a CPU a product with a column, faster than a sum."""
-    if is_cupy(x):
-        return x.mean(axis=1, keepdims=True)
-    return product(x, xp.full((x.shape[1], 1), 1.0 / x.shape[1], x.dtype))
+def formula(x: Array, weight: Array, bias: Array, eps: float) -> tuple[Array, Array, Array]:
+    """y (N, D), x̂ (N, D) and 1 / √(σ² + ε) (N, 1) for rows x (N, D)."""
+    share = 1.0 / max(1, x.shape[1])
+    normal = x - x.sum(axis=1, keepdims=True) * share
+    inverse = 1.0 / get_xp(x).sqrt((normal * normal).sum(axis=1, keepdims=True) * share + eps)
+    normal *= inverse
+    y = normal * weight
+    y += bias
+    return y, normal, inverse
 
 
-def _blocks(x: Array, start: int, stop: int) -> Iterator[slice]:
-    """Blocks of the rows start..stop; on a GPU all of them at once."""
-    size = max(1, HOST_BLOCK // max(1, x.shape[1])) if isinstance(x, np.ndarray) else max(1, stop - start)
-    for i in range(start, stop, size):
-        yield slice(i, min(i + size, stop))
+def formula_gradients(dy: Array, weight: Array, normal: Array, inverse: Array) -> tuple[Array, Array, Array]:
+    """dx (N, D), dw and db (D,) from dy (N, D) and what `formula` gave."""
+    share = 1.0 / max(1, dy.shape[1])
+    by_normal, g = dy * normal, dy * weight
+    along = (by_normal * weight).sum(axis=1, keepdims=True) * share
+    g -= g.sum(axis=1, keepdims=True) * share
+    g -= normal * along
+    g *= inverse
+    return g, by_normal.sum(axis=0), dy.sum(axis=0)
 
 
 def layer_norm(x: Any, weight: Any, bias: Any, eps: float = 1e-5) -> Tensor:

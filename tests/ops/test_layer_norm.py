@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 import gpuprop as gp
 from gpuprop.backend.arrays import to_host
 from gpuprop.errors import ShapeError
-from gpuprop.ops.layer_norm import layer_norm
+from gpuprop.ops import layer_norm_rows
+from gpuprop.ops.layer_norm import formula, formula_gradients, layer_norm
 from gpuprop.testing import gradcheck
 
 few = settings(
@@ -142,3 +143,26 @@ def test_rows_that_begin_anywhere(device):
     views = [gp.Tensor(into[1:].reshape(a.shape)) for a, into in zip(block, shifted, strict=True)]
     expected = layer_norm(*[gp.Tensor(a) for a in block])
     np.testing.assert_allclose(layer_norm(*views).numpy(), expected.numpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("mean", [0.0, 1.0, 3.0, 1000.0])
+@pytest.mark.parametrize("shape", [(40, 9), (700, 3), (300, 100), (2000, 150)])
+def test_rows_in_few_passes_are_the_formula_wherever_their_mean_is(mean, shape):
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal(shape) + mean * rng.choice([0.0, 1.0], (shape[0], 1))
+    weight, bias, dy = (
+        rng.standard_normal(shape[1]),
+        rng.standard_normal(shape[1]),
+        rng.standard_normal(shape),
+    )
+    y, *saved = formula(x, weight, bias, 1e-5)
+    np.testing.assert_allclose(y, reference(x, weight, bias), rtol=1e-9, atol=1e-9)
+    expected = (y, *formula_gradients(dy, weight, *saved))
+    for dtype, tolerance in ((np.float64, 1e-10), (np.float32, 3e-5)):
+        args = [a.astype(dtype) for a in (x, weight, bias)]
+        y, done = layer_norm_rows.forward(*args, 1e-5)
+        scale = 1 + mean * (dtype == np.float32)  # x itself is rounded
+        for ours, right in zip(
+            (y, *layer_norm_rows.backward(done, dy.astype(dtype), (True,) * 3)), expected, strict=True
+        ):
+            assert np.abs(ours - right).max() <= tolerance * scale * max(1, np.abs(right).max())
