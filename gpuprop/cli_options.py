@@ -109,7 +109,8 @@ class CommonOptions:
         int | None,
         typer.Option(
             "--batch-size",
-            help="Rows in a batch; auto: as many as fit on the GPU. (default classify 50, seq2seq 64)",
+            help="Rows in a batch, of each rank; auto: as many as fit on the GPU. (default classify 50, "
+            "seq2seq 64)",
             rich_help_panel=TRAINING,
             metavar="N",
             parser=rows_or_auto,
@@ -194,6 +195,10 @@ class CommonOptions:
         str | None,
         option("--device", "auto, cpu, cuda or cuda:N. (default GPUPROP_DEVICE, else auto)", RUN, "DEVICE"),
     ] = None
+    gradient_type: Annotated[
+        Literal["fp32", "bf16"],
+        option("--gradient-type", "How gradients travel between ranks: bf16 is half the bytes.", RUN),
+    ] = "fp32"
     keep_last: Annotated[
         int,
         option(
@@ -281,4 +286,5 @@ class CommonOptions:
             early_stop=self.early_stop,
             seed=self.seed,
             watch=watch,
+            gradient_type=self.gradient_type,
         )

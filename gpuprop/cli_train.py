@@ -115,13 +115,14 @@ def _check_folders(options: ClassifyOptions | Seq2SeqOptions) -> None:
 
 def make_folder(options: ClassifyOptions | Seq2SeqOptions, prepared: Prepared) -> RunFolder:
     """The run folder with the configuration of this training. Nothing is written yet."""
-    task, settings = prepared.task, asdict(prepared.settings)
-    if settings["ranks"] == 1:
-        del settings["ranks"]
+    task, training = prepared.task, {**plain(options), **asdict(prepared.settings)}
+    for name, of_one_rank in (("ranks", 1), ("gradient_type", "fp32")):
+        if training[name] == of_one_rank:
+            del training[name]
     config = {
         **task.config(),
         "model": described_model(options, task.model),
-        "training": {**plain(options), **settings, "device": str(get_device())},
+        "training": {**training, "device": str(get_device())},
         "options": plain(options),
         "data": describe_files(data_files(options, prepared)),
     }

@@ -64,7 +64,7 @@ def save_failure(
         raise write_error(folder, error) from error
     save(model, folder / _WEIGHTS)
     save(named_arrays(batches), folder / _BATCH)
-    state = {**mark(None, model)["random"], "step": random_step}
+    state = {**mark(None, model)["random"], "step": random_step, "row": random.state.row_offset}
     kinds = [type(batch).__name__ if _parts(batch) else "" for batch in batches]
     write_json(folder / _JSON, {"format": _FORMAT, **record, "random": state, "batches": kinds})
     return folder
@@ -127,10 +127,11 @@ class Failure:
                 setattr(modules[layer], attribute, stream)
         seed, random.state.seed = random.state.seed, int(saved["seed"])
         try:
-            return replay(
-                model, loss, count or (lambda batch: getattr(batch, "size", 1)), self.batches,
-                int(saved["step"]), precision or Precision(),
-            )  # fmt: skip
+            with random.rows_from(int(saved.get("row", 0))):
+                return replay(
+                    model, loss, count or (lambda batch: getattr(batch, "size", 1)), self.batches,
+                    int(saved["step"]), precision or Precision(),
+                )  # fmt: skip
         finally:
             random.state.seed = seed
 

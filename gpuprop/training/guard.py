@@ -35,7 +35,7 @@ Record = dict[str, Any]
 @dataclass(frozen=True)
 class Taken:
     """A step that the host has not heard of yet. bad: a bool in device memory, for it and all before it.
-    replayed: as a captured graph."""
+    replayed: as a captured graph. first_row: the number of its first row among those of all ranks."""
 
     number: int
     random_step: int
@@ -43,6 +43,7 @@ class Taken:
     losses: Sequence[Tensor]
     bad: Array
     replayed: bool = False
+    first_row: int = 0
 
 
 class Trained(Protocol):
@@ -102,7 +103,8 @@ class Guard:
         replayed: bool = False,
     ) -> None:  # fmt: skip
         """Remember step `number` until it is read of. random_step: the random numbers it drew."""
-        self._taken.append(Taken(number, random_step, list(batches), list(losses), bad, replayed))
+        row = self.trainer.ranks.first_row
+        self._taken.append(Taken(number, random_step, list(batches), list(losses), bad, replayed, row))
         self._divergence.measure(number, losses)
 
     def read(self, epoch: int) -> None:
@@ -112,7 +114,9 @@ class Guard:
         if taken and bool(to_host(taken[-1].bad)):
             if self._bad is not None:
                 self._bad[...] = False
-            self._stop(next(step for step in taken if bool(to_host(step.bad))), epoch)
+            step = next(step for step in taken if bool(to_host(step.bad)))
+            with random.rows_from(step.first_row):
+                self._stop(step, epoch)
         self._divergence.judge(clipped=self.trainer.clip_norm is not None)
 
     def _stop(self, step: Taken, epoch: int) -> None:
@@ -127,7 +131,7 @@ class Guard:
             f"Not finite first: {found.text}"
         )
         tell = lambda: message + self._save(step, epoch, message, found)  # noqa: E731
-        raise TrainingError(self.trainer.ranks.told_by(found.operation != "", tell))
+        raise TrainingError(self.trainer.ranks.told_by(found.known, tell))
 
     def _check(self, batches: Sequence[Any]) -> None:
         try:
@@ -155,7 +159,7 @@ class Guard:
         try:
             return replay(of.model, of.loss, of.count, step.batches, step.random_step, of.precision)
         except (GpupropError, ValueError, RuntimeError, StopIteration) as error:
-            return Finding(f"unknown, as the batch could not be computed once more ({error})")
+            return Finding(f"unknown, as the batch could not be computed once more ({error})", known=False)
 
     def _save(self, step: Taken, epoch: int, message: str, found: Finding) -> str:
         if self.run_folder is None:

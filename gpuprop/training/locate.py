@@ -20,12 +20,13 @@ from ..tensors import Parameter
 @dataclass(frozen=True)
 class Finding:
     """What was not finite first. operation and layer are "" where none made it; text says it in words.
-    overflow: gradients are finite, but the sum of their squares is not."""
+    overflow: gradients are finite, but the sum of their squares is not. known: whether anything was found."""
 
     text: str
     operation: str = ""
     layer: str = ""
     overflow: bool = False
+    known: bool = True
 
 
 class Found(Exception):
@@ -140,7 +141,7 @@ def find_first(model: Module, run: Callable[[Finder], None], values: Mapping[str
         return stopped.finding
     finally:
         _forget_gradients(model)
-    return found or Finding("nothing: the batch, computed once more, gives finite values")
+    return found or Finding("nothing: the batch, computed once more, gives finite values", known=False)
 
 
 def _forget_gradients(model: Module) -> None:

@@ -41,6 +41,7 @@ class Ranks:
 
     first = True  # this rank writes and prints
     several = False
+    first_row = 0  # the number of this rank's first row of a step, among those of all ranks
 
     def start(self, model: Module) -> None:
         """Training begins."""
@@ -111,6 +112,10 @@ class ParallelRanks(Ranks):
     def plan(self) -> StepPlan:
         assert self._plan is not None
         return self._plan
+
+    @property
+    def first_row(self) -> int:  # type: ignore[override]
+        return 0 if self._plan is None else self._plan.first_row(0)
 
     def start(self, model: Module) -> None:
         """Raise DataError where the ranks do not begin with the same weights and random numbers."""

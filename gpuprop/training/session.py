@@ -32,7 +32,7 @@ class Settings:
     `batch_tokens` tokens, for each of so many `ranks`; all ranks that there are share them. The weights of
     the last `keep_last` epochs stay in the run folder. `early_stop` and `clip_norm` may be None for never;
     `watch` is what decides the best epoch. draw_attention: over one validation pair, after each epoch
-    (encoder-decoders)."""
+    (encoder-decoders). gradient_type: how gradients travel between ranks."""
 
     epochs: int
     batch_size: int | None
@@ -51,6 +51,7 @@ class Settings:
     precision: str = "fp32"
     draw_attention: bool = False
     ranks: int = 1
+    gradient_type: str = "fp32"
 
 
 def make_optimizer(name: str, model: Module, lr: float, weight_decay: float) -> optim.Optimizer:
@@ -156,6 +157,7 @@ class Session:
             on_epoch=self._keep_epoch,
             run_folder=failures if folder is None else folder.path,
             parallel=True,
+            gradient_type=settings.gradient_type,
             observers=self._observers(),
             progress=progress,
             checkpoints=checkpoints,

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import gpuprop
+
 PROGRAMS = Path(__file__).parent / "programs"
 TESTS = Path(__file__).parent.parent
 MPIRUN = next((p for p in (Path(sys.executable).parent / "mpirun",) if os.access(p, os.X_OK)), None)
@@ -17,6 +19,7 @@ MPIRUN = next((p for p in (Path(sys.executable).parent / "mpirun",) if os.access
 def environment(**more):
     """One thread a rank; other ranks on the same core are let in while one waits."""
     inside = [
+        str(Path(gpuprop.__file__).parent.parent),  # what this test has imported
         *(str(TESTS / name) for name in ("models", "double", "parallel")),
         os.environ.get("PYTHONPATH", ""),
     ]
