@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from . import nn, ops, optim
 from .backend import kernels
 from .backend.arrays import get_xp
+from .backend.determinism import are_deterministic_algorithms_enabled, use_deterministic_algorithms
 from .backend.device import Device, available_devices, get_device, set_device, use_device
 from .backend.gemm import get_matmul_precision, set_matmul_precision
 from .backend.random import manual_seed
@@ -69,6 +70,7 @@ __all__ = [
     "TrainingError",
     "TrainingWarning",
     "__version__",
+    "are_deterministic_algorithms_enabled",
     "available_devices",
     "capture",
     "concatenate",
@@ -98,6 +100,7 @@ __all__ = [
     "testing",
     "text",
     "training",
+    "use_deterministic_algorithms",
     "use_device",
 ]
 

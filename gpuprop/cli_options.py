@@ -189,7 +189,17 @@ class CommonOptions:
             TRAINING,
         ),
     ] = "fp32"
-    seed: Annotated[int, option("--seed", "Same seed, same bits (on a CPU).", TRAINING, "N", 0)] = 0
+    seed: Annotated[int, option("--seed", "Same seed, same bits on one machine.", TRAINING, "N", 0)] = 0
+
+    deterministic: Annotated[
+        bool,
+        option(
+            "--deterministic/--no-deterministic",
+            "Same bits every time on a GPU; without, embeddings' gradients are added up by atomics, in any "
+            "order.",
+            TRAINING,
+        ),
+    ] = True
 
     device: Annotated[
         str | None,

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .backend.determinism import use_deterministic_algorithms
 from .backend.random import manual_seed
 from .cli_options_classify import ClassifyOptions
 from .cli_options_seq2seq import Seq2SeqOptions
@@ -94,6 +95,7 @@ def resume(options: ResumeOptions) -> None:
     if current().size == 1:
         use_device(given.device)
     manual_seed(given.seed)
+    use_deterministic_algorithms(given.deterministic)
     prepared = with_ranks(prepare(given), trained_with(config))
     folder = make_folder(given, prepared)
     longer = given.epochs != before.epochs

@@ -8,6 +8,7 @@ from typing import Any
 
 import typer
 
+from .backend.determinism import use_deterministic_algorithms
 from .backend.device import get_device
 from .backend.random import manual_seed
 from .cli_batch_size import with_batch_size
@@ -98,6 +99,7 @@ def begin(options: ClassifyOptions | Seq2SeqOptions) -> None:
     join(options.device)
     checked_by_first(lambda: _check_folders(options))
     manual_seed(options.seed)
+    use_deterministic_algorithms(options.deterministic)
 
 
 def _check_folders(options: ClassifyOptions | Seq2SeqOptions) -> None:

@@ -3,7 +3,7 @@
 //   y[n, :] = table[ids[n], :]        dtable[v, :] += sum over the places n with ids[n] == v of dy[n, :]
 //
 // For the gradient the places are sorted by id, equal ids staying in order: then the rows of one id are neighbours, each row
-// of the table has one owner, and the order of adding never changes. No atomics, and nothing that waits for the host.
+// of the table has one owner, and the order of adding never changes: no atomics but in the last kernel, and nothing that waits for the host.
 #include "common.cuh"
 
 constexpr int THREADS = 256;
@@ -186,4 +186,16 @@ embedding_backward_finish(const int* __restrict__ keys, const Acc* __restrict__ 
 #pragma unroll
     for (int e = 0; e < N; ++e) sums[e] += partial[2 * next * columns + c + e];
   add_pack(table + (long long)id * columns + c, sums);
+}
+
+// The gradient without a sort, for where deterministic algorithms are switched off: a thread adds one element at a time to
+// its row, in whatever order threads come, so that the last bits differ from run to run.
+template <typename T, typename Id>
+__global__ void __launch_bounds__(THREADS)
+embedding_backward_atomic(const Id* __restrict__ ids, const T* __restrict__ values, T* __restrict__ table, long long n,
+                          int rows, int columns, long long skip) {
+  for (long long i = grid_thread(); i < n * columns; i += grid_threads()) {
+    const long long place = quotient(i, columns), id = ids[place];
+    if (id >= 0 && id < rows && id != skip) atomicAdd(table + id * columns + (i - place * columns), values[i]);
+  }
 }

@@ -64,7 +64,10 @@ def _embedding(value: str, acc: str) -> list[str]:
     forward = [f"embedding_forward<{value}, {label}, {n}>" for label in labels for n in packs]
     names = ("embedding_backward", "embedding_backward_finish")
     backward = [f"{name}<{value}, {acc}, {n}>" for name in names for n in packs]
-    return [*forward, *backward, f"add_sorted_rows<{value}>", *(f"sort_ids<{label}>" for label in labels)]
+    # Half types are added up in float32, which atomics on the table could not do.
+    atomic = [f"embedding_backward_atomic<{value}, {label}>" for label in labels] if value == acc else []
+    sort = [f"sort_ids<{label}>" for label in labels]
+    return [*forward, *backward, f"add_sorted_rows<{value}>", *atomic, *sort]
 
 
 def _each(*names: str) -> dict[str, list[str]]:

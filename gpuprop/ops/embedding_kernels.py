@@ -8,10 +8,12 @@ import numpy as np
 
 from ..backend import kernels
 from ..backend.arrays import Array, get_xp
+from ..backend.determinism import are_deterministic_algorithms_enabled
 from ..backend.instantiations import C_TYPES, LABEL_TYPES, PACK
 
 THREADS, SORT_THREADS, CHUNK = 256, 1024, 32  # as in embedding.cu
 MOST_BLOCKS = 65536
+ATOMIC = ("float32", "float64")
 DIGIT = 8  # bits of the ids that are sorted by in one pass
 
 
@@ -48,9 +50,13 @@ def sort(ids: Array, rows: int, skip: int | None = None) -> tuple[Array, Array]:
 
 def add_rows(table: Array, ids: Array, values: Array, skip: int | None = None) -> None:
     """table[ids] += values in place, for table (V, D), ids (N,) and values (N, D) of one type; no row for
-    the id `skip`, nor for ids outside the table."""
+    the id `skip`, nor for ids outside the table. In one order of adding, unless deterministic algorithms are
+    switched off."""
     xp, (rows, columns) = get_xp(table), table.shape
     values = xp.ascontiguousarray(values)
+    if table.dtype.name in ATOMIC and not are_deterministic_algorithms_enabled():
+        _add_by_atomics(table, ids, values, skip)
+        return
     keys, order = sort(ids, rows, skip)
     n, pack = int(ids.size), _pack(table, values)
     chunks, tiles = math.ceil(n / CHUNK), math.ceil(columns / (32 * pack))
@@ -62,6 +68,15 @@ def add_rows(table: Array, ids: Array, values: Array, skip: int | None = None) -
     if chunks > 1:
         finish = kernels.project("embedding", f"embedding_backward_finish<{types}, {pack}>")
         finish(grid, THREADS, (keys, partial, table, n, rows, columns))
+
+
+def _add_by_atomics(table: Array, ids: Array, values: Array, skip: int | None) -> None:
+    """`add_rows` in one pass, in any order."""
+    ids = _integers(ids)
+    types = f"{kernels.c_type(table.dtype)}, {LABEL_TYPES[ids.dtype.name]}"
+    kernel = kernels.project("embedding", f"embedding_backward_atomic<{types}>")
+    grid = min(math.ceil(values.size / THREADS), MOST_BLOCKS)
+    kernel(grid, THREADS, (ids, values, table, ids.size, *table.shape, -1 if skip is None else skip))
 
 
 def _integers(ids: Array) -> Array:

@@ -256,6 +256,21 @@ def test_no_whole_checkpoint_is_an_error(cli, stopped):
     assert "has no checkpoints" in done.err
 
 
+@pytest.mark.parametrize(("option", "deterministic"), [((), True), (("--no-deterministic",), False)])
+def test_determinism_is_stored_and_obeyed(cli, data, tmp_path, option, deterministic):
+    run = tmp_path / "run"
+    try:
+        assert cli("train", *KINDS, "--train", data / "kinds.tsv", "--quiet", "--out", run, *option).code == 0
+        assert gp.are_deterministic_algorithms_enabled() is deterministic
+        assert json.loads((run / "config.json").read_text())["training"]["deterministic"] is deterministic
+        _take_back(run)
+        gp.use_deterministic_algorithms(not deterministic)
+        assert cli("resume", run, "--quiet").code == 0
+        assert gp.are_deterministic_algorithms_enabled() is deterministic
+    finally:
+        gp.use_deterministic_algorithms(True)
+
+
 def test_a_finished_run_says_so_and_can_be_made_longer(cli, data, classifier, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(classifier, run)

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 import gpuprop as gp
+from gpuprop.backend import kernels
 from gpuprop.backend.arrays import asarray, to_host
 from gpuprop.ops import embedding_kernels, shapes
-from gpuprop.testing import gradcheck
+from gpuprop.testing import gradcheck, unavailable
 
 
 @pytest.fixture
@@ -58,6 +59,62 @@ def test_gradients_of_runs(kernel_device, case, columns):
         table = asarray(np.ones((rows, columns)))
         embedding_kernels.add_rows(table, asarray(ids), asarray(values), skip)
         np.testing.assert_allclose(to_host(table), 1 + sums(ids, values, rows, skip), rtol=1e-12, atol=1e-13)
+
+
+@pytest.fixture
+def any_order():
+    gp.use_deterministic_algorithms(False)
+    yield
+    gp.use_deterministic_algorithms(True)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("case", IDS)
+def test_gradients_by_atomics(kernel_device, any_order, case, dtype, monkeypatch):
+    launched, project = [], kernels.project
+    monkeypatch.setattr(
+        kernels, "project", lambda file, name: launched.append(name.partition("<")[0]) or project(file, name)
+    )
+    ids, rows = IDS[case], 33
+    values = np.random.default_rng(1).standard_normal((ids.size, 30)).astype(dtype)
+    for skip in (None, 1):
+        table = asarray(np.ones((rows, 30), dtype))
+        embedding_kernels.add_rows(table, asarray(ids), asarray(values), skip)
+        embedding_kernels.add_rows(table, asarray(np.array([-1, rows])), asarray(np.ones((2, 30), dtype)))
+        tolerance = 1e-12 if dtype == np.float64 else 1e-4
+        np.testing.assert_allclose(
+            to_host(table), 1 + sums(ids, values, rows, skip), rtol=tolerance, atol=tolerance
+        )
+    assert set(launched) == {"embedding_backward_atomic"}
+
+
+@pytest.mark.skipif(unavailable("emulated") is not None, reason="no emulator")
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_the_order_of_threads_shows_only_without_determinism(deterministic, any_order):
+    """And the checker finds nothing wrong with additions that are atomic."""
+    gp.use_deterministic_algorithms(deterministic)
+    values = np.random.default_rng(1).standard_normal((200, 8)).astype(np.float32)
+    found = []
+    for order in ("forward", "reverse"):
+        with gp.use_device("emulated"), kernels.check(order=order):
+            table = np.zeros((3, 8), np.float32)
+            embedding_kernels.add_rows(table, np.arange(200) % 3, values)
+            found.append(table)
+    np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-5)
+    assert (found[0].tobytes() == found[1].tobytes()) == deterministic
+
+
+def test_half_types_are_added_up_in_float32_always(kernel_device, any_order):
+    ids, values = np.zeros(300, int), np.full((300, 8), 0.1, np.float16)
+    table = asarray(np.zeros((2, 8), np.float16))
+    embedding_kernels.add_rows(table, asarray(ids), asarray(values))
+    assert to_host(table)[0].tolist() == [np.float16(300 * np.float32(np.float16(0.1)))] * 8
+
+
+def test_determinism_is_the_default_and_a_choice():
+    assert gp.are_deterministic_algorithms_enabled()
+    with pytest.raises(TypeError, match="True or False, not 1"):
+        gp.use_deterministic_algorithms(1)
 
 
 def test_an_id_outside_the_table_gives_not_a_number(kernel_device):
