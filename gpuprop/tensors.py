@@ -9,6 +9,7 @@ import numpy as np
 
 from .backend.arrays import Array, asarray, device_of, get_xp, to_device, to_host
 from .backend.device import Device, get_device, resolve
+from .backend.recording import ones
 from .backprop import Edge, Leaf, backward_from
 from .tensor_methods import TensorMethods
 
@@ -118,7 +119,7 @@ class Tensor(TensorMethods):
         if grad is None:
             if self.size != 1:
                 raise RuntimeError(f"backward() of a tensor of shape {self.shape} needs a grad of that shape")
-            grad = get_xp(self.data).ones_like(self.data)
+            grad = ones(get_xp(self.data), self.data)
         elif isinstance(grad, Tensor):
             grad = grad.data
         if tuple(grad.shape) != self.shape:

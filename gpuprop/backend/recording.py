@@ -35,6 +35,7 @@ class Recording:
         self.before: dict[Any, Callable[[], None]] = {}
         self._numbers: dict[str, tuple[Array, Callable[[], float]]] = {}
         self._constants: dict[int, tuple[Any, Array]] = {}
+        self._ones: dict[Any, Array] = {}
         self._conditions: dict[str, tuple[Callable[[], Any], Any]] = {}
 
     def number(self, name: str, read: Callable[[], float], dtype: Any) -> Array:
@@ -62,6 +63,13 @@ class Recording:
         device = self.xp.asarray(host)
         self._constants[id(host)] = (host, device)  # kept, so that the id stays its own
         return device
+
+    def ones(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """Ones in device memory, which nobody changes: made once, not in each step."""
+        key = (shape, dtype)
+        if key not in self._ones:
+            self._ones[key] = self.xp.ones(shape, dtype)
+        return self._ones[key]
 
     def depends(self, name: str, read: Callable[[], Any]) -> None:
         """The launches are right as long as read() gives what it gives now."""
@@ -113,6 +121,14 @@ def number(name: str, value: Callable[[], float], like: Array, dtype: Any = None
     if now is None or isinstance(like, np.ndarray):
         return value()
     return now.number(name, value, like.dtype if dtype is None else dtype)
+
+
+def ones(xp: Any, like: Array) -> Array:
+    """An array of ones like `like`, as the gradient that a backward pass starts from."""
+    now = _current.get()
+    if now is None or xp is np:
+        return xp.ones_like(like)
+    return now.ones(tuple(like.shape), like.dtype)
 
 
 def depends(name: str, read: Callable[[], Any]) -> None:

@@ -149,7 +149,7 @@ class _Staging:
 
 
 class Outputs:
-    """The results of one signature's step, gathered into one block by the last launch of the step."""
+    """The results of one signature's step, several of them gathered into one block by its last launch."""
 
     def __init__(self, xp: Any, results: Any) -> None:
         self.tree, arrays = flatten(results)
@@ -159,7 +159,7 @@ class Outputs:
         order = sorted(range(len(arrays)), key=lambda i: -arrays[i].dtype.itemsize)
         self._like = [(i, arrays[i].shape, arrays[i].dtype) for i in order]
         parts = [xp.ascontiguousarray(arrays[i]).reshape(-1).view(np.uint8) for i in order]
-        self._block = xp.concatenate(parts) if parts else None
+        self._block = None if not parts else parts[0] if len(parts) == 1 else xp.concatenate(parts)
 
     def copied(self) -> Any:
         """The results as new arrays, which the next replay leaves as they are."""

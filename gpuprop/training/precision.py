@@ -24,6 +24,7 @@ import numpy as np
 
 from ..backend.arrays import Array, bfloat16, get_xp, is_cupy, to_host
 from ..backend.gemm import tf32_products
+from ..backend.recording import ones
 from ..errors import DataError, DeviceError, TrainingError
 from ..nn.module import Module
 from ..optim import Optimizer
@@ -58,7 +59,8 @@ class Precision:
 
     def scaled(self, loss: Tensor, share: float = 1.0) -> Array:
         """The gradient to start `loss.backward` from, where the loss counts `share`."""
-        return get_xp(loss.data).full_like(loss.data, share)
+        xp = get_xp(loss.data)
+        return ones(xp, loss.data) if share == 1.0 else xp.full_like(loss.data, share)
 
     def unscale(self) -> Array | None:
         """Bring the gradients back to their size. Returns a bool in device memory, True when they overflowed

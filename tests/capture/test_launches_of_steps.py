@@ -1,0 +1,56 @@
+"""How many launches the graph of a whole training step has: forward, backward, clipping and AdamW. A graph
+costs about two microseconds for each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+from test_capture import MODELS, batch
+
+import gpuprop as gp
+from gpuprop import nn, optim
+
+
+class TwoLayers(nn.Module):
+    def __init__(self) -> None:
+        self.hidden = nn.Linear(16, 32, activation="relu")
+        self.output = nn.Linear(32, 3)
+
+    def forward(self, x: Any, _: Any) -> Any:
+        return self.output(self.hidden(x))
+
+
+# The most that each may have, which goes down as operations are fused. The goals are 12 for two layers, which
+# is held, and 25 for the convolutional classifier, which waits for convolution, ReLU and maximum over time in
+# one kernel; a recurrent layer would be one kernel over all time steps.
+MOST = {"two layers": 12, "mlp": 32, "cnn": 126, "gru": 454, "transformer": 75}
+
+
+@pytest.mark.parametrize("name", MOST)
+def test_launches(fake_gpu: Any, name: str) -> None:
+    gp.manual_seed(0)
+    model = TwoLayers() if name == "two layers" else MODELS[name]()
+    model.train()
+    update, criterion = optim.AdamW(model.parameters()), nn.CrossEntropyLoss()
+
+    def step(x: Any, mask: Any, labels: Any) -> Any:
+        update.zero_grad()
+        loss = criterion(model(x, mask), labels)
+        loss.backward()
+        update.clip_grad_norm(1.0)
+        update.step()
+        return loss
+
+    run = gp.capture(step)
+    for i in range(3):
+        ids, mask, labels = batch(i)
+        run(np.ones((len(ids), 16), np.float32) if name == "two layers" else ids, mask, labels)
+    (graph,) = run._graphs.values()
+    names = graph.graph.names
+    assert len(names) <= MOST[name], Counter(names)
+    assert names.count("adam") == names.count("gradient_norm") == 1
+    if name == "two layers":  # bias and ReLU, and sums for biases, are epilogues of the products
+        assert (names.count("gemm_epilogue"), names.count("gemm")) == (4, 1)
