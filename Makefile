@@ -6,12 +6,16 @@ RUN := runs
 # Two tests at a time: more threads inside each only get in each other's way.
 ONE_THREAD := OPENBLAS_NUM_THREADS=1 GPUPROP_THREADS=1
 
+# What `make bench` runs in: PyTorch has to be installed there.
+BENCH_PYTHON ?= $(BIN)/python
+BENCH = PYTHONPATH=. $(BENCH_PYTHON) -m gpuprop bench
+
 # The CuPy extra that fits the driver, where there is one.
 CUDA_MAJOR := $(shell nvidia-smi 2>/dev/null | sed -n 's/.*CUDA Version: \([0-9]*\).*/\1/p')
 CUDA_EXTRA := $(if $(CUDA_MAJOR),$(if $(filter 12,$(CUDA_MAJOR)),$(comma)cuda12,$(comma)cuda13))
 comma := ,
 
-.PHONY: demo test test-full lint types docs wheel quality quality-seq2seq gpu format clean help
+.PHONY: demo test test-full lint types docs wheel quality quality-seq2seq bench gpu format clean help
 
 help:  ## what each target does
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -49,6 +53,14 @@ quality: $(VENV)/.test  ## train the models of the README's quality table (about
 
 quality-seq2seq: $(VENV)/.test  ## train the README's encoder-decoders (hours on 2 cores; ONLY=name for one)
 	GPUPROP_THREADS=1 $(BIN)/python -m gpuprop.bench.quality_seq2seq --out $(RUN)/quality $(if $(ONLY),--only $(ONLY))
+
+bench: $(VENV)/.test  ## time steps and operations on 1 and 2 threads beside PyTorch, into README.md (10 minutes)
+	mkdir -p $(RUN)
+	OPENBLAS_NUM_THREADS=2 $(BENCH) --peer torch --threads 2 --json $(RUN)/bench-2.json
+	OPENBLAS_NUM_THREADS=1 $(BENCH) --peer torch --threads 1 --json $(RUN)/bench-1.json
+	OPENBLAS_NUM_THREADS=1 $(BENCH) --growth --threads 1 --json $(RUN)/bench-growth.json
+	PYTHONPATH=. $(BENCH_PYTHON) -m gpuprop.bench.readme_table $(RUN)/bench-2.json $(RUN)/bench-1.json \
+		$(RUN)/bench-growth.json README.md
 
 gpu:  ## GPU tests and short trainings with this machine's own Python; writes runs/gpu.json
 	PYTHONPATH=. $(PYTHON) tests/gpu/check.py --out $(RUN)/gpu.json

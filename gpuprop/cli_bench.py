@@ -16,7 +16,7 @@ from .backend.threads import num_threads, set_num_threads
 from .bench import growth
 from .bench.catalogue import all_cases
 from .bench.measure import run
-from .bench.readme_table import ratio
+from .bench.readme_table import ratio, time_of
 from .errors import DataError
 
 BENCH_HELP = """Time operations (forward and backward) and whole training steps on this machine's CPU.
@@ -78,15 +78,17 @@ def render_growth(result: dict[str, Any]) -> Table:
 
 def render(result: dict[str, Any]) -> Table:
     """The result of `measure.run` as a table."""
+    time = time_of(result["threads"])
+    kind = "milliseconds" if time == "wall_ms" else "milliseconds of CPU time"
     table = Table(
         box=None, padding=(0, 2, 0, 0), header_style="bold", caption_justify="left",
-        caption=f"{result['machine']['processor']}, {num_threads()} threads; milliseconds, medians",
+        caption=f"{result['machine']['processor']}, {num_threads()} threads; {kind}, medians",
     )  # fmt: skip
     table.add_column("name", no_wrap=True)
     table.add_column("work", overflow="fold")
     for name in ("gpuprop", "PyTorch", "ratio"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in result["rows"]:
-        torch = (f"{row['torch']['wall_ms']:.2f}", f"{ratio(row):.2f}") if "torch" in row else ("-", "-")
-        table.add_row(row["name"], row["shape"], f"{row['gpuprop']['wall_ms']:.2f}", *torch)
+        torch = (f"{row['torch'][time]:.2f}", f"{ratio(row, time):.2f}") if "torch" in row else ("-", "-")
+        table.add_row(row["name"], row["shape"], f"{row['gpuprop'][time]:.2f}", *torch)
     return table

@@ -1,13 +1,16 @@
-"""The README's table from a result of `gpuprop bench --json FILE`.
+"""The README's table from results of `gpuprop bench --json FILE`, one for each number of threads.
 
-python -m gpuprop.bench.readme_table FILE            print it
-python -m gpuprop.bench.readme_table FILE README.md  write it between the marks in README.md
+python -m gpuprop.bench.readme_table FILE...            print it
+python -m gpuprop.bench.readme_table FILE... README.md  write it between the marks in README.md
+
+A result of `gpuprop bench --growth --json FILE` among the files adds the exponents below the table.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +19,52 @@ from gpuprop.errors import DataError
 START, END = "<!-- bench: start -->", "<!-- bench: end -->"
 
 
-def markdown(result: dict[str, Any]) -> str:
+def markdown(*results: dict[str, Any]) -> str:
     """The rows as a Markdown table, with the machine and the versions below it."""
-    peer = any("torch" in row for row in result["rows"])
-    head = ["", "work", "gpuprop ms"] + (["PyTorch ms", "ratio"] if peer else [])
+    timed = [result for result in results if "rows" in result]
+    peer = any("torch" in row for result in timed for row in result["rows"])
+    head = ["", "work"]
+    for result in timed:
+        named = f"{_threads(result)}: gpuprop ms"
+        head += [named] + (["PyTorch ms", "ratio"] if peer else [])
     lines = [f"| {' | '.join(head)} |", f"| --- | --- |{' ---: |' * (len(head) - 2)}"]
-    for row in result["rows"]:
-        cells = [row["name"], row["shape"], f"{row['gpuprop']['wall_ms']:.2f}"]
-        if "torch" in row:
-            cells += [f"{row['torch']['wall_ms']:.2f}", f"{ratio(row):.2f}"]
-        lines.append(f"| {' | '.join(cells)} |")
-    host = result["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-    lines += ["", f"{host['processor']}, {result['threads']} threads, {host['system']}; {versions}."]
+    for row in timed[0]["rows"]:
+        lines.append(f"| {row['name']} | {row['shape']} | {' | '.join(_cells(row['name'], timed, peer))} |")
+    host = timed[0]["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in timed[0]["versions"].items())
+    lines += ["", f"{host['processor']}, {host['system']}; {versions}. Medians; CPU time with one thread."]
+    for result in results:
+        if "growth" in result:
+            found = ", ".join(f"{row['name']} {row['exponent']:.2f}" for row in result["growth"])
+            lines.append(f"A step's cost grows with its rows to the power of: {found}.")
     return "\n".join(lines) + "\n"
 
 
-def ratio(row: dict[str, Any]) -> float:
+def _threads(result: dict[str, Any]) -> str:
+    return "1 thread" if result["threads"] == 1 else f"{result['threads']} threads"
+
+
+def _cells(name: str, results: Sequence[dict[str, Any]], peer: bool) -> list[str]:
+    """What each result has of the row `name`: ours, and where there is a peer its time and the ratio."""
+    cells = []
+    for result in results:
+        row: dict[str, Any] = next((r for r in result["rows"] if r["name"] == name), {})
+        time = time_of(result["threads"])
+        cells.append(f"{row['gpuprop'][time]:.2f}" if row else "")
+        if peer:
+            there = "torch" in row
+            cells += [f"{row['torch'][time]:.2f}", f"{ratio(row, time):.2f}"] if there else ["", ""]
+    return cells
+
+
+def time_of(threads: int) -> str:
+    """Which time counts: with one thread that of the CPU, which other load on the machine hardly changes."""
+    return "cpu_ms" if threads == 1 else "wall_ms"
+
+
+def ratio(row: dict[str, Any], time: str = "wall_ms") -> float:
     """Our time over PyTorch's: below 1 is faster."""
-    return float(row["gpuprop"]["wall_ms"] / row["torch"]["wall_ms"])
+    return float(row["gpuprop"][time] / row["torch"][time])
 
 
 def put(text: str, table: str, first: str = START, last: str = END) -> str:
@@ -48,14 +78,16 @@ def put(text: str, table: str, first: str = START, last: str = END) -> str:
 
 def main(arguments: list[str]) -> int:
     """The script: prints the table, or writes it into a file."""
-    if len(arguments) not in (1, 2):
+    sources = [name for name in arguments if name.endswith(".json")]
+    targets = [name for name in arguments if not name.endswith(".json")]
+    if not sources or len(targets) > 1:
         print(__doc__, file=sys.stderr)
         return 2
-    table = markdown(json.loads(Path(arguments[0]).read_text(encoding="utf-8")))
-    if len(arguments) == 1:
+    table = markdown(*(json.loads(Path(name).read_text(encoding="utf-8")) for name in sources))
+    if not targets:
         print(table, end="")
         return 0
-    target = Path(arguments[1])
+    target = Path(targets[0])
     target.write_text(put(target.read_text(encoding="utf-8"), table), encoding="utf-8")
     return 0
 

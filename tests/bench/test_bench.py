@@ -68,7 +68,8 @@ def test_what_it_cannot_measure_is_refused(args, message):
 def test_the_readme_table_is_written_between_its_marks(tmp_path):
     table = readme_table.markdown(RESULT)
     assert "| gelu | 2 x 3 | 1.00 | 4.00 | 0.25 |" in table
-    assert "A CPU, 2 threads, Linux x86_64; gpuprop 1, numpy 2." in table
+    assert "| adam | 9 | 2.50 |  |  |" in table
+    assert "A CPU, Linux x86_64; gpuprop 1, numpy 2." in table
     source, readme = tmp_path / "r.json", tmp_path / "README.md"
     source.write_text(json.dumps(RESULT))
     readme.write_text(f"before\n{readme_table.START}\nold\n{readme_table.END}\nafter\n")
@@ -78,3 +79,14 @@ def test_the_readme_table_is_written_between_its_marks(tmp_path):
     assert text == f"before\n{readme_table.START}\n{table}{readme_table.END}\nafter\n"
     with pytest.raises(gp.DataError, match="needs the lines"):
         readme_table.put("no marks", table)
+
+
+def test_each_number_of_threads_has_its_columns_and_exponents_stand_below():
+    row = {"name": "gelu", "shape": "2 x 3"}
+    row |= {"gpuprop": {"wall_ms": 9.0, "cpu_ms": 3.0}, "torch": {"wall_ms": 9.0, "cpu_ms": 6.0}}
+    growth = {"growth": [{"name": "mlp", "exponent": 0.912}]}
+    table = readme_table.markdown(RESULT, RESULT | {"threads": 1, "rows": [row]}, growth)
+    assert "| 2 threads: gpuprop ms | PyTorch ms | ratio | 1 thread: gpuprop ms | PyTorch ms |" in table
+    assert "| gelu | 2 x 3 | 1.00 | 4.00 | 0.25 | 3.00 | 6.00 | 0.50 |" in table
+    assert "| adam | 9 | 2.50 |  |  |  |  |  |" in table
+    assert "to the power of: mlp 0.91." in table
