@@ -26,13 +26,29 @@ class BinaryCrossEntropy(Op):
         q = 1.0 if pos_weight is None else 1.0 + (pos_weight.astype(z.dtype, copy=False) - 1.0) * y
         w = 1.0 if weight is None else weight.astype(z.dtype, copy=False)
         ctx.save(z, y, q, w, dtype)
-        softplus = xp.maximum(-z, 0) + xp.log1p(xp.exp(-abs(z)))
-        return w * ((1.0 - y) * z + q * softplus)
+        loss = xp.empty_like(z)
+        xp.absolute(z, out=loss)
+        xp.negative(loss, out=loss)
+        xp.exp(loss, out=loss)
+        xp.log1p(loss, out=loss)
+        if pos_weight is None:  # max(-z, 0) + z = max(z, 0)
+            loss += xp.maximum(z, 0)
+            loss -= y * z
+        else:
+            loss += xp.maximum(-z, 0)
+            loss *= q
+            loss += (1.0 - y) * z
+        return loss if weight is None else w * loss
 
     @staticmethod
     def backward(ctx: Context, dy: Array) -> Array:
         z, y, q, w, dtype = ctx.saved
-        return (dy * (w * ((1.0 - y) - q * (1.0 - sigmoid_of(z))))).astype(dtype, copy=False)
+        dz = sigmoid_of(z)
+        if isinstance(q, float):
+            dz -= y
+        else:
+            dz = (1.0 - y) - q * (1.0 - dz)
+        return (dy * (dz if isinstance(w, float) else w * dz)).astype(dtype, copy=False)
 
 
 def binary_cross_entropy(logits: Any, targets: Any, weight: Any = None, pos_weight: Any = None) -> Tensor:

@@ -219,7 +219,7 @@ def _tanh_gradient(dy: Array, y: Array, out: Array) -> None:
 def sigmoid_of(x: Array, out: Array | None = None) -> Array:
     """1 / (1 + e^-x) = (1 + tanh(x / 2)) / 2 on plain arrays: exact for large |x| and without overflow."""
     xp = get_xp(x)
-    y = xp.multiply(x, 0.5, out=out)
+    y = xp.multiply(x, 0.5, out=xp.empty_like(x) if out is None else out)
     xp.tanh(y, y)
     xp.multiply(y, 0.5, y)
     return xp.add(y, 0.5, y)

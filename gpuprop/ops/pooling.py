@@ -7,14 +7,16 @@ from typing import Any
 import numpy as np
 
 from ..backend.arrays import Array, get_xp
-from ..backend.buffers import zeros
+from ..backend.buffers import empty, zeros
 from ..backend.gemm import matmul as product
-from ..backend.half import lowest
+from ..backend.half import is_half, lowest
 from ..backprop import Context
 from ..errors import ShapeError
 from ..op import Op
 from ..tensors import Tensor
 from .masks import real_tokens
+
+LONG = 32  # positions from which a product a text is faster than its rows one by one
 
 
 class MaxPool1d(Op):
@@ -127,13 +129,26 @@ class MeanOverTime(Op):
         else:
             share = mask / xp.maximum(mask.sum(axis=1, keepdims=True), 1).astype(x.dtype)
             share = share.astype(x.dtype, copy=False)
-        ctx.save(share)
+        ctx.save(x.shape, None if mask is None else share)
         return product(share[:, None], x)[:, 0]
 
     @staticmethod
     def backward(ctx: Context, dy: Array) -> Array:
-        (share,) = ctx.saved
-        return share[..., None] * dy[:, None]
+        shape, share = ctx.saved
+        xp = get_xp(dy)
+        if share is None:
+            return xp.broadcast_to((dy * (1.0 / shape[1]))[:, None].astype(dy.dtype, copy=False), shape)
+        out = empty(xp, shape, dy.dtype)
+        if isinstance(dy, np.ndarray) and shape[1] >= LONG and not is_half(dy.dtype):
+            return product(
+                _with_zeros(share, 2), _with_zeros(dy, 1), out=out
+            )  # NumPy's broadcasting is slower
+        return xp.multiply(share[..., None], dy[:, None], out=out)
+
+
+def _with_zeros(x: Array, axis: int) -> Array:
+    """x, and zeros like x, along a new axis of 2: the product of one column with one row is a slow one."""
+    return np.stack([x, np.zeros_like(x)], axis=axis)
 
 
 def _without_padding(xp: Any, x: Array, mask: Array) -> Array:

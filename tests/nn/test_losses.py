@@ -111,3 +111,7 @@ def test_losses_and_their_gradients_are_the_same_on_every_device(device, dtype):
         rtol = 1e-5 if dtype == np.float32 else 1e-12
         np.testing.assert_allclose(loss, expected_loss, rtol=rtol)
         np.testing.assert_allclose(grad, expected_grad, rtol=rtol, atol=rtol)
+
+
+def test_the_binary_loss_of_a_single_number():
+    gradcheck(lambda z: nn.BCEWithLogitsLoss()(z, np.array(1.0)), [np.array(-0.3)])

@@ -187,3 +187,11 @@ def test_pytorch_agrees(kernel, stride, padding):
         (y * y).sum().backward()
         np.testing.assert_allclose(y.numpy(), expected.detach().numpy().swapaxes(1, 2), rtol=1e-12)
         np.testing.assert_allclose(leaf.grad, peer.grad.numpy().swapaxes(1, 2), rtol=1e-12)
+
+
+@pytest.mark.parametrize("length", [3, 40])
+def test_gradients_of_the_mean_over_short_and_long_texts(length):
+    rng = np.random.default_rng(0)
+    x, mask = rng.standard_normal((3, length, 2)), np.arange(length) < np.array([[1], [length], [0]])
+    gradcheck(lambda x: mean_over_time(x, mask), [x])
+    gradcheck(mean_over_time, [x])
