@@ -1,6 +1,9 @@
 """Damaged files by the hundred (by the thousand in `make test-full`), and a long training in flat memory."""
 
+import json
 import os
+import subprocess
+import sys
 import time
 import tracemalloc
 from pathlib import Path
@@ -8,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soak
 from resident import NOISE, needs_peak, peak
 
 import gpuprop as gp
@@ -197,29 +201,40 @@ def test_forged_configurations_are_refused_or_understood(files):
     assert refused > files / 3
 
 
-def resident() -> int:
-    """Bytes of this process in memory."""
-    return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * 4096
+ON_LINUX = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="/proc is there on Linux only")
+MINUTES = float(os.environ.get("GPUPROP_SOAK_MINUTES", "30"))
 
 
-SOAK_MINUTES = float(os.environ.get("GPUPROP_SOAK_MINUTES", "30"))
+def soaked(minutes: float, folder: Path) -> list[tuple[int, int]]:
+    """Bytes in memory and open files after each round of training, in a process of its own on two cores."""
+    two = {"GPUPROP_THREADS": "2", "OPENBLAS_NUM_THREADS": "2", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", soak.__file__, str(minutes), str(folder)],
+        capture_output=True, text=True, check=False, env={**os.environ, **two},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return [(memory, files) for memory, files in json.loads(done.stdout)]
 
 
 @pytest.mark.full
-@pytest.mark.timeout(60 * SOAK_MINUTES + 600)
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="/proc is there on Linux only")
+@pytest.mark.timeout(60 * MINUTES + 600)
+@ON_LINUX
 def test_memory_stays_flat_and_files_are_closed_over_half_an_hour_of_training(tmp_path):
-    """Trainings one after another, each with checkpoints, a stop, and another trainer that goes on."""
-    seen, handles, start = [], [], time.perf_counter()
-    while time.perf_counter() - start < 60 * SOAK_MINUTES:
-        for epochs in (2, 4):
-            trainer, batches = trainer_in(tmp_path / "c", every_steps=3)
-            trainer.resume()
-            trainer.fit(batches, epochs)
-        trainer.checkpoints.forget()
-        seen.append(resident())
-        handles.append(len(os.listdir("/proc/self/fd")))
-    warm, late = seen[len(seen) // 4 : len(seen) // 2], seen[-len(seen) // 4 :]
-    assert len(seen) > 20
-    assert max(late) < 1.01 * max(warm), f"{max(warm)} -> {max(late)} bytes"
-    assert handles[-1] == handles[len(handles) // 4]
+    rounds = soaked(MINUTES, tmp_path / "c")
+    assert soak.faults(rounds) == [], rounds[:: max(1, len(rounds) // 50)]
+
+
+@ON_LINUX
+def test_rounds_of_training_are_measured(tmp_path):
+    rounds = soaked(0.02, tmp_path / "c")
+    assert all(10 << 20 < memory < 4 << 30 and 3 <= files < 100 for memory, files in rounds)
+    assert soak.faults(rounds[:1]) == ["only 1 rounds in this time"]
+
+
+def test_a_leak_of_memory_or_files_is_found():
+    flat = [(1_000_000 + 9_000 * (i % 2), 6) for i in range(60)]
+    assert soak.faults([(500_000, 4)] * 15 + flat) == []
+    (leak,) = soak.faults([(1_000_000 + 300 * i, 6) for i in range(60)])
+    assert "1004500 bytes after the warm-up, then up to 1017700" in leak
+    (lost,) = soak.faults([(1_000_000, 6 + i // 50) for i in range(60)])
+    assert lost == "6 files were open after the warm-up, then up to 7"
