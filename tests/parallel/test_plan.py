@@ -1,6 +1,7 @@
 """The model of scaling, against the formulas worked out by hand, and its command."""
 
 import math
+from pathlib import Path
 
 import pytest
 
@@ -63,3 +64,17 @@ def test_units_are_named(wrong, capsys):
     given[name] = value
     assert main(["parallel", "plan", *(x for pair in given.items() for x in pair)]) == 2
     assert f"gpuprop: {name} is " in capsys.readouterr().err
+
+
+def test_the_table_of_the_guide_is_what_the_model_gives():
+    guide = Path(__file__).parents[2] / "docs" / "parallel.md"
+    if not guide.exists():
+        pytest.skip("outside a checkout")
+    rows = [line.split("|")[1:-1] for line in guide.read_text("utf-8").splitlines() if "ms |" in line]
+    fast, slow = (efficiency(60e6, 0.02, rate) for rate in (400e9, 25e9))
+    assert len(rows) == 11
+    for row, a, b in zip(rows, fast, slow, strict=True):
+        told = [f"{a.ranks}"]
+        for plan in (a, b):
+            told += [f"{plan.step * 1e3:.1f} ms", f"{plan.efficiency:.1%}", f"{plan.speedup:.1f}"]
+        assert [cell.strip() for cell in row] == told
