@@ -108,12 +108,13 @@ def _multiply(a: Array, b: Array, out: Array) -> Array:
     return out
 
 
-def repeated(a: Array, b: Array) -> Callable[..., Array]:
+def repeated(a: Array, b: Array, held: bool = False) -> Callable[..., Array]:
     """What multiplies a and b, to be asked once before many products of their shapes and types: `matmul`, or
-    the library itself where that would only look at them and pass them on."""
+    the library itself where that would only look at them and pass them on. held: the caller holds the library
+    to one thread, by `blas_on_one_thread`."""
     if not isinstance(a, np.ndarray) or is_half(a.dtype) or a.shape[-1] == 1:
         return matmul
-    return np.matmul if a.size * b.shape[-1] <= LIBRARY_SPLITS else matmul
+    return np.matmul if a.size * b.shape[-1] <= (SMALL if held else LIBRARY_SPLITS) else matmul
 
 
 @contextlib.contextmanager

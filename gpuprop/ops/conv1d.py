@@ -15,6 +15,7 @@ from ..backend.half import is_half
 from ..backprop import Context
 from ..op import Op
 from ..tensors import Tensor
+from . import conv1d_rows
 from .cast import as_weight
 from .operands import data_of
 from .windows import Geometry, Padding, geometry_of
@@ -42,8 +43,11 @@ class Conv1d(Op):
         ctx.save(x, weight, geometry)
         if kernels.usable(x) and x.size:
             return _launch_forward(x, weight, bias, geometry)
-        y = _forward(_wide(x), _wide(weight), geometry)
-        return (y if bias is None else y + _wide(bias)).astype(x.dtype, copy=False)
+        wide_x, wide_weight, bias = _wide(x), _wide(weight), None if bias is None else _wide(bias)
+        if conv1d_rows.suits(x, weight, geometry):
+            return conv1d_rows.forward(wide_x, wide_weight, bias, geometry).astype(x.dtype, copy=False)
+        y = _forward(wide_x, wide_weight, geometry)
+        return (y if bias is None else y + bias).astype(x.dtype, copy=False)
 
     @staticmethod
     def backward(ctx: Context, dy: Array) -> tuple[Array | None, ...]:
@@ -54,6 +58,12 @@ class Conv1d(Op):
             dx = _launch_backward_input(dy, x, weight, geometry) if need_x else None
             dweight = _launch_backward_weight(dy, x, weight, geometry) if need_weight else None
             dbias = _launch_backward_bias(dy) if need_bias else None
+        elif conv1d_rows.suits(x, weight, geometry):
+            wide, shape = _wide(dy), weight.shape
+            dx = conv1d_rows.backward_input(wide, x.shape, _wide(weight), geometry) if need_x else None
+            dweight = dbias = None
+            if need_weight or need_bias:
+                dweight, dbias = conv1d_rows.backward_weight(wide, _wide(x), shape, geometry)
         else:
             wide = _wide(dy)
             dx = _backward_input(wide, x.shape, _wide(weight), geometry) if need_x else None

@@ -8,8 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gpuprop.backend.arrays import to_host
+from gpuprop.backend.device import use_device
 from gpuprop.backprop import no_grad
 from gpuprop.errors import DataError, ShapeError
+from gpuprop.ops import conv1d_rows
 from gpuprop.ops.conv1d import conv1d
 from gpuprop.tensors import Parameter, Tensor, tensor
 from gpuprop.testing import gradcheck
@@ -124,6 +126,38 @@ def test_gradcheck(device, problem, with_bias):
     x, weight, bias, _ = make(*sizes, np.float64, **options)
     inputs = (x, weight, bias) if with_bias else (x, weight)
     assert gradcheck(lambda *arrays: conv1d(*arrays, **options), inputs) <= 1e-6
+
+
+@pytest.mark.parametrize("groups", [1, 2, 6])
+@pytest.mark.parametrize("few", [False, True])
+def test_products_of_rows_in_blocks(monkeypatch, few, groups):
+    """Taps as products of shifted rows, cut into blocks that end inside texts, are the loops' convolution."""
+    for name, value in {"BLOCK": 1, "LEAST_ROWS": 5, "SMALL": 400 if few else 1, "COPY_PAYS": 1}.items():
+        monkeypatch.setattr(conv1d_rows, name, value)
+    monkeypatch.setattr(conv1d_rows, "suits", lambda *_: True)
+    options = {"padding": (1, 2), "dilation": 2, "groups": groups}
+    with use_device("cpu"):
+        x, weight, bias, rng = make(3, 11, 6, 6, 3, np.float64, groups)
+        y = conv1d(x, weight, bias, **options)
+        dy = rng.standard_normal(y.shape)
+        y.backward(dy)
+    expected = reference(double(x), double(weight), double(bias), dy, **options)
+    for name, got, want in zip(NAMES, (y, x.grad, weight.grad, bias.grad), expected, strict=True):
+        np.testing.assert_allclose(double(got), want, rtol=1e-12, atol=1e-12, err_msg=name)
+
+
+def test_windows_and_rows_agree(monkeypatch):
+    """Both ways to the same result, whichever the shape calls for."""
+    results = []
+    for rows in (False, True):
+        monkeypatch.setattr(conv1d_rows, "suits", lambda *_, rows=rows: rows)
+        with use_device("cpu"):
+            x, weight, bias, rng = make(4, 9, 5, 7, 3, np.float64)
+            y = conv1d(x, weight, bias, padding="same")
+            y.backward(rng.standard_normal(y.shape))
+        results.append([double(a) for a in (y, x.grad, weight.grad, bias.grad)])
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
 
 def test_same_bits_twice(device):
