@@ -16,7 +16,7 @@ from ..backend.threads import host_size, over_rows
 ROW_BLOCK = 1 << 16  # elements at a time: what stays in a core's cache
 NARROW = 5  # columns up to which a column at a time is faster than a row at a time
 WIDE = 32  # columns from which a row's products are summed as they are made
-FEW = 1 << 12  # elements of at most 64 rows up to which the number of calls is what counts
+FEW = 1 << 13  # elements of at most 64 rows up to which the number of calls is what counts
 LEAST, MOST = 1e-18, 1e18  # of sums of exponentials: quotients of two of them are numbers in float32 too
 
 _vecdot: Any = getattr(np, "vecdot", None)  # since NumPy 2
@@ -45,12 +45,13 @@ def over_row_blocks(work: Callable[[slice], None], x: Array) -> None:
 
 def row_sums(x: Array) -> Array:
     """Σ over the columns of x (N, C) as (N, 1): a product with ones, which is faster than a sum."""
-    if _few(x):
+    if few(x):
         return np.add.reduce(x, axis=1, keepdims=True)
     return product(x, get_xp(x).ones((x.shape[1], 1), x.dtype))
 
 
-def _few(x: Array) -> bool:
+def few(x: Array) -> bool:
+    """Whether NumPy rows x (N, C) are so few that calls cost more than what they compute."""
     return isinstance(x, np.ndarray) and x.size <= FEW and len(x) <= 64
 
 
@@ -80,7 +81,7 @@ def exponentials(x: Array, out: Array) -> tuple[Array, Array | None]:
     m is the largest of a row where there are few; else it is 0, which saves two passes, except in rows whose
     sum would overflow or vanish. None in place of m where it is 0 everywhere.
     """
-    if _few(x) and x.size:
+    if few(x) and x.size:
         m = x.max(axis=1, keepdims=True)
         np.subtract(x, m, out, dtype=out.dtype)
         np.exp(out, out)
@@ -113,14 +114,21 @@ def cross_entropy_rows(
     n, classes = z.shape
     places = np.arange(0, n * classes, classes)
     places += labels
-    sums, m = exponentials(z, out)
-    flat, sum_of = out.reshape(-1), sums[:, 0]
-    of_label = flat.take(places)
-    if of_label.min() > LEAST:
-        losses = np.log(sum_of / of_label)
-    else:  # some labels have a probability near 0
-        shifted = z if m is None else z - m
-        losses = np.log(sum_of) - shifted[np.arange(n), labels]
+    flat = out.reshape(-1)
+    if few(z):  # as in `exponentials`, and of the labels before they are exponentials
+        np.subtract(z, z.max(axis=1, keepdims=True), out, dtype=out.dtype)
+        shifted = flat.take(places)
+        np.exp(out, out)
+        sum_of = np.add.reduce(out, axis=1)
+        losses = np.log(sum_of) - shifted
+        of_label = flat.take(places)
+    else:
+        sums, m = exponentials(z, out)
+        of_label, sum_of = flat.take(places), sums[:, 0]
+        if of_label.min() > LEAST:
+            losses = np.log(sum_of / of_label)
+        else:  # some labels have a probability near 0
+            losses = np.log(sum_of) - (z if m is None else z - m)[np.arange(n), labels]
     if wants_gradient:
         scale = factor / sum_of
         against_rows(np.multiply, out, scale[:, None], out)

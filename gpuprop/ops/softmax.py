@@ -13,7 +13,7 @@ from ..backend.half import is_half, total
 from ..backprop import Context
 from ..op import Op
 from ..tensors import Tensor
-from .rowwise import FEW, against_rows, exponentials, over_row_blocks, row_dots, row_sums
+from .rowwise import against_rows, exponentials, few, over_row_blocks, row_dots, row_sums
 
 
 class Softmax(Op):
@@ -73,8 +73,8 @@ def log_softmax_formula(x: Array, axis: int) -> Array:
 
 def _in_rows(x: Array, axis: int) -> bool:
     """Whether the last axis of a NumPy array is meant that is not small, which has a faster form."""
-    many = isinstance(x, np.ndarray) and x.size > FEW and not is_half(x.dtype)
-    return many and axis in (-1, x.ndim - 1)
+    last = isinstance(x, np.ndarray) and x.size > 0 and axis in (-1, x.ndim - 1)
+    return last and not is_half(x.dtype) and not few(rows(x))
 
 
 def _softmax_of_rows(x: Array) -> Array:

@@ -24,16 +24,19 @@ from .rowwise import cross_entropy_rows, over_row_blocks
 THREADS = 256  # as in softmax_cross_entropy.cu
 BLOCK = 65536  # elements the formula works on at a time: they stay in a core's cache
 NO_BAD_ROW = 2**64 - 1
+_UNSIGNED = {name: np.dtype(f"u{np.dtype(name).itemsize}") for name in LABEL_TYPES}
 REDUCTIONS = ("mean", "sum", "none")
 
 
 class Options(NamedTuple):
-    """What does not change from row to row. weight is (C,) in the type of the sums, or None."""
+    """What does not change from row to row. weight is (C,) in the type of the sums, or None; ignores: whether
+    some target may be ignore_index."""
 
     weight: Array | None
     ignore_index: int
     smoothing: float
     reduction: str
+    ignores: bool = True
 
 
 class SoftmaxCrossEntropy(Op):
@@ -78,10 +81,10 @@ def _in_rows(
     z: Array, t: Array, options: Options, wants_gradient: bool
 ) -> tuple[Array, tuple[Array, Any] | None]:
     """What `_formula` gives, without label smoothing, for NumPy arrays."""
-    n, classes = z.shape
+    n = len(z)
     w, dtype, mean = options.weight, sum_type(z), options.reduction == "mean"
-    labels, of_target, counted = t, None, n
-    if 0 <= options.ignore_index < classes or (n and t.view(f"u{t.itemsize}").max() >= classes):
+    labels, of_target, counted = t, None, float(n)
+    if options.ignores:
         keep = t != options.ignore_index
         labels = np.where(keep, t, 0)
         of_target = keep.astype(dtype) if w is None else w[labels] * keep
@@ -230,16 +233,19 @@ def softmax_cross_entropy(
     w = None if weight is None else get_xp(z).ascontiguousarray(beside(weight, logits), dtype=sum_type(z))
     if w is not None and w.shape != z.shape[-1:]:
         raise ShapeError(f"softmax_cross_entropy expects weight ({z.shape[-1]},) but got {tuple(w.shape)}")
-    options = Options(w, int(ignore_index), float(label_smoothing), reduction)
+    classes = z.shape[-1]
+    known = isinstance(t, np.ndarray) and _all_are_classes(t, classes)
+    ignores = not known or 0 <= ignore_index < classes
+    options = Options(w, int(ignore_index), float(label_smoothing), reduction, ignores)
     first_bad = None
     if kernels.usable(z) and z.size:
         t = get_xp(z).ascontiguousarray(t)
         first_bad = get_xp(z).full(1, NO_BAD_ROW, np.uint64)
-    else:
-        _refuse(t, _first_bad(t, z.shape[-1], ignore_index), z.shape[-1], ignore_index)
+    elif not known:
+        _refuse(t, _first_bad(t, classes, ignore_index), classes, ignore_index)
     loss = SoftmaxCrossEntropy.apply(logits, targets=t, options=options, first_bad=first_bad)
     if first_bad is not None:
-        loss.add_check(lambda: _refuse(t, int(to_host(first_bad)[0]), z.shape[-1], ignore_index))
+        loss.add_check(lambda: _refuse(t, int(to_host(first_bad)[0]), classes, ignore_index))
     return loss
 
 
@@ -260,9 +266,12 @@ def _check(z: Array, t: Array, smoothing: float, reduction: str) -> None:
         raise DataError(f"softmax_cross_entropy expects integer targets, not {t.dtype}")
 
 
+def _all_are_classes(t: Array, classes: int) -> bool:
+    """Whether NumPy targets are all in 0..classes - 1: a negative one is a large number without its sign."""
+    return bool(t.size and np.maximum.reduce(t.view(_UNSIGNED[t.dtype.name]), axis=None) < classes)
+
+
 def _first_bad(t: Array, classes: int, ignore_index: int) -> int:
-    if isinstance(t, np.ndarray) and t.size and t.view(f"u{t.itemsize}").max() < classes:
-        return NO_BAD_ROW  # a negative one is a large number without its sign
     bad = (t != ignore_index) & ((t < 0) | (t >= classes))
     return int(bad.argmax()) if bad.any() else NO_BAD_ROW
 
