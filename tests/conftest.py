@@ -1,6 +1,6 @@
 """Fixtures and settings of the whole test suite."""
 
-from fake_cuda import fake_gpu  # noqa: F401
+from fake_cuda import any_gpu, fake_gpu  # noqa: F401
 from hypothesis import settings
 
 from gpuprop.testing import device  # noqa: F401

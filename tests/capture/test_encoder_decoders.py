@@ -45,7 +45,7 @@ def train(family: str, captured: bool) -> tuple[list[float], list[np.ndarray]]:
 
 
 @pytest.mark.parametrize("family", ["gru-dot", "lstm-additive-feeding", "transformer-pre", "conv"])
-def test_padding_changes_nothing(fake_gpu: Any, family: str) -> None:
+def test_padding_changes_nothing(any_gpu: str, family: str) -> None:
     losses, weights = train(family, captured=False)
     found, new = train(family, captured=True)
     np.testing.assert_allclose(found, losses, rtol=2e-6)

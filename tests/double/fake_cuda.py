@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from gpuprop.backend import cublas, cublaslt, cuda_setup, device, emulator, kernels, random
+from gpuprop.testing import unavailable
 
 reason = emulator.available()
 
@@ -81,3 +82,18 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[fake_cupy.Machine]:
         yield cupy.machine
     monkeypatch.undo()
     forget()
+
+
+@pytest.fixture(params=["fake", pytest.param("cuda", marks=pytest.mark.gpu)])
+def any_gpu(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The fake GPU, and a real one where there is one."""
+    if request.param == "fake":
+        request.getfixturevalue("fake_gpu")
+        yield "fake"
+        return
+    why = unavailable("cuda")
+    if why is not None:
+        pytest.skip(why.splitlines()[0])
+    random.manual_seed(0)
+    with device.use_device("cuda"):
+        yield "cuda"

@@ -501,6 +501,7 @@ class FakeCupy(types.ModuleType):
             runtime=runtime, Device=Device, Stream=Stream, Graph=Graph, Event=Event,
             get_current_stream=lambda: self.machine.state.stream or null,
             MemoryPool=lambda: MemoryPool(self.machine), using_allocator=self._using_allocator,
+            get_elapsed_time=lambda start, stop: 1.0,
             alloc_pinned_memory=lambda size: aligned(size),
             MemoryPointer=lambda chunk, offset: chunk, Memory=lambda size: Chunk(None, aligned(size)),
             memory=types.SimpleNamespace(OutOfMemoryError=type("OutOfMemoryError", (MemoryError,), {})),

@@ -1,4 +1,4 @@
-"""What `make gpu` runs: the GPU tests and a short training of each example; one JSON out.
+"""What `make gpu` runs: the GPU tests, the experiments and a short training of each example; one JSON out.
 
     make gpu PYTHON=python3          # this machine's own Python, with CuPy, NumPy, pytest, hypothesis, ...
     GPUPROP_DATA=DIR make gpu        # where copies of the data sets are, when there is no network
@@ -105,6 +105,15 @@ def gpu_tests(limit: float) -> dict[str, Any]:
     return {**result, **outcome, "failures": failures, "skips": skips}
 
 
+def experiments(limit: float) -> dict[str, Any]:
+    """What tests/gpu/experiments.py measures, in `results`."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "experiments.json"
+        arguments = [str(ROOT / "tests" / "gpu" / "experiments.py"), "--out", str(out)]
+        part = command([sys.executable, *arguments, "--seconds", str(limit * 0.7)], limit)
+        return {**part, "results": json.loads(out.read_text()) if out.exists() else None}
+
+
 def _outcome(part: dict[str, Any]) -> str:
     return f"exit {part['returncode']} after {part['seconds']} s"
 
@@ -125,7 +134,8 @@ def main() -> int:
         "devices": command([sys.executable, "-m", "gpuprop", "devices", "--json"], 60),
         "doctor": command([sys.executable, "-m", "gpuprop", "doctor", "--json"], 60),
     }
-    result["tests"] = gpu_tests((end - time.perf_counter()) * 0.6)
+    result["tests"] = gpu_tests((end - time.perf_counter()) * 0.5)
+    result["experiments"] = experiments(min(150.0, (end - time.perf_counter()) * 0.5))
     result["examples"] = {}
     for name, package in EXAMPLES.items():
         if package is not None and importlib.util.find_spec(package) is None:
@@ -140,12 +150,13 @@ def main() -> int:
         [sys.executable, str(ROOT / "examples" / "custom_kernel.py"), "--device", "cuda"],
         end - time.perf_counter(),
     )
-    parts = [result["doctor"], result["tests"], *result["examples"].values()]
+    parts = [result["doctor"], result["tests"], result["experiments"], *result["examples"].values()]
     result["ok"] = all(part["returncode"] == 0 for part in parts) and result["tests"].get("passed", 0) > 0
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     tests = result["tests"]
     print("tests: " + ", ".join(f"{tests.get(name, 0)} {name}" for name in ("passed", "failed", "skipped")))
+    print(f"experiments: {_outcome(result['experiments'])}")
     for name, example in result["examples"].items():
         left_out = str(example.get("output", "")).startswith("left out")
         print(f"{name}: {example['output'] if left_out else _outcome(example)}")

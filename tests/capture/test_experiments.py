@@ -1,0 +1,58 @@
+"""The GPU experiments at small sizes on a fake GPU: they run, and what they compare agrees."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import gpuprop as gp
+
+PATH = Path(__file__).parents[1] / "gpu" / "experiments.py"
+
+
+def load() -> Any:
+    spec = importlib.util.spec_from_file_location("gpu_experiments", PATH)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_they_run_and_what_they_compute_is_right(fake_gpu: Any) -> None:
+    experiments = load()
+    results = experiments.measure(60.0, small=True)
+    assert list(results) == list(experiments.EXPERIMENTS)
+    failed = {name: r for name, r in results.items() if isinstance(r, dict) and "failed" in r}
+    assert not failed
+    graph = results["products_in_a_graph"]
+    assert graph["replayed"] == 1
+    assert graph["error"] < 1e-6
+    assert graph["error_with_bias_and_relu"] < 1e-6
+    assert "goes around" in graph["cupys_own"]
+    assert len(results["convolution"]) == 4
+    assert all(c["error_polyphase"] < 1e-5 for c in results["convolution"])
+    assert all(c["error_gradient"] < 1e-5 for c in results["cross_entropy"])
+    assert results["nodes"]["us_a_node"] == 0.0  # the fake's clock stands still
+    assert results["recurrence"][0]["us_a_time_step"] > 0
+
+
+def test_no_time_left_and_failures_are_told_of(fake_gpu: Any, monkeypatch: Any) -> None:
+    experiments = load()
+    assert set(map(str, experiments.measure(-1.0).values())) == {"{'left out': 'no time'}"}
+    monkeypatch.setattr(experiments, "EXPERIMENTS", {"nodes": lambda small: 1 / 0})
+    assert experiments.measure(60.0, small=True)["nodes"]["failed"].startswith("ZeroDivisionError")
+
+
+def test_polyphase_is_a_convolution(fake_gpu: Any) -> None:
+    experiments, rng = load(), np.random.default_rng(0)
+    for length, channels, filters, kernel in ((12, 2, 3, 3), (11, 1, 4, 2), (9, 3, 1, 1), (13, 2, 2, 5)):
+        x, w = rng.standard_normal((length, channels)), rng.standard_normal((kernel, channels, filters))
+        xp = gp.get_xp(experiments.random_array(1))
+        y = experiments.polyphase(xp.asarray(x), xp.asarray(w)).host
+        exact = sum(x[k : length - kernel + 1 + k] @ w[k] for k in range(kernel))
+        np.testing.assert_allclose(y, exact[: len(y)], rtol=1e-12)
+        assert len(y) > length - 2 * kernel

@@ -1,0 +1,265 @@
+"""The open questions that only a GPU answers, as small measured experiments; one JSON out.
+
+    python tests/gpu/experiments.py --out runs/experiments.json
+
+    products in a graph     are ours legal there, and right; is CuPy's own refused?
+    convolution             our kernel, k products side by side (polyphase) and one product of copied windows
+    cross-entropy           right against float64, and its bandwidth against that of a copy
+    nodes                   microseconds that one more launch costs a graph
+    recurrence              microseconds a time step of a GRU, forward and backward, as one graph
+
+An experiment that fails says why, and the others go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import gpuprop as gp
+from gpuprop.backend import cublas, gemm
+from gpuprop.backend.cuda_setup import import_cupy
+from gpuprop.backend.gemm_layout import Operand, Plan
+
+SAMPLES = 30
+# (sequences, length, channels, filters, kernel) of a text classifier, of one with large batches, and of a
+# convolutional encoder, narrow and wide
+CONVOLUTIONS = (
+    (50, 40, 300, 100, 3),
+    (3072, 64, 128, 384, 3),
+    (64, 128, 256, 512, 3),
+    (64, 128, 512, 1024, 5),
+)
+LOSSES = ((8192, 32000), (65536, 1024), (1 << 20, 16))
+RECURRENT = ((64, 50, 256), (64, 50, 512))  # (sequences, times, hidden)
+
+
+def seconds(run: Callable[[], Any], samples: int = SAMPLES) -> float:
+    """The median of one call by CUDA's clock, each after the one before has ended."""
+    cuda = import_cupy().cuda
+    for _ in range(3):
+        run()
+    found = []
+    for _ in range(samples):
+        start, stop = cuda.Event(), cuda.Event()
+        start.record()
+        run()
+        stop.record()
+        stop.synchronize()
+        found.append(cuda.get_elapsed_time(start, stop) / 1e3)
+    return statistics.median(found)
+
+
+def random_array(*shape: int, dtype: Any = np.float32, seed: int = 0) -> Any:
+    return import_cupy().asarray(np.random.default_rng(seed).standard_normal(shape).astype(dtype))
+
+
+def error(found: Any, exact: np.ndarray) -> float:
+    """The largest difference, relative to the largest value."""
+    host = np.asarray(found.get(), np.float64)
+    return float(np.abs(host - exact).max() / np.abs(exact).max())
+
+
+def products_in_a_graph(small: bool) -> dict[str, Any]:
+    cupy, n = import_cupy(), 64 if small else 1024
+    a, b, bias = random_array(n, n), random_array(n, n, seed=1), random_array(n, seed=2)
+
+    def step(a: Any, b: Any, bias: Any) -> Any:
+        done = gemm.affine(a, b, bias, "relu")
+        return gemm.matmul(a, b), None if done is None else done[0]
+
+    run = gp.capture(step)
+    for _ in range(3):
+        product, biased = run(a, b, bias)
+    host = a.get().astype(np.float64), b.get().astype(np.float64), bias.get().astype(np.float64)
+    exact = host[0] @ host[1]
+    result: dict[str, Any] = {"replayed": run.replayed, "error": error(product, exact)}
+    if biased is not None:
+        result["error_with_bias_and_relu"] = error(biased, np.maximum(exact + host[2], 0))
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        stream.begin_capture()
+        try:
+            a @ b
+            result["cupys_own"] = "allowed"
+        except Exception as refused:
+            result["cupys_own"] = f"{type(refused).__name__}: {refused}"[:200]
+        try:
+            stream.end_capture()
+        except Exception as invalid:
+            result["cupys_own"] += f"; the capture is invalid: {invalid}"[:200]
+    return result
+
+
+def polyphase(x: Any, weight: Any) -> Any:
+    """A convolution of x (T, C) with weight (K, C, F), flat over sequences, as K products side by side, no
+    window copied: phase p gives the outputs p, p + K, ... from the rows p.. of x, K rows at a time."""
+    (length, channels), (kernel, _, filters) = x.shape, weight.shape
+    count = (length - kernel + 1) // kernel  # whole groups of K outputs
+    y = import_cupy().empty((count * kernel, filters), x.dtype)
+    plan = Plan(
+        True, filters, count, kernel * channels, kernel,
+        p=Operand(False, filters), q=Operand(False, kernel * channels, channels),
+        d=Operand(False, kernel * filters, filters),
+    )  # fmt: skip
+    cublas.gemm(x.device.id, plan, weight, x, y, cublas.compute_type(x.dtype, False))
+    return y
+
+
+def convolution(small: bool) -> list[dict[str, Any]]:
+    cupy, found = import_cupy(), []
+    for shape in CONVOLUTIONS:
+        batch, length, channels, filters, kernel = (min(n, 5 + n % 7) for n in shape) if small else shape
+        x, weight = random_array(batch, length, channels), random_array(kernel, channels, filters, seed=1)
+        flat, seen = x.reshape(-1, channels), gp.Parameter(weight.transpose(2, 0, 1))
+        leaf = gp.Tensor(x)
+        windows = np.lib.stride_tricks.sliding_window_view(flat[: 64 + kernel].get(), kernel, axis=0)
+        exact = np.einsum("tck,kcf->tf", windows.astype(np.float64), weight.get().astype(np.float64))
+        y = polyphase(flat, weight)
+        rows = min(len(exact), len(y))
+
+        def copied(x: Any = x, weight: Any = weight, kernel: int = kernel, length: int = length) -> Any:
+            taps = [x[:, k : length - kernel + 1 + k] for k in range(kernel)]
+            stacked = cupy.stack(taps, axis=2).reshape(-1, kernel * x.shape[2])
+            return gemm.matmul(stacked, weight.reshape(-1, weight.shape[2]))
+
+        flops = 2 * batch * length * channels * filters * kernel
+        times = {
+            "kernel": seconds(lambda leaf=leaf, seen=seen: gp.ops.conv1d(leaf, seen)),
+            "polyphase": seconds(lambda flat=flat, weight=weight: polyphase(flat, weight)),
+            "copied windows": seconds(copied),
+        }
+        known = {"shape": [batch, length, channels, filters, kernel]}
+        found.append(
+            {**known, "error_polyphase": error(y[:rows], exact[:rows])}
+            | {f"{name}_us": t * 1e6 for name, t in times.items()}
+            | {f"{name}_tflops": flops / t / 1e12 for name, t in times.items()}
+        )  # fmt: skip
+    return found
+
+
+def cross_entropy(small: bool) -> list[dict[str, Any]]:
+    found = []
+    for rows, classes in LOSSES:
+        rows, classes = (64, min(classes, 512)) if small else (rows, classes)
+        logits, labels = random_array(rows, classes), np.arange(rows) % classes
+        leaf, targets = gp.tensor(logits, requires_grad=True), import_cupy().asarray(labels)
+
+        def both(leaf: Any = leaf, targets: Any = targets) -> Any:
+            leaf.grad = None
+            loss = gp.ops.softmax_cross_entropy(leaf, targets)
+            loss.backward()
+            return loss
+
+        loss = both().item()
+        z = logits[:64].get().astype(np.float64)
+        e = np.exp(z - z.max(axis=1, keepdims=True))
+        exact = e / e.sum(axis=1, keepdims=True)
+        exact[np.arange(len(z)), labels[: len(z)]] -= 1
+        moved = 2 * rows * classes * 4
+        taken = seconds(both, samples=10)
+        copy = seconds(lambda logits=logits: logits.copy(), samples=10)
+        found.append({
+            "rows": rows, "classes": classes, "loss": loss,
+            "error_gradient": error(leaf.grad[:64] * rows, exact), "us": taken * 1e6,
+            "gb_per_s_of_two_passes": moved / taken / 1e9, "copy_gb_per_s": moved / copy / 1e9,
+        })  # fmt: skip
+    return found
+
+
+def nodes(small: bool) -> dict[str, Any]:
+    x = import_cupy().zeros(1, np.float32)
+    times = {}
+    for count in (10, 100 if small else 1000):
+
+        def step(x: Any, count: int = count) -> Any:
+            y = x.copy()
+            for _ in range(count):
+                y += 1.0
+            return y
+
+        run = gp.capture(step)
+        for _ in range(3):
+            result = run(x)
+        assert float(result[0]) == count
+        (graph,) = run._graphs.values()
+        times[count] = seconds(graph.graph.launch)
+    few, many = sorted(times)
+    return {
+        "us_a_graph": {str(count): t * 1e6 for count, t in times.items()},
+        "us_a_node": (times[many] - times[few]) / (many - few) * 1e6,
+    }
+
+
+def recurrence(small: bool) -> list[dict[str, Any]]:
+    found = []
+    for batch, times, hidden in ((2, 3, 8),) if small else RECURRENT:
+        layer, x = gp.nn.GRU(hidden, hidden), random_array(batch, times, hidden)
+
+        def step(x: Any, layer: Any = layer) -> Any:
+            for p in layer.parameters():
+                p.grad = None
+            loss = layer(gp.Tensor(x))[0].sum()
+            loss.backward()
+            return loss
+
+        run = gp.capture(step)
+        for _ in range(3):
+            run(x)
+        (graph,) = run._graphs.values()
+        found.append({
+            "batch": batch, "times": times, "hidden": hidden,
+            "us_a_time_step": seconds(graph.graph.launch, samples=10) / times * 1e6,
+        })  # fmt: skip
+    return found
+
+
+EXPERIMENTS: dict[str, Callable[[bool], Any]] = {
+    "products_in_a_graph": products_in_a_graph,
+    "convolution": convolution,
+    "cross_entropy": cross_entropy,
+    "nodes": nodes,
+    "recurrence": recurrence,
+}
+
+
+def measure(limit: float, small: bool = False) -> dict[str, Any]:
+    """All experiments in about `limit` seconds, on the current device. small: only to see that they run."""
+    end, results = time.perf_counter() + limit, {}
+    for name, run in EXPERIMENTS.items():
+        if time.perf_counter() > end:
+            results[name] = {"left out": "no time"}
+            continue
+        try:
+            results[name] = run(small)
+        except Exception as failed:
+            results[name] = {"failed": f"{type(failed).__name__}: {failed}"[:1000]}
+    return results
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/experiments.json"))
+    parser.add_argument("--seconds", type=float, default=120)
+    options = parser.parse_args()
+    gp.set_device("cuda")
+    results = measure(options.seconds)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    failed = [name for name, result in results.items() if isinstance(result, dict) and "failed" in result]
+    print(json.dumps(results, indent=1))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
