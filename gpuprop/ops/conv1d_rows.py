@@ -102,7 +102,7 @@ def _texts(rows: Array, batch: int, first: int, length: int, bias: Array | None)
     if bias is None:
         y[...] = texts[:, first : first + length]
     else:
-        np.add(texts[:, first : first + length], np.broadcast_to(bias, y.shape[1:]).copy(), out=y)
+        np.add(texts[:, first : first + length], bias if batch == 1 else np.tile(bias, (length, 1)), out=y)
     return y
 
 

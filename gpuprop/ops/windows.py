@@ -45,11 +45,10 @@ def geometry_of(
         raise ShapeError(f"conv1d expects (batch, length, {channels}) but got {tuple(x.shape)}{hint}")
     if bias is not None and tuple(bias.shape) != (out,):
         raise ShapeError(f"conv1d expects bias ({out},) but got {tuple(bias.shape)}")
-    types = {str(a.dtype) for a in (x, weight, bias) if a is not None}
+    types = {a.dtype for a in (x, weight, bias) if a is not None}
     if len(types) > 1:
-        raise DataError(
-            f"conv1d got arrays of different types ({', '.join(sorted(types))}): cast them to one"
-        )
+        names = ", ".join(sorted(map(str, types)))
+        raise DataError(f"conv1d got arrays of different types ({names}): cast them to one")
     geometry = Geometry(stride, _sides(padding, kernel_size, stride, dilation), dilation, groups)
     if geometry.out_length(x.shape[1], kernel_size) < 1:
         window = (kernel_size - 1) * dilation + 1
