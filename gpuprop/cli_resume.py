@@ -47,6 +47,7 @@ RESUME_EXAMPLES = r"""Examples:
   gpuprop resume runs/mine --epochs 30
   gpuprop resume runs/mine --checkpoint-dir /backup/mine
 """
+_REMEMBERED = ("checkpoint_dir", "train", "valid", "test", "embeddings", "epochs")
 _OPEN_ENDED = ("constant", "plateau")  # schedules that do not depend on the number of epochs
 
 
@@ -109,8 +110,8 @@ def resume(options: ResumeOptions) -> None:
         if first():
             _finish(given, prepared, folder, *found)
         return
-    if longer and has_config and first():
-        write_json(options.run / CONFIG, folder.config)
+    if has_config and first() and any(getattr(options, name) is not None for name in _REMEMBERED):
+        write_json(options.run / CONFIG, folder.config)  # so that the next stop needs them no more
     _announce(options, config, found)
     run_training(given, prepared, folder, state)
 
@@ -181,8 +182,9 @@ def applied(
     options: ResumeOptions, before: ClassifyOptions | Seq2SeqOptions, device: str | None
 ) -> ClassifyOptions | Seq2SeqOptions:
     """The training's options, changed as the user asks. device: what it ran on."""
-    names = ("checkpoint_dir", "train", "valid", "test", "embeddings", "device", "epochs")
-    changes: dict[str, Any] = {n: v for n in names if (v := getattr(options, n)) is not None}
+    changes: dict[str, Any] = {
+        n: v for n in (*_REMEMBERED, "device") if (v := getattr(options, n)) is not None
+    }
     for name in ("valid", "test", "embeddings"):
         if name in changes and getattr(before, name) is None:
             raise DataError(f"--{name}: training was started without one; leave it out")

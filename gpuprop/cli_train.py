@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -188,8 +189,9 @@ def _say_how_to_go_on(options: ClassifyOptions | Seq2SeqOptions, checkpoints: Ru
     saved = next((file for file in files if file.is_file()), None)
     if saved is not None:
         second = options.checkpoint_dir
-        elsewhere = "" if saved.parent != second else f" --checkpoint-dir {second}"
-        say(f"saved as {saved}; go on with: gpuprop resume {options.out}{elsewhere}")
+        command = ["gpuprop", "resume", str(options.out)]
+        command += ["--checkpoint-dir", str(second)] if saved.parent == second else []
+        say(f"saved as {saved}; go on with: {shlex.join(command)}")
 
 
 def _announce(options: ClassifyOptions | Seq2SeqOptions, prepared: Prepared, session: Session) -> None:

@@ -416,6 +416,8 @@ def test_a_changed_data_file_is_named_with_its_hash(cli, data, tmp_path):
     assert done.code == 2
     assert "give its new place with --train" in done.err
     assert cli("resume", run, "--train", data / "kinds.tsv", "--quiet").code == 0
+    _take_back(run)
+    assert cli("resume", run, "--quiet").code == 0  # it is known where the file is now
 
 
 def test_a_forged_checkpoint_is_refused_or_harmless(cli, stopped):
@@ -470,12 +472,12 @@ def test_a_second_folder_in_use_is_refused(cli, data, classifier, tmp_path):
 def test_a_signal_prints_the_command_that_goes_on(cli, data, tmp_path, number, code):
     options = ("train", *KINDS, "--train", data / "kinds.tsv", "--quiet", "--out")
     assert cli(*options, tmp_path / "whole").code == 0
-    run = tmp_path / "run"
+    run = tmp_path / "a run"
     program = KILLED.replace("signal.SIGKILL", str(int(number)))
     command = [sys.executable, "-c", program, "10", *map(str, (*options, run))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stderr
-    assert f"go on with: gpuprop resume {run}\n" in done.stderr
+    assert f"go on with: gpuprop resume '{run}'\n" in done.stderr
     assert cli("resume", run, "--quiet").code == 0
     assert outcome(run) == outcome(tmp_path / "whole")
 
