@@ -10,7 +10,7 @@ from ..backend import kernels
 from ..backend.arrays import Array, get_xp
 from ..backend.buffers import contiguous, empty, zeros
 from ..backend.gemm import matmul as product
-from ..backend.half import wide
+from ..backend.half import is_half, wide
 from ..backend.threads import over_rows
 from ..backprop import Context
 from ..errors import DataError
@@ -19,6 +19,8 @@ from ..tensors import Tensor
 from . import embedding_kernels
 from .blockwise import BLOCK
 from .operands import beside
+
+FEW = 16  # ids up to which they are taken one by one
 
 
 class Embedding(Op):
@@ -94,6 +96,8 @@ def set_rows(table: Array, ids: Array, values: Array, padding_idx: int | None = 
     the others the first rows are copied, many at once, then their second rows added, and so on: in the order
     of their counts, those that have a k-th row come first.
     """
+    if ids.size <= FEW and not is_half(values.dtype):
+        return _set_few_rows(table, ids, values, padding_idx)
     values = wide(values)
     order = sorting(ids)
     ordered = ids[order]
@@ -111,6 +115,17 @@ def set_rows(table: Array, ids: Array, values: Array, padding_idx: int | None = 
         part = slice(i, i + size)
         table[written[part]] = _sum_by_rank(values, order, starts[part], counts[part])
     return written
+
+
+def _set_few_rows(table: Array, ids: Array, values: Array, padding_idx: int | None) -> Array:
+    """As `set_rows`, id by id: few ids are not worth sorting."""
+    sums: dict[int, Array] = {}
+    for v, row in zip(ids.tolist(), values, strict=True):
+        if v != padding_idx:
+            sums[v] = sums[v] + row if v in sums else row
+    for v, row in sums.items():
+        table[v] = row
+    return np.fromiter(sums, ids.dtype, len(sums))
 
 
 def _sum_each(table: Array, ids: Array, values: Array, order: Array, starts: Array, counts: Array) -> None:

@@ -20,8 +20,9 @@ def ids_of(kind, rows, count):
 @pytest.mark.parametrize("rows", [7, 300, 70_000])
 @pytest.mark.parametrize("kind", ["even", "zipf", "all alike", "none"])
 @pytest.mark.parametrize("padding_idx", [None, 0])
-def test_rows_are_the_sums_over_their_ids(rows, kind, padding_idx):
-    ids = ids_of(kind, rows, 2000)
+@pytest.mark.parametrize("count", [9, 2000])
+def test_rows_are_the_sums_over_their_ids(rows, kind, count, padding_idx):
+    ids = ids_of(kind, rows, count)
     values = np.random.default_rng(1).standard_normal((ids.size, 3))
     table, expected = np.zeros((rows, 3)), np.zeros((rows, 3))
     written = set_rows(table, ids, values, padding_idx)
