@@ -181,7 +181,9 @@ def text_batches(
     max_length: int | None = None,
     **order: Any,
 ) -> Batches[TextBatch]:
-    """Batches of encoded texts. `order` goes to `BatchSampler`: batch_tokens, seed, shuffle, bucket, pool."""
+    """Batches of encoded texts. `order` goes to `BatchSampler`: batch_tokens, seed, shuffle, bucket, pool.
+    multiple_of: lengths are rounded up to it, also where tokens are counted: few shapes, so that a GPU needs
+    few graphs of a step."""
     numbers = None if labels is None else np.asarray(labels, dtype=np.int64)
     if numbers is not None and len(numbers) != len(rows):
         raise DataError(f"{len(numbers)} labels for {len(rows)} rows")
@@ -190,7 +192,7 @@ def text_batches(
         chosen = None if numbers is None else numbers[index]
         return collate_text([rows[i] for i in index], chosen, index, multiple_of, min_length, max_length)
 
-    lengths = [_cut_length(row, max_length) for row in rows]
+    lengths = [_padded_length(row, max_length, multiple_of) for row in rows]
     return Batches(BatchSampler(lengths, batch_size, **order), collate)
 
 
@@ -204,7 +206,8 @@ def pair_batches(
     max_length: int | None = None,
     **order: Any,
 ) -> Batches[PairBatch]:
-    """Batches of encoded pairs. `order` goes to `BatchSampler`; tokens are those of both sides."""
+    """Batches of encoded pairs. `order` goes to `BatchSampler`; tokens are those of both sides, each rounded
+    up to `multiple_of`."""
     if len(sources) != len(targets):
         raise DataError(f"{len(sources)} sources for {len(targets)} targets")
 
@@ -214,15 +217,17 @@ def pair_batches(
 
     lengths = np.array(
         [
-            (_cut_length(s, max_length), _cut_length(t, max_length) + 1)
+            (_padded_length(s, max_length, multiple_of), _padded_length(t, max_length, multiple_of, 1))
             for s, t in zip(sources, targets, strict=True)
         ]
     )
     return Batches(BatchSampler(lengths, batch_size, **order), collate)
 
 
-def _cut_length(row: Row, max_length: int | None) -> int:
-    return len(row) if max_length is None else min(len(row), max_length)
+def _padded_length(row: Row, max_length: int | None, multiple_of: int, more: int = 0) -> int:
+    """Tokens of a row, cut and with so many more, up to the next multiple."""
+    length = (len(row) if max_length is None else min(len(row), max_length)) + more
+    return -(-length // multiple_of) * multiple_of
 
 
 def restore_order(values: np.ndarray, index: np.ndarray) -> np.ndarray:

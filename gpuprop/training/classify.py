@@ -23,7 +23,7 @@ from ..text.labels import label_ids
 from . import run
 from .checkpoint import load_into
 from .metrics import classification_report
-from .rows import check_lengths
+from .rows import check_lengths, length_step
 
 EVALUATION_TOKENS = 8192  # in a batch, padding included: bounds memory whatever the texts' lengths
 
@@ -91,8 +91,12 @@ class Classification:
     def batches(
         self, data: LabelledRows, batch_size: int | None, seed: int, batch_tokens: int | None = None
     ) -> Batches[TextBatch]:
-        """Shuffled batches for training, of so many rows or at most so many tokens, padding included."""
-        return text_batches(data.rows, data.numbers, batch_size, batch_tokens=batch_tokens, seed=seed)
+        """Shuffled batches for training, of so many rows or at most so many tokens, padding included; on a
+        GPU few lengths."""
+        step = length_step(self.model)
+        return text_batches(
+            data.rows, data.numbers, batch_size, batch_tokens=batch_tokens, seed=seed, multiple_of=step
+        )
 
     def loss(self, batch: TextBatch) -> Tensor:
         """The mean training loss of a batch."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import DataError
+from ..nn.module import Module
 from ..text.field import TextField
 
+LENGTHS_ON_GPU = 16
 LONGEST = 20_000  # ids in a row where texts are not cut: more is a damaged file rather than a text
 
 
@@ -38,3 +41,13 @@ def most_tokens(field: TextField, positions: int | None = None) -> int:
     """The most ids that `check_lengths` lets a row have."""
     most = LONGEST if field.max_length is None else max(LONGEST, field.max_length)
     return most if positions is None else min(most, positions)
+
+
+def length_step(model: Module) -> int:
+    """What the length of a batch is a multiple of: on a GPU a step is a graph for its shape, and padding to
+    few lengths costs less than many graphs. It divides the positions of a model that has only so many."""
+    if next(model.parameters()).device.type != "cuda":
+        return 1
+    source, target = (getattr(model, f"longest_{side}", None) for side in ("source", "target"))
+    positions = [n for n in (source, target and target + 1) if n is not None]  # a target begins with <s>
+    return math.gcd(LENGTHS_ON_GPU, *positions)

@@ -26,7 +26,7 @@ from .classify import load_model
 from .decoding import Decoding, written
 from .metrics import best_references, exact_match, token_error_rate
 from .pair_rows import PairRows, Questions
-from .rows import check_lengths
+from .rows import check_lengths, length_step
 from .text_metrics import GROUPING, metric_names, perplexity, written_scores
 
 EVALUATION_TOKENS = 4096  # in a batch, both sides and padding included
@@ -79,8 +79,11 @@ class SequenceToSequence:
         self, data: PairRows, batch_size: int | None, seed: int, batch_tokens: int | None = None
     ) -> Batches[PairBatch]:
         """Shuffled batches for training, of so many pairs or at most so many tokens of both sides, padding
-        included."""
-        return pair_batches(data.sources, data.targets, batch_size, batch_tokens=batch_tokens, seed=seed)
+        included; on a GPU few lengths."""
+        step = length_step(self.model)
+        return pair_batches(
+            data.sources, data.targets, batch_size, batch_tokens=batch_tokens, seed=seed, multiple_of=step
+        )
 
     def loss(self, batch: PairBatch) -> Tensor:
         """The mean loss a target token of a batch."""
