@@ -115,6 +115,12 @@ def again(action: Callable[[], None]) -> None:
         now.again.append(action)
 
 
+def capturing() -> bool:
+    """Whether launches are written down now, in this thread, instead of done."""
+    now = _current.get()
+    return now is not None and now.capturing
+
+
 def number(name: str, value: Callable[[], float], like: Array, dtype: Any = None) -> Any:
     """value() as a number, or where a step is captured as an array (1,) that holds it in device memory."""
     now = _current.get()

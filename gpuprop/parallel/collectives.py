@@ -37,6 +37,9 @@ class Transport(Protocol):
     def start_all_gather(self, array: Array, into: Array) -> Pending:
         """into (ranks, *array.shape) gets the array of each rank."""
 
+    def mark(self) -> Pending:
+        """Over when the device has done all that it was given so far."""
+
     def check(self) -> None:
         """Raise DeviceError where the transport has failed by itself."""
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..backend.arrays import Array, bfloat16, get_xp
+from ..backend.recording import capturing
 from ..backprop import Leaf, Node, Watcher, recording, watching
 from ..errors import DataError
 from ..optim.arena import Arena
@@ -62,6 +63,7 @@ class GradientReducer:
         self.bucket_of = {leaf: bucket for bucket in self.buckets for leaf in bucket.leaves}
         self._started: list[tuple[Started, Bucket, Array]] = []
         self._next = 0
+        self._present: dict[Any, Array] = {}
 
     def begin(self) -> None:
         """A step begins."""
@@ -89,9 +91,10 @@ class GradientReducer:
         if self._started:
             self._started[-1][0].poll()
 
-    def finish(self, loss: Any) -> Array:
+    def finish(self, loss: Any, key: Any = None) -> Array:
         """Send what is left and wait for all of it. loss: this rank's part of a sum, of one element; returns
-        the sum. A parameter has a gradient afterwards where it has one on any rank."""
+        the sum. A parameter has a gradient afterwards where it has one on any rank. key: of a step that is
+        captured, by which it finds what the ranks told each other when it ran before."""
         while self._next < len(self.buckets):
             self._send(self.buckets[self._next])
             self._next += 1
@@ -101,7 +104,7 @@ class GradientReducer:
                 bucket.grads[...] = sent
         self._started = []
         xp = get_xp(self.buckets[0].arena.grads)  # a rank without rows has its zero on the host
-        return self._finish_leaves(xp.asarray(loss, dtype=np.float64))
+        return self._finish_leaves(xp.asarray(loss, dtype=np.float64), key)
 
     def _send(self, bucket: Bucket) -> None:
         for leaf in bucket.leaves:
@@ -114,12 +117,17 @@ class GradientReducer:
         self._started.append((self.group.start_all_reduce(sent, "sum", GRADIENTS), bucket, sent))
         self._started[-1][0].what = f"all_reduce of gradients, bucket {number} ({sent.size} {sent.dtype})"
 
-    def _finish_leaves(self, loss: Array) -> Array:
+    def _finish_leaves(self, loss: Array, key: Any) -> Array:
         leaves = list(self.bucket_of)
         has = np.array([leaf.grad is not None for leaf in leaves], np.float64)
         on_host = isinstance(loss, np.ndarray)
         sums = np.append(has, loss) if on_host else has
-        self.group.all_reduce(sums, what="loss and which parameters have gradients")
+        if capturing():
+            sums = self._present[key]
+        else:
+            self.group.all_reduce(sums, what="loss and which parameters have gradients")
+            if key is not None:
+                self._present[key] = sums
         for leaf, count in zip(leaves, sums, strict=False):
             if count and leaf.grad is None:
                 leaf.grad = leaf.buffer

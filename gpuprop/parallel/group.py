@@ -9,6 +9,7 @@ import numpy as np
 
 from ..backend import cuda_setup
 from ..backend.arrays import Array, is_cupy, to_host
+from ..backend.recording import again, capturing
 from ..errors import DataError, DeviceError
 from .collectives import OPERATIONS, Pending, Traffic, Transport, described, wait
 from .environment import Place
@@ -22,9 +23,10 @@ class Started:
     def __init__(self, group: Group, pending: Pending, what: str, on_device: bool) -> None:
         self.group, self.pending, self.what, self.on_device = group, pending, what, on_device
 
-    def poll(self) -> bool:
-        """Drive it on; whether it is over."""
-        return self.pending.done()
+    def poll(self) -> None:
+        """Drive it on, where the host has to."""
+        if not self.on_device:
+            self.pending.done()
 
     def finish(self) -> None:
         """On the host wait for it; on a GPU let what is computed next wait for it."""
@@ -63,7 +65,9 @@ class Group:
         if op not in OPERATIONS:
             raise DataError(f"an all_reduce is by one of {', '.join(OPERATIONS)}, not {op!r}")
         _check_contiguous(array)
-        self.traffic.add(what, int(array.nbytes))
+        size = int(array.nbytes)
+        self.traffic.add(what, size)
+        again(lambda: self.traffic.add(what, size))
         on_device, transport = self._transport(array)
         return self._started(transport.start_all_reduce(array, op), described(what, array), on_device)
 
@@ -118,9 +122,14 @@ class Group:
 
     def _started(self, pending: Pending, what: str, on_device: bool) -> Started:
         started = Started(self, pending, what, on_device)
-        if on_device:
+        if on_device and not capturing():  # within a graph nothing is under way yet
             self._outstanding.append(started)
         return started
+
+    def watch_device(self, what: str) -> None:
+        """Let `settle` wait for what the GPU has been given so far: a graph with collectives in it."""
+        if self.device is not None:
+            self._outstanding.append(Started(self, self.device.mark(), what, True))
 
     def _start_broadcast(self, array: Array, root: int) -> Started:
         _check_contiguous(array)

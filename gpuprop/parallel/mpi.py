@@ -71,6 +71,9 @@ class MpiTransport:
         """Over when every rank has called this, and so has failed."""
         return MpiPending(self._failures.Ibarrier(), ())
 
+    def mark(self) -> MpiPending:
+        raise NotImplementedError("MPI moves arrays of the host")
+
     def check(self) -> None:
         """MPI tells of errors at once."""
 

@@ -89,6 +89,11 @@ class NcclTransport:
             into,
         )
 
+    def mark(self) -> NcclPending:
+        event = self.cupy.cuda.Event(disable_timing=True)
+        event.record(self.cupy.cuda.get_current_stream())
+        return NcclPending(self.cupy, event, ())
+
     def check(self) -> None:
         """Raise DeviceError where NCCL has met an error on the device."""
         try:

@@ -6,8 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-import numpy as np
-
 from ..backend import random
 from ..backend.arrays import Array
 from ..backprop import recording
@@ -16,7 +14,6 @@ from ..errors import CaptureError
 from ..nn.module import Module
 from ..optim import Optimizer
 from ..tensors import Tensor
-from .accumulation import backward_of_shares
 from .guard import Guard
 from .observer import Observer
 from .precision import Precision
@@ -51,7 +48,7 @@ class DeviceStep:
 
     def run(self, number: int, batches: Sequence[Any]) -> tuple[Losses, Tensor | None]:
         """Step `number`: (loss, count) of each batch, and the norm of all gradients where it was computed."""
-        if self._captures():
+        if self._captures(batches):
             try:
                 return self._replayed(number, batches)
             except CaptureError as error:
@@ -61,11 +58,12 @@ class DeviceStep:
                 self.trainer.display.warn(f"training goes on operation by operation: {error}")
         return self._plain(number, batches)
 
-    def _captures(self) -> bool:
+    def _captures(self, batches: Sequence[Any]) -> bool:
         of = self.trainer
-        if self.wanted is False or next(of.model.parameters()).device.type != "cuda" or of.ranks.several:
+        if next(of.model.parameters()).device.type != "cuda":
             return False
-        return isinstance(recording(), bool) and not any(observer.looks() for observer in of.observers)
+        looked_at = not isinstance(recording(), bool) or any(observer.looks() for observer in of.observers)
+        return of.ranks.capture(self.wanted is not False and not looked_at, batches)
 
     def _plain(self, number: int, batches: Sequence[Any]) -> tuple[Losses, Tensor | None]:
         of = self.trainer
@@ -82,23 +80,21 @@ class DeviceStep:
         of = self.trainer
         if self.graph is None:
             self.graph = capture(self._on_device, device=next(of.model.parameters()).device)
-        counts = [of.count(batch) for batch in batches]
         random_step = random.state.step
-        shares = np.array(counts, np.float32) / np.float32(sum(counts)) if len(counts) > 1 else None
-        losses, bad, norm = self.graph(list(batches), shares, of.clip_norm)
+        losses, bad, norm = self.graph(list(batches), of.ranks.given(of.count, batches), of.clip_norm)
         of.guard.took(number, random_step, batches, losses, bad, replayed=True)
         for observer in of.observers:
             observer.after_backward()
-        return list(zip(losses, counts, strict=True)), norm
+        return of.ranks.counted(losses, of.count, batches), norm
 
     def _on_device(
-        self, batches: Sequence[Any], shares: Array | None, clip_norm: float | None
+        self, batches: Sequence[Any], given: tuple[Any, Any], clip_norm: float | None
     ) -> tuple[list[Tensor], Array, Tensor | None]:
         """What is captured. clip_norm: the trainer's, here because a graph is for one."""
         of = self.trainer
         of.optimizer.zero_grad()
         with of.precision.computing():
-            losses = backward_of_shares(of.loss, batches, shares, of.precision)
+            losses = of.ranks.captured(of.loss, batches, given, of.precision)
         overflow = of.precision.unscale()
         bad, of.optimizer.skip = of.guard.look(losses, overflow)
         return losses, bad, self._update()

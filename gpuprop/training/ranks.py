@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import FrameType
 from typing import Any
 
 import numpy as np
 
 from ..backend import random
+from ..backend.static import signature
 from ..errors import DataError
 from ..nn.module import Module
 from ..optim import Optimizer
@@ -26,11 +26,12 @@ from ..parallel.sharing import sharing_rows
 from ..parallel.step_plan import StepPlan, exchange
 from ..tensors import Tensor
 from ..text.batches import Batches
-from .accumulation import backward_of_mean, float_loss
+from .accumulation import backward_of_mean, backward_of_shares, float_loss
 from .checkpoint_folder import CheckpointFolder
+from .other_ranks import CommonSignals, Elsewhere, SilentDisplay
 from .precision import Precision
 from .progress import Display
-from .signals import Interrupted, Signals
+from .signals import Signals
 
 Loss = Callable[[Any], Tensor]
 Count = Callable[[Any], float]
@@ -59,6 +60,27 @@ class Ranks:
     ) -> list[tuple[Tensor, float]]:
         """`backward_of_mean`, over the batches of all ranks."""
         return backward_of_mean(loss, count, batches, precision)
+
+    def capture(self, wish: bool, batches: Sequence[Any]) -> bool:
+        """Whether the step is to be one graph: where all ranks can, as this rank would like to."""
+        return wish
+
+    def given(self, count: Count, batches: Sequence[Any]) -> tuple[Any, Any]:
+        """What a captured step needs beside the batches: (shares, an array or None; what a graph is for)."""
+        counts = [count(batch) for batch in batches]
+        return np.array(counts, np.float32) / np.float32(sum(counts)) if len(counts) > 1 else None, None
+
+    def captured(
+        self, loss: Loss, batches: Sequence[Any], given: tuple[Any, Any], precision: Precision
+    ) -> list[Tensor]:
+        """What of `backward` is captured, with the losses. given: as of `given`, on the device."""
+        return backward_of_shares(loss, batches, given[0], precision)
+
+    def counted(
+        self, losses: Sequence[Tensor], count: Count, batches: Sequence[Any]
+    ) -> list[tuple[Tensor, float]]:
+        """The losses of a captured step, with what they count."""
+        return list(zip(losses, map(count, batches), strict=True))
 
     def taken(self, batches: Sequence[Any]) -> int:
         """How many batches the step has, on the rank with most."""
@@ -106,6 +128,7 @@ class ParallelRanks(Ranks):
         self.reducer = GradientReducer(group, optimizer.arenas, gradient_type=gradient_type)
         self._signals = CommonSignals()
         self._plan: StepPlan | None = None
+        self._alike: tuple[int, ...] = ()  # the shapes of the step's batches on each rank
         self._by_clock = False  # checkpoints are saved when rank 0's clock says so
 
     @property
@@ -140,24 +163,75 @@ class ParallelRanks(Ranks):
     def backward(
         self, loss: Loss, count: Count, batches: Sequence[Any], precision: Precision
     ) -> list[tuple[Tensor, float]]:
-        plan, total = self.plan, self.plan.weight
+        shares, (rows, _) = self._shares(len(batches))
+        return [(self._backward(loss, batches, shares.tolist(), rows, precision), self.plan.weight)]
+
+    def _shares(self, batches: int) -> tuple[Any, tuple[Any, ...]]:
+        """Of this rank's batches: what each counts in the mean (k,); the numbers of their first rows, or None
+        where they have no rows, and the signatures of all ranks."""
+        plan = self.plan
+        weights = plan.weights[plan.rank, :batches]
+        shares = weights / plan.weight if plan.weight else np.zeros(batches)
+        rows = tuple(plan.first_row(k) if plan.rows[plan.rank, k] else None for k in range(batches))
+        return shares, (rows, self._alike)
+
+    def _backward(
+        self,
+        loss: Loss,
+        batches: Sequence[Any],
+        shares: Any,
+        rows: Sequence[int | None],
+        precision: Precision,
+        key: Any = None,
+    ) -> Tensor:
+        """The mean loss of all ranks. shares: numbers, or an array in device memory."""
         self.reducer.begin()
-        mine = [k for k in range(len(batches)) if plan.rows[plan.rank, k]]
+        mine = [k for k, row in enumerate(rows) if row is not None]
         part: Any = 0.0
         checks: list[Callable[[], None]] = []
         for k in mine:
-            share = float(plan.weights[plan.rank, k]) / total if total else 0.0
             last = self.reducer.overlapping() if k == mine[-1] else contextlib.nullcontext()
-            with random.rows_from(random.state.row_offset + plan.first_row(k)):
+            with random.rows_from(random.state.row_offset + (rows[k] or 0)):
                 value = float_loss(loss(batches[k]))
+                if isinstance(shares, list):
+                    start = precision.scaled(value, shares[k])
+                else:
+                    start = precision.scaled(value)
+                    start = start * shares[k].astype(start.dtype)
                 with last:
-                    value.backward(precision.scaled(value, share))
-            part = part + value.data.astype(np.float64) * share
+                    value.backward(start)
+            part = part + value.data.astype(np.float64) * shares[k]
             checks += value._checks
-        mean = Tensor(self.reducer.finish(part))
+        mean = Tensor(self.reducer.finish(part, key))
         for check in checks:
             mean.add_check(check)
-        return [(mean, total)]
+        return mean
+
+    def capture(self, wish: bool, batches: Sequence[Any]) -> bool:
+        """A captured collective must be captured and replayed alike on all ranks: so a graph is for the
+        shapes of the batches on every rank."""
+        try:
+            shape = hash(signature(list(batches))) & 0xFFFFFFFFFFFF
+        except TypeError:
+            wish, shape = False, 0
+        told = self.group.all_gather(np.array([int(wish), shape], np.int64))
+        self._alike = tuple(told[:, 1].tolist())
+        return bool(told[:, 0].all())
+
+    def given(self, count: Count, batches: Sequence[Any]) -> tuple[Any, Any]:
+        return self._shares(len(batches))
+
+    def captured(
+        self, loss: Loss, batches: Sequence[Any], given: tuple[Any, Any], precision: Precision
+    ) -> list[Tensor]:
+        shares, (rows, alike) = given
+        return [self._backward(loss, batches, shares, rows, precision, (rows, alike))]
+
+    def counted(
+        self, losses: Sequence[Tensor], count: Count, batches: Sequence[Any]
+    ) -> list[tuple[Tensor, float]]:
+        self.group.watch_device("a captured step")
+        return [(losses[0], self.plan.weight)]
 
     def taken(self, batches: Sequence[Any]) -> int:
         return self.plan.batches
@@ -205,54 +279,3 @@ def make_ranks(parallel: bool, optimizer: Optimizer, gradient_type: str = "fp32"
     if not parallel:
         raise DataError(f"{group.size} ranks have been started: train with Trainer(..., parallel=True)")
     return ParallelRanks(group, optimizer, gradient_type)
-
-
-class CommonlyInterrupted(Interrupted):
-    """Every rank stops here."""
-
-    common = True
-
-
-class CommonSignals(Signals):
-    """A signal to one rank is a signal to all: each learns of it before the next step, and all stop behind
-    that step. A second signal does not wait."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.common: int | None = None  # the signal that all ranks know of
-
-    @property
-    def pending(self) -> int | None:
-        """The signal that this rank was sent."""
-        return self._pending
-
-    @contextlib.contextmanager
-    def hold(self) -> Iterator[None]:
-        yield
-        if self.common is not None:
-            raise CommonlyInterrupted(self.common)
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self._pending is not None:
-            raise Interrupted(number)
-        self._pending = number
-
-
-class Elsewhere(CheckpointFolder):
-    """Checkpoints that another rank writes, at the same steps."""
-
-    def __init__(self, folder: CheckpointFolder) -> None:
-        super().__init__(folder.paths[0], every_steps=folder.every_steps, every_seconds=folder.every_seconds)
-
-    def prepare(self) -> None:
-        """Nothing is written here."""
-
-    def save(self, state: Mapping[str, Any], step: int, best_step: int | None = None) -> None:
-        """Nothing is written here."""
-
-
-class SilentDisplay(Display):
-    """Says nothing at all: another rank does."""
-
-    def warn(self, text: str) -> None:
-        """Another rank warns."""

@@ -96,9 +96,10 @@ def test_a_cupy_without_nccl_is_named(fake_gpu):
 
 @pytest.mark.skipif(reason is not None, reason=str(reason))
 def test_two_ranks_on_fake_gpus_train_as_one_on_a_cpu(tmp_path):
-    cases = ("feedforward", "feedforward:gradient_type=bf16")
-    found = run_program("on_fake_gpus", 2, tmp_path, 4, *cases)
-    alone, _ = train("feedforward", "float32", 4)
+    plain = "feedforward:capture=no"
+    cases = (plain, "feedforward", "feedforward:gradient_type=bf16")
+    found = run_program("on_fake_gpus", 2, tmp_path, 24, *cases)
+    alone, _ = train("feedforward", "float32", 24)
     for case in cases:
         told = found[0][case]
         assert told["device"] == "cuda:0"
@@ -112,7 +113,14 @@ def test_two_ranks_on_fake_gpus_train_as_one_on_a_cpu(tmp_path):
         assert captured["after"] == [6.0] * 6  # 1 + 2, and that on both
         assert told["host"] == [3.0, 1.0]
         assert told["gpus only"] == [12.0, ["rank 0", "rank 1"]]
-        first = told[cases[0]]
+        for case in cases[1:]:
+            ran, wrote, replayed = told[case]["graphs"]
+            assert replayed > 0 < wrote <= ran
+            assert told[case]["in graphs"] >= 2 * wrote  # a bucket, and the loss
+            assert told[case]["graphs"] == found[0][case]["graphs"]  # alike on all ranks
+        assert told["feedforward"]["losses"] == told[plain]["losses"]  # to the bit
+        assert told[plain]["payload"] * 2 == told["feedforward"]["payload"]  # replays are counted
+        first = told[plain]
         assert first["waits"] <= told["waits alone"] + first["arrays"]  # digests at the start; no step waits
 
 

@@ -13,6 +13,15 @@ import gpuprop as gp
 from gpuprop.parallel import Group
 
 out, steps = sys.argv[1], int(sys.argv[2])
+
+
+def options_of(more):
+    values = dict(entry.split("=") for entry in more)
+    if "capture" in values:
+        return {"capture": values["capture"] == "yes"}
+    return {n: v if n in ("gradient_type", "precision") else int(v) for n, v in values.items()}
+
+
 found = {}
 with pytest.MonkeyPatch.context() as patch, installed(patch) as machine:
     cupy = sys.modules["cupy"]
@@ -25,11 +34,15 @@ with pytest.MonkeyPatch.context() as patch, installed(patch) as machine:
     for family in sys.argv[3:]:
         name, *more = family.split(":")
         machine.waits.clear()
-        losses, trainer = models.train(
-            name, "float32", steps, parallel=True, **dict(entry.split("=") for entry in more)
-        )
+        losses, trainer = models.train(name, "float32", steps, parallel=True, **options_of(more))
         kinds = sorted({(e[0], e[4]) for e in fake_nccl.log if e[0].startswith("nccl")})
+        graph = trainer.device_step.graph
         found[family] = {
+            "graphs": None if graph is None else [graph.ran, graph.captured, graph.replayed],
+            "in graphs": sum(g.graph.names.count("ncclAllReduce") for g in graph._graphs.values() if g.graph)
+            if graph
+            else 0,
+            "payload": group.traffic.payload["gradients"],
             "losses": losses, "device": str(trainer.device), "kinds": kinds,
             "waits": len(machine.waits), "arrays": len(trainer.model.state_dict()),
         }  # fmt: skip
