@@ -67,7 +67,7 @@ class CheckpointFolder:
 
         Raises TrainingError where no folder can be written to; what was saved before is then still there.
         """
-        errors: list[TrainingError] = []
+        errors: dict[Path, TrainingError] = {}
         done: Path | None = None
         for path in self._targets():
             file = path / f"step-{step:08d}.safetensors"
@@ -77,14 +77,15 @@ class CheckpointFolder:
                 self._remove_others(path, step, best_step)
                 done = done or file
             except TrainingError as error:
-                errors.append(error)
-                if path not in self._failed and len(self.paths) > 1:
-                    self.report(f"{error}; training goes on with the other folder of checkpoints")
-                self._failed.add(path)
+                errors[path] = error
         self._last = time.monotonic()
         if done is None:
-            raise errors[0]
+            raise next(iter(errors.values()))
         self.saved = done
+        for path, reason in errors.items():
+            if path not in self._failed:
+                self.report(f"{reason}; training goes on with the other folder of checkpoints")
+            self._failed.add(path)
 
     def _targets(self) -> list[Path]:
         """The folders that can take a checkpoint now."""

@@ -195,6 +195,14 @@ def test_training_goes_on_while_one_of_two_folders_can_be_written_to(tmp_path):
     assert folder.latest() is None
 
 
+def test_where_both_folders_fail_nobody_is_told_that_training_goes_on(tmp_path):
+    told = []
+    folder = CheckpointFolder(tmp_path / "a" / "c", also=tmp_path / "b" / "c", report=told.append)
+    with pytest.raises(gp.TrainingError, match="its folder is gone"):
+        folder.save(STATE, 1)
+    assert told == []
+
+
 def test_a_full_disk_leaves_the_checkpoints_before(tmp_path, monkeypatch):
     folder = CheckpointFolder(tmp_path / "c", keep=1)
     folder.prepare()
