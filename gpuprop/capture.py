@@ -8,6 +8,7 @@ where the first ones were. What a step may not do is in docs/devices.md.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -48,6 +49,7 @@ class Captured:
     def __init__(self, step: Callable[..., Any], device: str | Device | None, graphs: int) -> None:
         if graphs < 1:
             raise ValueError(f"graphs is a number of at least 1, not {graphs}")
+        functools.update_wrapper(self, step)
         self.step, self.graphs = step, graphs
         self.device = None if device is None else resolve(device)
         self.captured = self.replayed = self.ran = 0

@@ -171,6 +171,19 @@ def test_inputs_of_any_structure_and_place(fake_gpu: Any) -> None:
         run({1, 2}, {})
 
 
+def test_it_has_the_name_of_the_step() -> None:
+    @gp.capture
+    def step(x: Any) -> Any:
+        """Doubles."""
+        return x * 2
+
+    assert (step.__name__, step.__doc__) == ("step", "Doubles.")
+    with gp.use_device("cpu"):
+        assert step(3) == 6
+    with pytest.raises(ValueError, match="at least 1, not 0"):
+        gp.capture(step, graphs=0)
+
+
 def test_on_a_cpu_it_is_the_step(fake_gpu: Any) -> None:
     for device in ("cpu", "emulated"):
         with gp.use_device(device):

@@ -26,7 +26,7 @@ def write(path: Path, rows: int, seed: int, pairs: bool) -> None:
     "options",
     [
         ["classify", "--model", "cnn", "--embedding-dim", "8", "--filters", "4"],
-        ["seq2seq", "--model", "transformer", "--embedding-dim", "8", "--heads", "2", "--hidden", "16",
+        ["seq2seq", "--model", "conv", "--embedding-dim", "8", "--hidden", "8",
          "--layers", "1"],
     ],
     ids=lambda options: options[2],
