@@ -13,6 +13,7 @@ Initial weights and shuffles are drawn on the host and copied. Dropout masks are
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -120,13 +121,27 @@ def keep_threshold(p: float) -> int:
     return round((1.0 - p) * 65536)
 
 
+_local = threading.local()  # one generator a thread: to set its state takes an eighth of what a new one takes
+
+
+def _philox(key: np.ndarray[Any, Any], counter: np.ndarray[Any, Any]) -> np.random.Philox:
+    """This thread's generator at the start of the block after `counter`."""
+    if not hasattr(_local, "philox"):
+        _local.philox = np.random.Philox(0)
+        _local.state = _local.philox.state | {"buffer_pos": 4}  # nothing is left of the block before
+    _local.state["state"] = {"key": key, "counter": counter}
+    _local.philox.state = _local.state
+    philox: np.random.Philox = _local.philox
+    return philox
+
+
 def bits16(n: int, first: int, stream: int, call: int, step: int, seed: int) -> np.ndarray[Any, Any]:
     """Elements first .. first + n of a stream's 16-bit random numbers, as uint16 (n,).
 
     numpy.random.Philox adds one to its counter before each block; a kernel computes block b from b + 1.
     """
     block, skip = divmod(first, LANES)
-    generator = np.random.Philox(key=_words(seed, stream), counter=_words(block, call, step, 0))
+    generator = _philox(_words(seed, stream), _words(block, call, step, 0))
     words = -(-(skip + n) // 4)
     raw = generator.random_raw(words)
     return raw.astype("<u8", copy=False).view("<u2")[skip : skip + n]

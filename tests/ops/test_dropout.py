@@ -119,3 +119,14 @@ def test_a_wrong_probability_is_refused(p):
 def test_a_wrong_seed_is_refused(seed):
     with pytest.raises(ValueError, match="seed"):
         gp.manual_seed(seed)
+
+
+@pytest.mark.parametrize(
+    "place", [(100, 0, 3, 1, 2, 7), (33, 37, 1 << 33, 0, 0, 2**64 - 1), (5, 16, 0, 9, 1, 0)]
+)
+def test_a_generator_that_is_used_again_gives_the_bits_of_a_new_one(place):
+    n, first, stream, call, step, seed = place
+    key, counter = np.array([seed, stream], np.uint64), np.array([first // 16, call, step, 0], np.uint64)
+    raw = np.random.Philox(key=key, counter=counter).random_raw(n).astype("<u8").view("<u2")
+    for _ in range(2):
+        np.testing.assert_array_equal(random.bits16(*place), raw[first % 16 :][:n])
