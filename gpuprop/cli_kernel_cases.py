@@ -15,7 +15,7 @@ from .ops.dropout import Dropout
 from .ops.embedding_kernels import sort
 from .ops.scaled_dot_product_attention import Attention
 from .optim import AdamW
-from .tensors import Parameter, tensor
+from .tensors import Parameter, Tensor, tensor
 
 Results = list[Any]
 
@@ -81,15 +81,27 @@ def conv1d(dtype: Any) -> Results:
 
 
 def softmax_cross_entropy(dtype: Any) -> Results:
-    """Loss and gradient, of few classes and of many."""
+    """Loss and gradient by the simple kernels, which rows that begin anywhere are left to."""
+    return _losses(dtype, ((40, np.int64), (1100, np.int32)), shift=1)
+
+
+def softmax_cross_entropy_fused(dtype: Any) -> Results:
+    """Loss and gradient in one walk, of few classes, of some, of many, and of more than registers hold."""
+    return _losses(dtype, ((7, np.int64), (70, np.int64), (1100, np.int32), (8203, np.int64)), shift=0)
+
+
+def _losses(dtype: Any, sizes: Any, shift: int) -> Results:
     results: Results = []
-    for classes, label in ((40, np.int64), (1100, np.int32)):
+    for classes, label in sizes:
         rng = np.random.default_rng(0)
-        logits = tensor(rng.standard_normal((9, classes)).astype(dtype), requires_grad=True)
+        block = np.zeros(9 * classes + shift, dtype)
+        block[shift:] = rng.standard_normal(9 * classes).astype(dtype)
+        logits = Tensor(block[shift:].reshape(9, classes))
+        logits.requires_grad = True
         targets = rng.integers(0, classes, 9).astype(label)
         targets[3] = -100
         loss = ops.softmax_cross_entropy(
-            logits, targets, weight=rng.uniform(0.5, 2, classes), label_smoothing=0.1
+            logits, targets, weight=rng.uniform(0.5, 2, classes), label_smoothing=0.1, z_loss=0.01
         )
         loss.backward()
         results += [loss.data, logits.grad]
@@ -156,4 +168,5 @@ OURS: dict[str, Callable[[Any], Results]] = {
     "embedding.cu": embedding,
     "layer_norm.cu": layer_norm,
     "softmax_cross_entropy.cu": softmax_cross_entropy,
+    "softmax_cross_entropy_fused.cu": softmax_cross_entropy_fused,
 }

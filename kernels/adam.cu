@@ -8,40 +8,8 @@
 
 constexpr int THREADS = 256;
 
-// Whether this block is the last of the grid to come here. `arrived` starts as 0 and is 0 again afterwards. Only the
-// order in which blocks come may vary, so what the last one does must not depend on which it is. Call it from one
-// thread a block: what that thread wrote or read before is then over in every block.
-__device__ inline bool last_to_arrive(unsigned* arrived) {
-  __threadfence();
-  const bool last = atomicAdd(arrived, 1u) == gridDim.x - 1;
-  if (last) atomicExch(arrived, 0u);
-  __threadfence();
-  return last;
-}
-
-// A pack of elements i.. of x; zeros for those outside start..stop.
-template <typename T>
-__device__ inline Pack<T> load_within(const T* __restrict__ x, long long i, long long start, long long stop) {
-  if (i >= start && i + Pack<T>::SIZE <= stop) return load_pack(x + i);
-  Pack<T> pack = {};
-  for (int e = 0; e < Pack<T>::SIZE; ++e)
-    if (i + e >= start && i + e < stop) pack.v[e] = x[i + e];
-  return pack;
-}
-
-template <typename T>
-__device__ inline void store_within(T* __restrict__ x, const Pack<T>& pack, long long i, long long start, long long stop) {
-  if (i >= start && i + Pack<T>::SIZE <= stop) {
-    store_pack(x + i, pack);
-    return;
-  }
-  for (int e = 0; e < Pack<T>::SIZE; ++e)
-    if (i + e >= start && i + e < stop) x[i + e] = pack.v[e];
-}
-
 // norm[0] = sum of g², of this launch and, unless `first`, of those before; norm[1] = its root over *scale.
-// Each block writes a partial sum; the last one adds them, always in the same order. The grid must depend on the sizes
-// alone: it decides which elements a block adds.
+// The grid must depend on the sizes alone: it decides which elements a block adds.
 template <typename T, typename Acc>
 __global__ void __launch_bounds__(THREADS)
 gradient_norm(const T* __restrict__ g, long long start, long long stop, volatile Acc* partials, Acc* norm,
@@ -51,19 +19,7 @@ gradient_norm(const T* __restrict__ g, long long start, long long stop, volatile
     const Pack<T> pack = load_within(g, k * Pack<T>::SIZE, start, stop);
     for (int e = 0; e < Pack<T>::SIZE; ++e) sum += to_acc(pack.v[e]) * to_acc(pack.v[e]);
   }
-  sum = team_reduce<THREADS>(sum, Sum());
-
-  __shared__ bool last;
-  if (threadIdx.x == 0) {
-    partials[blockIdx.x] = sum;
-    last = last_to_arrive(arrived);
-  }
-  __syncthreads();
-  if (!last) return;
-  sum = 0;
-  for (int block = threadIdx.x; block < gridDim.x; block += THREADS) sum += partials[block];
-  sum = team_reduce<THREADS>(sum, Sum());
-  if (threadIdx.x != 0) return;
+  if (!sum_over_grid<THREADS>(sum, partials, arrived)) return;
   if (!first) sum += norm[0];
   norm[0] = sum;
   norm[1] = sqrt(sum) / (scale ? Acc(*scale) : Acc(1));

@@ -66,6 +66,26 @@ template <typename T, int N> __device__ inline void store_pack(T* to, const Pack
   *reinterpret_cast<Pack<T, N>*>(to) = pack;
 }
 
+// A pack of elements i.. of x; zeros for those outside start..stop.
+template <typename T>
+__device__ inline Pack<T> load_within(const T* __restrict__ x, long long i, long long start, long long stop) {
+  if (i >= start && i + Pack<T>::SIZE <= stop) return load_pack(x + i);
+  Pack<T> pack = {};
+  for (int e = 0; e < Pack<T>::SIZE; ++e)
+    if (i + e >= start && i + e < stop) pack.v[e] = x[i + e];
+  return pack;
+}
+
+template <typename T>
+__device__ inline void store_within(T* __restrict__ x, const Pack<T>& pack, long long i, long long start, long long stop) {
+  if (i >= start && i + Pack<T>::SIZE <= stop) {
+    store_pack(x + i, pack);
+    return;
+  }
+  for (int e = 0; e < Pack<T>::SIZE; ++e)
+    if (i + e >= start && i + e < stop) x[i + e] = pack.v[e];
+}
+
 // result[c] = sum of partial[part * stride + c] over the parts, for the 32 columns c of a tile: each is shared by THREADS / 32
 // threads of a block, which add every so many parts in order; then theirs are added in order.
 template <int THREADS, typename Acc, typename T>
@@ -81,4 +101,33 @@ __device__ void sum_of_parts(const Acc* __restrict__ partial, long long stride, 
   if (share != 0 || c >= columns) return;
   for (int other = 1; other < THREADS / 32; ++other) sum += sums[other][lane];
   result[c] = from_acc<T>(sum);
+}
+
+// Whether this block is the last of the grid to come here. `arrived` starts as 0 and is 0 again afterwards. Only the
+// order in which blocks come may vary, so what the last one does must not depend on which it is. Call it from one
+// thread a block: what that thread wrote or read before is then over in every block.
+__device__ inline bool last_to_arrive(unsigned* arrived) {
+  __threadfence();
+  const bool last = atomicAdd(arrived, 1u) == gridDim.x - 1;
+  if (last) atomicExch(arrived, 0u);
+  __threadfence();
+  return last;
+}
+
+// Adds `sum` over all threads of all blocks, of THREADS threads each, always in the same order for the same grid. True in one
+// thread of the grid, where `sum` is then the total. partials: one a block.
+template <int THREADS, typename Acc>
+__device__ bool sum_over_grid(Acc& sum, volatile Acc* partials, unsigned* arrived) {
+  sum = team_reduce<THREADS>(sum, Sum());
+  __shared__ bool last;
+  if (threadIdx.x == 0) {
+    partials[blockIdx.x] = sum;
+    last = last_to_arrive(arrived);
+  }
+  __syncthreads();
+  if (!last) return false;
+  sum = 0;
+  for (int block = threadIdx.x; block < gridDim.x; block += THREADS) sum += partials[block];
+  sum = team_reduce<THREADS>(sum, Sum());
+  return threadIdx.x == 0;
 }

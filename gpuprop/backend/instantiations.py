@@ -18,6 +18,7 @@ LAYER_NORM_PACKS = {
     8: (1, 2, 4, 8),
 }  # by the bytes of an element: packs a lane
 ACTIVATIONS = {"identity": 0, "relu": 1, "gelu_tanh": 2, "gelu": 3}  # as in activation.cu
+ROW_ELEMENTS = (8, 32)  # of a row that a thread of such a team holds in registers
 TEAMS = (32, 256)  # threads that share a row of the softmax: a warp, or a block
 
 
@@ -32,6 +33,12 @@ def _softmax_cross_entropy(value: str, acc: str) -> list[str]:
     forward = [f"{name}_forward<{value}, {acc}, {label}, {team}>" for label in labels for team in TEAMS]
     backward = [f"{name}_backward<{value}, {acc}, {label}>" for label in labels]
     return forward + backward + [f"{name}_reduce<{acc}, {label}>" for label in labels]
+
+
+def _softmax_cross_entropy_fused(value: str, acc: str) -> list[str]:
+    teams = [f"team<{value}, {acc}, {team}, {elements}>" for team in TEAMS for elements in ROW_ELEMENTS]
+    names = [f"{name}<{value}, {acc}>" for name in ("scale", "slab", "online")]
+    return [f"softmax_cross_entropy_{name}" for name in (f"total<{acc}>", *names, *teams)]
 
 
 def _attention(value: str, acc: str) -> list[str]:
@@ -87,4 +94,7 @@ INSTANTIATIONS: dict[str, dict[str, list[str]]] = {
     "embedding.cu": {dtype: _embedding(*types) for dtype, types in C_TYPES.items()},
     "layer_norm.cu": {dtype: _layer_norm(*types) for dtype, types in C_TYPES.items()},
     "softmax_cross_entropy.cu": {dtype: _softmax_cross_entropy(*types) for dtype, types in C_TYPES.items()},
+    "softmax_cross_entropy_fused.cu": {
+        dtype: _softmax_cross_entropy_fused(*types) for dtype, types in C_TYPES.items()
+    },
 }

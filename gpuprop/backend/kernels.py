@@ -26,7 +26,7 @@ import numpy as np
 from gpuprop.backend.arrays import Array, is_cupy
 from gpuprop.backend.cuda_module import CudaModule, included_texts
 from gpuprop.backend.device import Device, get_device
-from gpuprop.backend.instantiations import C_TYPES, INSTANTIATIONS, PACK
+from gpuprop.backend.instantiations import C_TYPES, INSTANTIATIONS
 from gpuprop.backend.signatures import KernelSource, Parameter, fit_arguments, parse_kernels
 from gpuprop.errors import KernelError
 
@@ -40,11 +40,6 @@ _MACRO = re.compile(r"^[ \t]*#[ \t]*define\b(?:[^\n]*\\\n)*[^\n]*__global__", re
 def usable(*arrays: Any) -> bool:
     """True when kernels can run on the arrays: they are on a GPU, or "emulated" is the current device."""
     return any(is_cupy(a) for a in arrays) or get_device().type == "emulated"
-
-
-def aligned(*arrays: Any) -> bool:
-    """True when all arrays begin at a multiple of 16 bytes, as kernels that move 16 bytes at a time need."""
-    return all((a.data.ptr if is_cupy(a) else a.__array_interface__["data"][0]) % PACK == 0 for a in arrays)
 
 
 def check(

@@ -29,6 +29,7 @@ class CrossEntropyLoss(Module):
     PyTorch. Targets equal to ignore_index count nothing; all ignored gives 0. label_smoothing ε mixes the
     target with the uniform distribution (Szegedy et al. 2016, section 7). reduction "none" keeps (...).
     Targets out of range raise DataError with the value and the row (on a GPU when the loss is read).
+    z_loss and soft_cap: see `ops.softmax_cross_entropy`.
     """
 
     def __init__(
@@ -37,6 +38,8 @@ class CrossEntropyLoss(Module):
         ignore_index: int = -100,
         reduction: str = "mean",
         label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+        soft_cap: float | None = None,
     ) -> None:
         if not 0.0 <= label_smoothing <= 1.0:
             raise ValueError(f"label_smoothing is between 0 and 1, not {label_smoothing!r}")
@@ -44,6 +47,7 @@ class CrossEntropyLoss(Module):
         self.ignore_index = ignore_index
         self.reduction = _reduction(reduction)
         self.label_smoothing = label_smoothing
+        self.z_loss, self.soft_cap = z_loss, soft_cap
 
     def forward(self, logits: Any, targets: Any) -> Tensor:
         return ops.softmax_cross_entropy(
@@ -53,6 +57,8 @@ class CrossEntropyLoss(Module):
             ignore_index=self.ignore_index,
             label_smoothing=self.label_smoothing,
             reduction=self.reduction,
+            z_loss=self.z_loss,
+            soft_cap=self.soft_cap,
         )
 
 

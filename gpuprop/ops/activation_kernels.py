@@ -10,6 +10,7 @@ import numpy as np
 from ..backend import kernels
 from ..backend.arrays import Array, get_xp
 from ..backend.instantiations import ACTIVATIONS, C_TYPES, PACK
+from ..backend.kernel_memory import aligned
 
 THREADS, WARP = 256, 32  # as in activation.cu
 LEAST_ROWS, MOST_BLOCKS = 32, 2048  # of a part; of the grid, which comes from sizes alone
@@ -82,7 +83,7 @@ def _tiles(direction: str, name: str, x: Array, *others: Array | None) -> tuple[
     """The kernel for arrays like x (N, C), its grid, and the number of parts that the rows are cut into."""
     rows, width = x.shape
     pack = PACK // x.dtype.itemsize
-    if width % pack or not kernels.aligned(x, *(a for a in others if a is not None)):
+    if width % pack or not aligned(x, *(a for a in others if a is not None)):
         pack = 1
     types = ", ".join(kernels.c_types(x.dtype))
     kernel = kernels.project("activation", f"activation_{direction}<{types}, {pack}, {ACTIVATIONS[name]}>")

@@ -10,6 +10,7 @@ from ..backend import kernels
 from ..backend.arrays import Array, get_xp
 from ..backend.determinism import are_deterministic_algorithms_enabled
 from ..backend.instantiations import C_TYPES, LABEL_TYPES, PACK
+from ..backend.kernel_memory import aligned
 
 THREADS, SORT_THREADS, CHUNK = 256, 1024, 32  # as in embedding.cu
 MOST_BLOCKS = 65536
@@ -87,4 +88,4 @@ def _integers(ids: Array) -> Array:
 def _pack(table: Array, *others: Array) -> int:
     """Columns a thread: 16 bytes of them where rows are whole packs."""
     pack = PACK // int(table.dtype.itemsize)
-    return pack if table.shape[1] % pack == 0 and kernels.aligned(table, *others) else 1
+    return pack if table.shape[1] % pack == 0 and aligned(table, *others) else 1

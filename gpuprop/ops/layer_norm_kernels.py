@@ -11,6 +11,7 @@ from ..backend import kernels
 from ..backend.arrays import Array, get_xp
 from ..backend.gemm import rows
 from ..backend.instantiations import LAYER_NORM_PACKS, PACK
+from ..backend.kernel_memory import aligned
 from ..backprop import Context
 
 THREADS, WARPS = 256, 8  # as in layer_norm.cu
@@ -78,7 +79,7 @@ def _result(ctx: Context, i: int, wanted: bool, partial: Array) -> Array | None:
 
 def _packs(x: Array, *others: Array) -> int | None:
     """How many packs of 16 bytes a lane of a warp needs for a row of x (N, D); None where none will do."""
-    if not kernels.aligned(x, *others):
+    if not aligned(x, *others):
         return None
     per_pack = PACK // x.dtype.itemsize
     wanted = math.ceil(x.shape[1] / (32 * per_pack))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -18,35 +18,26 @@ from ..backprop import Context
 from ..errors import DataError, ShapeError
 from ..op import Op
 from ..tensors import Tensor
+from . import softmax_cross_entropy_kernels as in_kernels
 from .operands import beside, data_of
 from .rowwise import cross_entropy_rows, over_row_blocks
+from .softmax_cross_entropy_kernels import Options, sum_type
 
-THREADS = 256  # as in softmax_cross_entropy.cu
 BLOCK = 65536  # elements the formula works on at a time: they stay in a core's cache
 NO_BAD_ROW = 2**64 - 1
 _UNSIGNED = {name: np.dtype(f"u{np.dtype(name).itemsize}") for name in LABEL_TYPES}
 REDUCTIONS = ("mean", "sum", "none")
 
 
-class Options(NamedTuple):
-    """What does not change from row to row. weight is (C,) in the type of the sums, or None; ignores: whether
-    some target may be ignore_index."""
-
-    weight: Array | None
-    ignore_index: int
-    smoothing: float
-    reduction: str
-    ignores: bool = True
-
-
 class SoftmaxCrossEntropy(Op):
-    """loss_i = (1 - ε) w_t (lse_i - z_it) + ε/C Σ_c w_c (lse_i - z_ic)        lse_i = ln Σ_c e^z_ic
+    """loss_i = (1 - ε) w_t (lse_i - z_it) + ε/C Σ_c w_c (lse_i - z_ic) + ζ lse_i²    lse_i = ln Σ_c e^z_ic
 
     z = logits (..., C)   t = target of row i, of targets (...)   w = class weights, 1 without any
-    ε = label smoothing (Szegedy et al. 2016, section 7)
+    ε = label smoothing (Szegedy et al. 2016, section 7)   ζ = z-loss (Chowdhery et al. 2022, section 5)
+    With a soft cap s, z is s tanh(logits / s) (Gemma 2, section 2), whose slope is 1 - (z / s)².
     mean: Σ loss_i / Σ w_t over the rows whose target is not ignore_index, 0 where there are none.
 
-    dz_ic = g_i ((1 - ε) w_t (p_ic - [c = t]) + ε/C (p_ic Σ w - w_c))        p = softmax(z)
+    dz_ic = g_i ((1 - ε) w_t (p_ic - [c = t]) + ε/C (p_ic Σ w - w_c) + 2 ζ lse_i p_ic)        p = softmax(z)
     g_i = gradient of loss_i: dy / Σ w_t for the mean
     """
 
@@ -56,19 +47,20 @@ class SoftmaxCrossEntropy(Op):
     ) -> Array:
         z, t = get_xp(logits).ascontiguousarray(rows(logits)), targets.reshape(-1)
         if first_bad is not None:
-            loss, saved = _launch_forward(z, t, options, first_bad)
-            ctx.save(logits.shape, t, options, z, *saved)
+            loss, saved = in_kernels.forward(z, t, options, first_bad, ctx.needs_grad[0])
+            ctx.save(logits.shape, t, options, z, saved)
         else:
-            compute = _formula if options.smoothing or get_xp(z) is not np else _in_rows
+            plain = not (options.smoothing or options.z_loss or options.soft_cap) and get_xp(z) is np
+            compute = _in_rows if plain else _formula
             loss, gradient = compute(z, t, options, ctx.needs_grad[0])
             ctx.save(logits.shape, t, options, gradient, None)
         return loss.reshape(targets.shape) if options.reduction == "none" else loss
 
     @staticmethod
     def backward(ctx: Context, dy: Array) -> Array:
-        shape, t, options, array, *saved = ctx.saved
-        if saved[0] is not None:
-            return _launch_backward(dy, array, t, options, *saved).reshape(shape)
+        shape, t, options, array, saved = ctx.saved
+        if saved is not None:
+            return in_kernels.backward(dy, array, t, options, saved).reshape(shape)
         gradient, dtype = array
         if options.reduction == "none":
             gradient = gradient * dy.reshape(-1, 1)
@@ -80,7 +72,7 @@ class SoftmaxCrossEntropy(Op):
 def _in_rows(
     z: Array, t: Array, options: Options, wants_gradient: bool
 ) -> tuple[Array, tuple[Array, Any] | None]:
-    """What `_formula` gives, without label smoothing, for NumPy arrays."""
+    """What `_formula` gives, without smoothing, z-loss and cap, for NumPy arrays."""
     n = len(z)
     w, dtype, mean = options.weight, sum_type(z), options.reduction == "mean"
     labels, of_target, counted = t, None, float(n)
@@ -144,70 +136,29 @@ def _formula(
 def _rows(z: Array, labels: Array, of_target: Array, per_row: Array, options: Options, out: Array) -> Array:
     """The losses of a block of rows (M, C); their gradient goes to `out`."""
     xp, w, eps, classes = get_xp(z), options.weight, options.smoothing, z.shape[1]
+    zeta, cap, slope = options.z_loss, options.soft_cap, None
     places = (xp.arange(z.shape[0]), labels)
     weights = classes if w is None else w.sum()
-    xp.subtract(z, z.max(axis=1, keepdims=True), out=out, dtype=out.dtype)  # no exponential overflows
+    if cap:
+        shares = xp.tanh(z.astype(out.dtype, copy=False) / cap)
+        z, slope = cap * shares, 1 - shares * shares
+    top = z.max(axis=1, keepdims=True)
+    xp.subtract(z, top, out=out, dtype=out.dtype)  # no exponential overflows
     of_label = out[places]
     below = product(out, xp.ones(classes, out.dtype) if w is None else w) if eps else 0.0
     xp.exp(out, out=out)
     exponentials = product(out, xp.ones(classes, out.dtype))  # faster than a sum
     log_sum = xp.log(exponentials)
-    out *= (per_row * ((1 - eps) * of_target + eps / classes * weights) / exponentials)[:, None]
+    log_sum_exp = top[:, 0].astype(out.dtype) + log_sum if zeta else 0.0
+    of_all = (1 - eps) * of_target + eps / classes * weights + 2 * zeta * log_sum_exp
+    out *= (per_row * of_all / exponentials)[:, None]
     if eps:
         out -= (per_row * (eps / classes))[:, None] * (1.0 if w is None else w)
     out[places] -= per_row * (1 - eps) * of_target
-    return (1 - eps) * of_target * (log_sum - of_label) + eps / classes * (weights * log_sum - below)
-
-
-def _kernel(name: str, *types: Any) -> kernels.Kernel:
-    return kernels.project(
-        "softmax_cross_entropy", f"softmax_cross_entropy_{name}<{', '.join(map(str, types))}>"
-    )
-
-
-def _launch_forward(
-    z: Array, t: Array, options: Options, first_bad: Array
-) -> tuple[Array, tuple[Array, ...]]:
-    n, classes = z.shape
-    xp, w, dtype = get_xp(z), options.weight, sum_type(z)
-    types, label = kernels.c_types(z.dtype), LABEL_TYPES[t.dtype.name]
-    team = 32 if classes <= 1024 else THREADS  # a warp a row, or a block
-    weight_sum = None if w is None else w.sum(keepdims=True)
-    losses, log_sum_exp = xp.empty(n, dtype), xp.empty(n, dtype)
-    grid = min(math.ceil(n * team / THREADS), 2**31 - 1)
-    sizes = (n, classes, options.ignore_index)
-    args = (z, t, w, weight_sum, losses, log_sum_exp, first_bad, *sizes, options.smoothing)
-    _kernel("forward", *types, label, team)(grid, THREADS, args)
-    if options.reduction == "none":
-        return losses, (log_sum_exp, weight_sum, None)
-    loss, total, mean = xp.empty((), dtype), xp.empty(1, dtype), options.reduction == "mean"
-    _kernel("reduce", types[1], label)(1, THREADS, (losses, t, w, loss, total, *sizes, mean))
-    return loss, (log_sum_exp, weight_sum, total if mean else None)
-
-
-def _launch_backward(
-    dy: Array,
-    z: Array,
-    t: Array,
-    options: Options,
-    log_sum_exp: Array,
-    weight_sum: Array | None,
-    total: Array | None,
-) -> Array:
-    n, classes = z.shape
-    dz = get_xp(z).empty(z.shape, z.dtype)
-    dy = get_xp(z).ascontiguousarray(dy, dtype=log_sum_exp.dtype).reshape(-1)
-    each = options.reduction == "none"
-    grid = min(math.ceil(dz.size / THREADS), 2**31 - 1)
-    sizes = (n, classes, options.ignore_index)
-    args = (z, t, options.weight, weight_sum, log_sum_exp, dy, each, total, dz, *sizes, options.smoothing)
-    _kernel("backward", *kernels.c_types(z.dtype), LABEL_TYPES[t.dtype.name])(grid, THREADS, args)
-    return dz
-
-
-def sum_type(z: Array) -> Any:
-    """The type of losses and sums: float64 for float64, else float32."""
-    return np.float64 if z.dtype == np.float64 else np.float32
+    if slope is not None:
+        out *= slope
+    loss = (1 - eps) * of_target * (log_sum - of_label) + eps / classes * (weights * log_sum - below)
+    return loss + zeta * log_sum_exp * log_sum_exp
 
 
 def softmax_cross_entropy(
@@ -218,16 +169,21 @@ def softmax_cross_entropy(
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
     reduction: str = "mean",
+    z_loss: float = 0.0,
+    soft_cap: float | None = None,
 ) -> Tensor:
     """Cross-entropy between softmax(logits) and the target classes.
 
     logits (..., C)   targets (...) of integers   weight (C,), one a class
+    z_loss ζ adds ζ lse² to each row's loss, lse = ln Σ e^z, which keeps lse near 0. soft_cap s > 0 puts
+    s tanh(z / s) in place of z.
     Returns one number, or the losses (...) for reduction "none"; float16 and bfloat16 logits give a float32
     loss. Raises ShapeError when shapes do not fit, DataError with value and row for a target outside 0..C-1
     that is not ignore_index: at once on the CPU, else when the loss is read, so that no step has to wait.
     """
     z, t = data_of(logits), beside(targets, logits)
     _check(z, t, label_smoothing, reduction)
+    _check_numbers(z_loss, soft_cap)
     if t.dtype.name not in LABEL_TYPES:
         t = t.astype(np.int64)
     w = None if weight is None else get_xp(z).ascontiguousarray(beside(weight, logits), dtype=sum_type(z))
@@ -236,7 +192,8 @@ def softmax_cross_entropy(
     classes = z.shape[-1]
     known = isinstance(t, np.ndarray) and _all_are_classes(t, classes)
     ignores = not known or 0 <= ignore_index < classes
-    options = Options(w, int(ignore_index), float(label_smoothing), reduction, ignores)
+    numbers = float(label_smoothing), float(z_loss), float(soft_cap or 0.0)
+    options = Options(w, int(ignore_index), reduction, ignores, *numbers)
     first_bad = None
     if kernels.usable(z) and z.size:
         t = get_xp(z).ascontiguousarray(t)
@@ -247,6 +204,13 @@ def softmax_cross_entropy(
     if first_bad is not None:
         loss.add_check(lambda: _refuse(t, int(to_host(first_bad)[0]), classes, ignore_index))
     return loss
+
+
+def _check_numbers(z_loss: float, soft_cap: float | None) -> None:
+    if not 0.0 <= z_loss < math.inf:
+        raise DataError(f"z_loss is a finite number of at least 0, not {z_loss!r}")
+    if soft_cap is not None and not 0.0 < soft_cap < math.inf:
+        raise DataError(f"soft_cap is a finite number above 0, or None for no cap, not {soft_cap!r}")
 
 
 def _check(z: Array, t: Array, smoothing: float, reduction: str) -> None:

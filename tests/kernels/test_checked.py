@@ -42,13 +42,13 @@ def convolution(dtype, groups):
     return y.data, x.grad, weight.grad, bias.grad
 
 
-def loss(dtype, classes, label="int64", **options):
+def loss(dtype, classes, label="int64", rows=9, **options):
     rng = np.random.default_rng(0)
-    logits = tensor(rng.standard_normal((9, classes)).astype(dtype), requires_grad=True)
-    targets = rng.integers(0, classes, 9).astype(label)
+    logits = tensor(rng.standard_normal((rows, classes)).astype(dtype), requires_grad=True)
+    targets = rng.integers(0, classes, rows).astype(label)
     targets[3] = -100
     value = softmax_cross_entropy(logits, targets, weight=rng.uniform(0.5, 2, classes), **options)
-    value.backward()
+    value.sum().backward()
     return value.data, logits.grad
 
 
@@ -136,8 +136,11 @@ CASES = {
     "embedding-packs": lambda dtype: look_up(dtype, 136),
     "layer-norm-plain": lambda dtype: normalize(dtype, 37),
     "layer-norm-warp": lambda dtype: normalize(dtype, 136),
-    "softmax-warp": lambda dtype: loss(dtype, 40, label_smoothing=0.1),
+    "softmax-slab": lambda dtype: loss(dtype, 7, label_smoothing=0.1, rows=131),
+    "softmax-warp": lambda dtype: loss(dtype, 70, label_smoothing=0.1, z_loss=0.01, soft_cap=4.0),
     "softmax-block": lambda dtype: loss(dtype, 1100, "int32"),
+    "softmax-online": lambda dtype: loss(dtype, 8203, label_smoothing=0.1, rows=4),
+    "softmax-each-row": lambda dtype: loss(dtype, 70, reduction="none"),
 }
 
 

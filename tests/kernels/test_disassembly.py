@@ -17,6 +17,7 @@ REGISTERS = 65536  # of a processor, of which a warp takes multiples of 256
 MOST_WARPS = 64  # of a processor
 
 # kernel -> 16-byte loads and stores of global memory at least, threads a block, warps a processor at least
+FUSED = "softmax_cross_entropy_fused.cu"
 HOT = {
     ("activation.cu", "activation_forward<float, float, 4, 2>"): (2, 1, 256, 48),
     ("activation.cu", "activation_forward<__nv_bfloat16, float, 8, 3>"): (2, 1, 256, 40),
@@ -31,6 +32,11 @@ HOT = {
     ("layer_norm.cu", "layer_norm_forward_warp<__nv_bfloat16, float, 2>"): (6, 2, 256, 40),
     ("layer_norm.cu", "layer_norm_backward_warp<float, float, 4>"): (12, 4, 256, 16),
     ("layer_norm.cu", "layer_norm_backward_warp<__nv_bfloat16, float, 2>"): (6, 2, 256, 16),
+    (FUSED, "softmax_cross_entropy_slab<float, float>"): (1, 1, 128, 40),
+    (FUSED, "softmax_cross_entropy_team<float, float, 32, 32>"): (8, 8, 256, 24),
+    (FUSED, "softmax_cross_entropy_team<__nv_bfloat16, float, 256, 32>"): (4, 4, 256, 24),
+    (FUSED, "softmax_cross_entropy_online<float, float>"): (2, 1, 256, 40),
+    (FUSED, "softmax_cross_entropy_online<__nv_bfloat16, float>"): (2, 1, 256, 40),
 }
 
 

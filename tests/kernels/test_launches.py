@@ -102,3 +102,20 @@ def test_an_embedding_is_two_passes_each_way(launches):
         ("embedding_backward", n + table.data.nbytes + sums),
         ("embedding_backward_finish", table.data.nbytes + sums),
     ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "classes", "kernel"), [(2048, 8, "slab"), (128, 256, "team"), (2, 8200, "online")]
+)
+def test_cross_entropy_is_two_passes(launches, rows, classes, kernel):
+    """Logits are read and the gradient is written, both once; targets count what the mean is divided by. The
+    last launch reads nothing where the loss is what is differentiated."""
+    z = gp.tensor(np.zeros((rows, classes), np.float32), requires_grad=True)
+    targets = np.zeros(rows, np.int64)
+    gp.ops.softmax_cross_entropy(z, targets).backward()
+    of_targets = targets.nbytes if targets.nbytes >= SMALL else 0
+    assert launches == [
+        ("softmax_cross_entropy_total", of_targets),
+        (f"softmax_cross_entropy_{kernel}", 2 * z.data.nbytes + of_targets),
+        ("softmax_cross_entropy_scale", z.data.nbytes),
+    ]
