@@ -21,7 +21,7 @@ from .threads import at_once, blas_on_one_thread, can_hold_blas, pieces
 
 PRECISIONS = ("highest", "high")
 LIBRARY_SPLITS = 1 << 18  # multiplications up to which OpenBLAS uses one thread anyway
-SMALL = 1 << 11  # numbers of a result up to which memory that is used again does not pay
+FEW = 1 << 11  # numbers of a result up to which memory that is used again does not pay
 LEAST = 1 << 22  # multiplications a piece below which handing it to another thread does not pay
 SMALL = 10**6  # multiplications up to which OpenBLAS reads the factors where they are: no copies in its order
 LONG = 120  # of an axis, the least that is worth a product of its own
@@ -55,7 +55,7 @@ def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
     if a.ndim < 2 or b.ndim < 2:
         return a @ b if out is None else np.matmul(a, b, out=out)
     count = a.size * b.shape[-1]
-    if out is None and count <= min(LIBRARY_SPLITS, SMALL * a.shape[-1]):
+    if out is None and count <= min(LIBRARY_SPLITS, FEW * a.shape[-1]):
         return a @ b
     if out is None:
         lead = a.shape[:-2] if b.ndim == 2 else np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
