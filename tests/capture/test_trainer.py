@@ -72,6 +72,28 @@ def test_the_bits_of_steps_that_are_not_captured(
     assert all(np.array_equal(a, b) for a, b in zip(found[True][1], found[False][1], strict=True))
 
 
+def test_graphs_do_not_write_to_what_other_graphs_keep(any_gpu: str) -> None:
+    """New shapes come up when others are captured: their graphs keep ones and class weights in memory that is
+    not what the others use on their way."""
+    found = {}
+    for capture in (False, True):
+        gp.manual_seed(3)
+        model = MODELS["mlp"]()
+        criterion = nn.CrossEntropyLoss(weight=np.array([1.0, 2.0, 0.5], np.float32))
+        of = gp.Trainer(
+            model, lambda b, m=model, c=criterion: c(m(b.ids, b.mask), b.labels),
+            optim.SGD(model.parameters(), lr=0.1), progress="off", capture=capture, accumulate=2,
+        )  # fmt: skip
+        some = batches(12)
+        for k in range(2, 13, 2):
+            of.fit(some[:k], epochs=k)
+        found[capture] = outcome(of)
+    assert of.device_step.graph is not None
+    assert of.device_step.graph.captured > 1
+    assert found[True][0] == found[False][0]
+    assert all(np.array_equal(a, b) for a, b in zip(found[True][1], found[False][1], strict=True))
+
+
 def test_captured_by_default_and_never_on_a_cpu(any_gpu: str) -> None:
     of = trainer(None)
     of.fit(batches(), epochs=2)

@@ -97,10 +97,12 @@ def test_a_cupy_without_nccl_is_named(fake_gpu):
 @pytest.mark.skipif(reason is not None, reason=str(reason))
 def test_two_ranks_on_fake_gpus_train_as_one_on_a_cpu(tmp_path):
     plain = "feedforward:capture=no"
-    cases = (plain, "feedforward", "feedforward:gradient_type=bf16")
+    cases = (plain, "feedforward", "feedforward:gradient_type=bf16", "feedforward:rows=33:accumulate=2")
     found = run_program("on_fake_gpus", 2, tmp_path, 24, *cases)
-    alone, _ = train("feedforward", "float32", 24)
     for case in cases:
+        alone, _ = train(
+            "feedforward", "float32", 24, **({"rows": 33, "accumulate": 2} if "33" in case else {})
+        )
         told = found[0][case]
         assert told["device"] == "cuda:0"
         assert ["ncclAllReduce", 9 if "bf16" in case else 7] in told["kinds"]
