@@ -338,6 +338,15 @@ void* fake_last_stream() { return last_stream; }
 // A captured product keeps what its description was at the call.
 void* fake_copy_description(void* description) { return new Description(*static_cast<Description*>(description)); }
 
+// m, n, k and the bytes of an element of a product with an epilogue.
+void fake_sizes(void* description, void* a_layout, void* d_layout, int64_t* found) {
+    const auto *la = static_cast<Layout*>(a_layout), *ld = static_cast<Layout*>(d_layout);
+    found[0] = ld->rows;
+    found[1] = ld->columns;
+    found[2] = static_cast<Description*>(description)->transpose[0] == 1 ? la->rows : la->columns;
+    size_of(la->type, found[3]);
+}
+
 // Whether a product on this handle would not have to allocate.
 int fake_can_multiply(void* handle) { return static_cast<Handle*>(handle)->workspace != nullptr; }
 }

@@ -15,6 +15,7 @@ from fake_cupy import machine_now
 
 from gpuprop.backend import cublas
 
+SIZES = {0: 4, 1: 8, 2: 2, 14: 2}  # bytes of an element, by cudaDataType_t
 SOURCE = Path(__file__).with_name("fake_cublas.cpp")
 
 
@@ -36,6 +37,7 @@ def build() -> Any:
             getattr(found, name).argtypes = arguments
     found.fake_copy_description.argtypes = (ctypes.c_void_p,)
     found.fake_copy_description.restype = ctypes.c_void_p
+    found.fake_sizes.argtypes = (*[ctypes.c_void_p] * 3, ctypes.POINTER(ctypes.c_int64))
     found.fake_can_multiply.argtypes = (ctypes.c_void_p,)
     found.fake_last_stream.restype = ctypes.c_void_p
     return found
@@ -50,24 +52,38 @@ class FakeCublas:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.real, name)
 
-    def _product(self, name: str, function: Any, args: tuple[Any, ...]) -> int:
+    def _product(
+        self, name: str, function: Any, args: tuple[Any, ...], moved: int = 0, flops: int = 0
+    ) -> int:
         def work() -> None:
             status = function(*args)
             assert status == 0, f"{name}: status {status}"
 
-        machine_now().launch(name, work)
+        machine_now().launch(name, work, moved, flops)
         return 0
 
     def cublasGemmEx_64(self, *args: Any) -> int:
         if not self.real.fake_can_multiply(args[0]):
             return 3
-        return self._product("gemm", self.real.cublasGemmEx_64, args)
+        m, n, k = args[3:6]
+        a, b, c = (SIZES[args[i]] for i in (8, 11, 15))
+        moved = m * k * a + k * n * b + m * n * c
+        return self._product("gemm", self.real.cublasGemmEx_64, args, moved, 2 * m * n * k)
 
     def cublasGemmStridedBatchedEx_64(self, *args: Any) -> int:
         if not self.real.fake_can_multiply(args[0]):
             return 3
-        return self._product("gemm_batched", self.real.cublasGemmStridedBatchedEx_64, args)
+        (m, n, k), batch = args[3:6], args[20]
+        a, b, c = (SIZES[args[i]] for i in (8, 12, 17))
+        times = [batch if args[i] else 1 for i in (10, 14)]  # a stride of 0 repeats
+        moved = times[0] * m * k * a + times[1] * k * n * b + batch * m * n * c
+        function = self.real.cublasGemmStridedBatchedEx_64
+        return self._product("gemm_batched", function, args, moved, 2 * m * n * k * batch)
 
     def cublasLtMatmul(self, handle: Any, description: Any, *args: Any) -> int:
         kept = self.real.fake_copy_description(description)
-        return self._product("gemm_epilogue", self.real.cublasLtMatmul, (handle, kept, *args))
+        found = (ctypes.c_int64 * 4)()
+        self.real.fake_sizes(description, args[2], args[9], found)
+        m, n, k, size = found
+        moved, flops = (m * k + k * n + m * n) * size, 2 * m * n * k
+        return self._product("gemm_epilogue", self.real.cublasLtMatmul, (handle, kept, *args), moved, flops)

@@ -1,0 +1,111 @@
+"""What each operation costs on a GPU, forward and backward: launches, bytes that they move, floating-point
+operations of their products. Counted on the fake GPU, and asserted against what the equations need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gpuprop as gp
+from gpuprop import ops
+
+FLOAT = 4
+SMALL = 1 << 12  # bytes that do not count: sums, flags, numbers of the random generator
+
+
+def leaf(*shape: int) -> gp.Tensor:
+    values = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    return gp.tensor(values, requires_grad=True)
+
+
+def cost(machine: Any, run: Callable[[], Any], *leaves: gp.Tensor) -> dict[str, tuple[int, int, int]]:
+    """(launches, bytes, flops) of forward and backward, from ones that are made before."""
+    for x in leaves:
+        x.grad = None
+    run()  # what is compiled and kept
+    machine.costs.clear()
+    y = run()
+    forward = list(machine.costs)
+    dy = gp.get_xp(y.data).ones(y.shape, y.dtype)
+    machine.costs.clear()
+    y.backward(dy)
+    found = {"forward": forward, "backward": list(machine.costs)}
+    return {
+        name: (len(part), sum(c.moved for c in part) // SMALL * SMALL, sum(c.flops for c in part))
+        for name, part in found.items()
+    }
+
+
+def test_linear(fake_gpu: Any) -> None:
+    """One product forward, two backward, biases and ReLU inside them but for the mask of dy."""
+    n, i, o = 128, 64, 96
+    x, weight, bias = leaf(n, i), leaf(o, i), leaf(o)
+    moved, flops = FLOAT * (n * i + i * o + n * o), 2 * n * i * o
+    found = cost(fake_gpu, lambda: ops.linear(x, weight, bias), x, weight, bias)
+    assert found["forward"] == (1, moved, flops)
+    assert found["backward"] == (2, 2 * moved, 2 * flops)
+    found = cost(fake_gpu, lambda: ops.linear(x, weight, bias, activation="relu"), x, weight, bias)
+    assert found["forward"] == (1, moved, flops)
+    assert found["backward"] == (3, 2 * moved + 3 * FLOAT * n * o, 2 * flops)
+
+
+def test_matmul_of_stacks(fake_gpu: Any) -> None:
+    """A transpose costs nothing, forward or backward."""
+    b, m, k, n = 8, 16, 32, 24
+    x, y = leaf(b, m, k), leaf(b, n, k)
+    moved, flops = FLOAT * b * (m * k + k * n + m * n), 2 * b * m * n * k
+    found = cost(fake_gpu, lambda: ops.matmul(x, y.swapaxes(1, 2)))
+    assert found["forward"] == (1, moved, flops)
+    assert found["backward"] == (2, 2 * moved, 2 * flops)
+
+
+def test_cross_entropy_reads_logits_and_writes_their_gradient(fake_gpu: Any) -> None:
+    rows, classes = 64, 512
+    logits, labels = leaf(rows, classes), gp.tensor(np.arange(rows) % classes)
+    found = cost(fake_gpu, lambda: ops.softmax_cross_entropy(logits, labels))
+    passes = sum(moved for _, moved, _ in found.values()) / logits.data.nbytes
+    assert passes <= CROSS_ENTROPY_PASSES + 0.1
+    assert sum(launches for launches, _, _ in found.values()) <= 4
+
+
+CROSS_ENTROPY_PASSES = 3  # 2 where the gradient is written by the forward pass
+
+
+@pytest.mark.parametrize("p", [0.0, 0.1])
+def test_attention_reads_and_writes_each_array_but_no_weights(fake_gpu: Any, p: float) -> None:
+    b, heads, length, size = 2, 2, 32, 16
+    q, k, v = (leaf(b, heads, length, size) for _ in range(3))
+    found = cost(fake_gpu, lambda: ops.scaled_dot_product_attention(q, k, v, dropout=p, stream=5))
+    one = q.data.nbytes
+    assert found["forward"][:2] == (1, 4 * one)
+    assert found["backward"][0] == 2
+    assert found["backward"][1] <= 13 * one  # q, k, v, dC by both kernels, C, and the gradients
+
+
+def test_dropout_is_a_pass_each_way_and_keeps_no_mask(fake_gpu: Any) -> None:
+    x = leaf(64, 256)
+    found = cost(fake_gpu, lambda: ops.dropout(x, 0.5, stream=3))
+    assert found["forward"] == found["backward"] == (1, 2 * x.data.nbytes, 0)
+
+
+def test_arithmetic_is_a_pass_each(fake_gpu: Any) -> None:
+    x, y = leaf(64, 256), leaf(64, 256)
+    n = x.data.nbytes
+    assert cost(fake_gpu, lambda: x + y, x, y) == {"forward": (1, 3 * n, 0), "backward": (0, 0, 0)}
+    assert cost(fake_gpu, lambda: x * y, x, y) == {"forward": (1, 3 * n, 0), "backward": (2, 6 * n, 0)}
+
+
+def test_a_time_step_of_a_gru(fake_gpu: Any) -> None:
+    """Products for x and for the weights over all times at once; at each time one for the state, and the
+    launches of its gates. One kernel over all times would take these 25 a time away."""
+    b, size, launches = 8, 16, []
+    for length in (4, 8):
+        x, w, u, bias = leaf(b, length, size), leaf(3 * size, size), leaf(3 * size, size), leaf(3 * size)
+        found = cost(fake_gpu, lambda x=x, w=w, u=u, bias=bias: ops.gru(x, w, u, bias, bias)[0])  # type: ignore[misc]
+        launches.append(sum(n for n, _, _ in found.values()))
+        assert found["forward"][2] == 2 * b * length * 3 * size * 2 * size
+        assert found["backward"][2] == 2 * found["forward"][2]
+    assert (launches[1] - launches[0]) / 4 <= 25

@@ -1,0 +1,240 @@
+"""The device behind the fake CuPy: memory, launches, streams and graphs.
+
+Every operation is a launch, with a name, that is done at once, or while a stream is captured only written
+down, for `Graph.launch` to do. What a launch reads and writes is fixed when it is made, as on a GPU. Waiting
+for the device, copies from the host and memory from another pool than the capture's own are refused while
+capturing. Memory that is given back to a pool is given out again, so that what is used after its time shows.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+# Operations that CuPy composes of several kernels; all others count one.
+LAUNCHES = {"pad": 2, "argsort": 3, "flatnonzero": 4, "cumsum": 2, "tri": 2, "stack": 1}
+
+
+class CaptureViolation(RuntimeError):
+    """What CUDA would refuse, or silently do wrong, while a stream is captured."""
+
+
+class State(threading.local):
+    stream: Any = None
+    allocator: Any = None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a launch: bytes read and written, and floating-point operations of a product."""
+
+    name: str
+    moved: int
+    flops: int
+
+
+def bytes_of(*arrays: Any) -> int:
+    """Bytes of the arrays among the values; what is repeated counts once."""
+    return sum(
+        a.itemsize * int(np.prod([n for n, step in zip(a.shape, a.strides, strict=True) if step], initial=1))
+        for a in arrays
+        if isinstance(a, np.ndarray) and a.size
+    )
+
+
+class Machine:
+    """The device: launches by name, waits, allocations, and what is being captured."""
+
+    def __init__(self) -> None:
+        self.state = State()
+        self.launches: list[str] = []
+        self.costs: list[Cost] = []
+        self.waits: list[str] = []
+        self.reads: list[str] = []  # host to device
+        self.capture: list[tuple[str, Callable[[], None]]] | None = None
+        self.capture_pool: Any = None
+        self.default_pool = MemoryPool(self)
+
+    def launch(self, name: str, work: Callable[[], None], moved: int = 0, flops: int = 0) -> None:
+        """Do `work`, or write it down. moved: bytes it reads and writes; flops: of products."""
+        self.costs.append(Cost(name, moved, flops))
+        self.launches += [name] * LAUNCHES.get(name, 1)
+        if self.capture is not None:
+            self.capture.append((name, work))
+        else:
+            work()
+
+    def wait(self, what: str) -> None:
+        if self.capture is not None:
+            raise CaptureViolation(f"cudaErrorStreamCaptureUnsupported: {what} waits for the device")
+        self.waits.append(what)
+
+    def upload(self, what: str) -> None:
+        if self.capture is not None:
+            raise CaptureViolation(f"{what} copies from the host, whose memory will be another at a replay")
+        self.reads.append(what)
+
+    def allocate(self, size: int) -> Chunk:
+        allocator = self.state.allocator or self.default_pool.malloc
+        pool = getattr(allocator, "__self__", None)
+        if self.capture is not None and pool is not self.capture_pool:
+            raise CaptureViolation(f"{size} bytes are allocated outside the pool of the capture")
+        return allocator(size)
+
+
+class Chunk:
+    """Memory of a pool, in use as long as this lives."""
+
+    def __init__(self, pool: MemoryPool | None, memory: np.ndarray) -> None:
+        self.memory = memory
+        self.ptr = memory.ctypes.data
+        self.size = memory.nbytes
+        if pool is not None:
+            weakref.finalize(self, pool.take_back, memory)
+
+
+class MemoryPool:
+    """Memory that is handed out again. `blocks` is what it ever took from the machine."""
+
+    def __init__(self, machine: Machine | None = None) -> None:
+        self.machine = machine or sys.modules["cupy"].machine
+        self.free: list[np.ndarray] = []
+        self.blocks = 0
+
+    def malloc(self, size: int) -> Chunk:
+        wanted = max(1, -(-size // 512)) * 512
+        for i, memory in enumerate(self.free):
+            if memory.nbytes == wanted:
+                return Chunk(self, self.free.pop(i))
+        self.blocks += 1
+        return Chunk(self, aligned(wanted))
+
+    def take_back(self, memory: np.ndarray) -> None:
+        self.free.append(memory)
+
+    def used_bytes(self) -> int:
+        return 0
+
+    def total_bytes(self) -> int:
+        return 0
+
+    def free_all_blocks(self) -> None:
+        self.free.clear()
+
+
+def aligned(size: int) -> np.ndarray:
+    """`size` bytes at an address that 512 divides, full of NaN."""
+    raw = np.empty(size + 512, np.uint8)
+    start = -raw.ctypes.data % 512
+    memory = raw[start : start + size]
+    memory[...] = 255
+    return memory
+
+
+def machine_now() -> Machine:
+    return sys.modules["cupy"].machine
+
+
+class Stream:
+    """A stream. `capture` is of this thread's launches, whichever stream is current."""
+
+    null: Any = None
+
+    def __init__(self, null: bool = False, non_blocking: bool = False) -> None:
+        self.is_null = null
+        self.ptr = 0 if null else id(self)
+        self._before: list[Any] = []
+
+    def __enter__(self) -> Stream:
+        self._before.append(machine_now().state.stream)
+        machine_now().state.stream = self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        machine_now().state.stream = self._before.pop()
+
+    def use(self) -> Stream:
+        machine_now().state.stream = self
+        return self
+
+    def begin_capture(self, mode: Any = None) -> None:
+        if self.is_null:
+            raise RuntimeError("cannot capture on the default (legacy) stream")
+        machine = machine_now()
+        machine.capture = []
+        machine.capture_pool = getattr(machine.state.allocator, "__self__", None)
+
+    def end_capture(self) -> Graph:
+        machine = machine_now()
+        nodes, machine.capture, machine.capture_pool = machine.capture, None, None
+        assert nodes is not None, "no capture has begun"
+        return Graph(machine, nodes)
+
+    def is_capturing(self) -> bool:
+        return machine_now().capture is not None
+
+    def synchronize(self) -> None:
+        machine_now().wait("synchronize()")
+
+    def wait_event(self, event: Any) -> None:
+        pass
+
+    def record(self, event: Any = None) -> Any:
+        return event or Event()
+
+
+class Event:
+    def __init__(self, **_: Any) -> None:
+        pass
+
+    def record(self, stream: Any = None) -> None:
+        pass
+
+    def synchronize(self) -> None:
+        pass
+
+
+class Graph:
+    """What was captured. `names` are the launches."""
+
+    def __init__(self, machine: Machine, nodes: list[tuple[str, Callable[[], None]]]) -> None:
+        self.machine, self.nodes = machine, nodes
+
+    @property
+    def names(self) -> list[str]:
+        return [name for name, _ in self.nodes for _ in range(LAUNCHES.get(name, 1))]
+
+    def launch(self, stream: Any = None) -> None:
+        self.machine.launches.append("graph")
+        for _, work in self.nodes:
+            work()
+
+    def upload(self, stream: Any = None) -> None:
+        pass
+
+
+class Device:
+    def __init__(self, index: int = 0) -> None:
+        self.id = index
+
+    def use(self) -> None:
+        pass
+
+    def __enter__(self) -> Device:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def synchronize(self) -> None:
+        machine_now().wait("Device.synchronize()")
+
+
+class CudaError(RuntimeError):
+    pass
