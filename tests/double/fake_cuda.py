@@ -76,6 +76,8 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[fake_cupy.Machine]:
     library = fake_cublas.FakeCublas()
     monkeypatch.setattr(cublas, "library", lambda name: library)
     monkeypatch.setattr(cublaslt, "library", lambda name: library)
+    monkeypatch.setattr(device, "_default", device._default)  # what a command sets does not outlive it
+    monkeypatch.setattr(device, "_followed", device._Followed())
     monkeypatch.setattr(cuda_setup, "count", lambda: 1)
     monkeypatch.setattr(cuda_setup, "import_cupy", lambda: cupy)
     random.manual_seed(0)
