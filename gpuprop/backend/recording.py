@@ -36,7 +36,7 @@ class Recording:
         self._numbers: dict[str, tuple[Array, Callable[[], float]]] = {}
         self._constants: dict[int, tuple[Any, Array]] = {}
         self._ones: dict[Any, Array] = {}
-        self._conditions: dict[str, tuple[Callable[[], Any], Any]] = {}
+        self._conditions: dict[Any, tuple[Callable[[], Any], Any]] = {}
 
     def number(self, name: str, read: Callable[[], float], dtype: Any) -> Array:
         """An array (1,) in device memory that holds what `read()` gave when the step began."""
@@ -84,7 +84,7 @@ class Recording:
         )
         return manager
 
-    def depends(self, name: str, read: Callable[[], Any]) -> None:
+    def depends(self, name: Any, read: Callable[[], Any]) -> None:
         """The launches are right as long as read() gives what it gives now."""
         self._conditions[name] = (read, read())
 
@@ -150,7 +150,7 @@ def ones(xp: Any, like: Array) -> Array:
     return now.ones(tuple(like.shape), like.dtype)
 
 
-def depends(name: str, read: Callable[[], Any]) -> None:
+def depends(name: Any, read: Callable[[], Any]) -> None:
     """See `Recording.depends`; nothing where no step is captured."""
     now = _current.get()
     if now is not None:

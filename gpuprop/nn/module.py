@@ -9,6 +9,7 @@ import numpy as np
 
 from ..backend.arrays import get_xp, to_device, to_host
 from ..backend.device import Device, resolve
+from ..backend.recording import depends, recording
 from ..errors import CheckpointError
 from ..tensors import Parameter
 
@@ -29,6 +30,8 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} needs a forward")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if recording() is not None:  # a captured step is for one mode
+            depends((id(self), "training"), lambda: self.training)
         return self.forward(*args, **kwargs)
 
     def children(self) -> Iterator[tuple[str, Module]]:

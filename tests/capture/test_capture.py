@@ -172,6 +172,36 @@ def test_inputs_of_any_structure_and_place(fake_gpu: Any) -> None:
         run({1, 2}, {})
 
 
+def test_another_mode_or_option_is_captured_anew(any_gpu: str) -> None:
+    gp.manual_seed(4)
+    model = MODELS["mlp"]()
+    update, criterion = optim.SGD(model.parameters(), lr=0.1, momentum=0.5), nn.CrossEntropyLoss()
+
+    def step(ids: Any, mask: Any, labels: Any) -> Any:
+        update.zero_grad()
+        loss = criterion(model(ids, mask), labels)
+        loss.backward()
+        update.step()
+        return loss
+
+    run = gp.capture(step)
+    for _ in range(3):
+        run(*batch(0))
+    assert (run.ran, run.captured, run.replayed) == (1, 1, 1)
+    model.eval()
+    run(*batch(0))
+    assert run.ran == 2
+    update.param_groups[0]["momentum"] = 0.9
+    run(*batch(0))
+    assert run.ran == 3
+    update.param_groups[0]["lr"] = 0.0  # which is read from device memory
+    before = [p.numpy().copy() for p in model.parameters()]
+    for _ in range(2):
+        run(*batch(0))
+    assert (run.ran, run.captured, run.replayed) == (3, 2, 2)
+    assert all(np.array_equal(p.numpy(), b) for p, b in zip(model.parameters(), before, strict=True))
+
+
 def test_it_has_the_name_of_the_step() -> None:
     @gp.capture
     def step(x: Any) -> Any:
