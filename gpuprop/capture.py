@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .backend import cuda_setup, random
+from .backend import cublas, cuda_setup, random
 from .backend.device import Device, get_device, resolve
 from .backend.gemm import get_matmul_precision
 from .backend.recording import Recording
@@ -92,11 +92,12 @@ class Captured:
         return self._capture(xp, key, found)
 
     def _warm_up(self, xp: Any, graph: _Graph) -> Any:
-        with self._aside(xp), graph.recording.current():
+        """Run the step as it is. What it keeps for later steps (moments, tables) comes from the usual pool,
+        as memory that is free in the pool of graphs is written to by replays."""
+        with graph.recording.current():
             graph.outputs = Outputs(xp, self.step(*graph.inputs.values))
-            result = graph.outputs.copied()
         self.ran += 1
-        return result
+        return graph.outputs.copied()
 
     def _capture(self, xp: Any, key: Any, graph: _Graph) -> Any:
         recording, before = graph.recording, random.state.state_dict()
@@ -128,9 +129,10 @@ class Captured:
     @contextlib.contextmanager
     def _aside(self, xp: Any) -> Iterator[Any]:
         """Inside, launches go to a stream of our own, between what came before and what comes after, and
-        memory comes from a pool of our own, which lives as long as the graphs."""
+        memory comes from a pool of our own, which all graphs share, as they run one after the other."""
         if self._pool is None:
             self._pool, self._stream = xp.cuda.MemoryPool(), xp.cuda.Stream(non_blocking=True)
+        cublas.prepare(xp.cuda.runtime.getDevice(), self._stream.ptr)
         outside, stream = xp.cuda.get_current_stream(), self._stream
         stream.wait_event(outside.record())
         try:

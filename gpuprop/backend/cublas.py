@@ -129,6 +129,12 @@ def handle(device: int) -> Handle:
     return found
 
 
+def prepare(device: int, stream: int) -> None:
+    """Make the workspace that products on a stream need, before it is captured, where there are products."""
+    if device in _handles.of:
+        _handles.of[device].workspace(stream)
+
+
 def current_stream() -> int:
     """The address of CuPy's current stream."""
     return int(cuda_setup.import_cupy().cuda.get_current_stream().ptr)

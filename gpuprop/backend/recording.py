@@ -47,8 +47,7 @@ class Recording:
                     f"the step reads {name} while it is captured, but did not when it ran before: a step has "
                     "to do the same each time"
                 )
-            with self._kept():
-                known = self._numbers[name] = (self.xp.full(1, read(), dtype), read)
+            known = self._numbers[name] = (self.xp.full(1, read(), dtype), read)
         return known[0]
 
     def constant(self, host: Any) -> Array:
@@ -61,8 +60,7 @@ class Recording:
                 f"the step copies an array {host.dtype} {tuple(host.shape)} from the host, which it makes "
                 "anew each time: give it to the step as an input"
             )
-        with self._kept():
-            device = self.xp.asarray(host)
+        device = self.xp.asarray(host)
         self._constants[id(host)] = (host, device)  # kept, so that the id stays its own
         return device
 
@@ -70,19 +68,8 @@ class Recording:
         """Ones in device memory, which nobody changes: made once, not in each step."""
         key = (shape, dtype)
         if key not in self._ones:
-            with self._kept():
-                self._ones[key] = self.xp.ones(shape, dtype)
+            self._ones[key] = self.xp.ones(shape, dtype)
         return self._ones[key]
-
-    def _kept(self) -> contextlib.AbstractContextManager[Any]:
-        """Inside, memory comes from the usual pool: what graphs captured before used on their way is free in
-        the pool of graphs, and their replays write to it. While a step is captured, the graph fills it."""
-        if self.capturing:
-            return contextlib.nullcontext()
-        manager: contextlib.AbstractContextManager[Any] = self.xp.cuda.using_allocator(
-            self.xp.get_default_memory_pool().malloc
-        )
-        return manager
 
     def depends(self, name: Any, read: Callable[[], Any]) -> None:
         """The launches are right as long as read() gives what it gives now."""

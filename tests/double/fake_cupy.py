@@ -55,7 +55,7 @@ class FakeCupy(types.ModuleType):
             MemoryPool=lambda: MemoryPool(self.machine), using_allocator=self._using_allocator,
             get_elapsed_time=lambda start, stop: 1.0,
             alloc_pinned_memory=lambda size: aligned(size),
-            MemoryPointer=lambda chunk, offset: chunk, Memory=lambda size: Chunk(None, aligned(size)),
+            MemoryPointer=lambda chunk, offset: chunk, Memory=self.machine.raw,
             memory=types.SimpleNamespace(OutOfMemoryError=type("OutOfMemoryError", (MemoryError,), {})),
             driver=types.SimpleNamespace(CUDADriverError=CudaError),
         )  # fmt: skip

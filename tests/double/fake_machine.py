@@ -87,6 +87,12 @@ class Machine:
             raise CaptureViolation(f"{size} bytes are allocated outside the pool of the capture")
         return allocator(size)
 
+    def raw(self, size: int) -> Chunk:
+        """Memory straight from the driver."""
+        if self.capture is not None:
+            raise CaptureViolation(f"{size} bytes are allocated outside the pool of the capture")
+        return Chunk(None, aligned(size))
+
 
 class Chunk:
     """Memory of a pool, in use as long as this lives."""
