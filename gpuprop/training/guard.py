@@ -110,6 +110,7 @@ class Guard:
     def read(self, epoch: int) -> None:
         """Hear of the steps since the last time (waits for the device). Raises TrainingError, with the first
         operation that went wrong, when something was not finite, and saves the step."""
+        self.trainer.ranks.read()
         taken, self._taken = self._taken, []
         if taken and bool(to_host(taken[-1].bad)):
             if self._bad is not None:

@@ -218,7 +218,6 @@ class Trainer(Resumable):
 
     def _read(self) -> None:
         """Hear of the steps since the last time (waits for the device)."""
-        self.ranks.read()
         self.guard.read(self.state.epoch + 1)
         self._meter.read()
         self.precision.read()

@@ -6,6 +6,8 @@ import pytest
 from models import ALL
 from ranks import run_program
 
+from gpuprop.backend.device import emulated_reason
+
 TOLERANCE = {"float64": 1e-10, "float32": 1e-4}
 QUICK = (
     "cnn:float64",
@@ -48,6 +50,16 @@ def test_two_ranks_train_as_one(tmp_path):
 def test_four_ranks_train_as_one(tmp_path):
     cases = (*QUICK[:4], "lstm-dot:float64:rows=35:batch=3")  # a rank without rows in every step
     check(run_program("equal", 4, tmp_path, 6, *cases), cases, 4)
+
+
+@pytest.mark.full
+def test_two_ranks_on_the_emulated_device(tmp_path):
+    if emulated_reason():
+        pytest.skip("no compiler")
+    cases = ("feedforward:float32", "cnn:float32")
+    found = run_program("equal", 2, tmp_path, 4, *cases, GPUPROP_DEVICE="emulated", seconds=250)
+    check(found, cases, 2)
+    assert {r["device"] for r in found[0]["cnn:float32"]["history"]} == {"emulated"}
 
 
 @pytest.mark.full

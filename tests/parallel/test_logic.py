@@ -14,6 +14,7 @@ from gpuprop.errors import DataError, DeviceError, TrainingError
 from gpuprop.parallel import current as current_group
 from gpuprop.parallel import rendezvous
 from gpuprop.parallel.collectives import Traffic, wait
+from gpuprop.parallel.data_parallel import GradientReducer
 from gpuprop.parallel.environment import Place, place_of
 from gpuprop.parallel.group import Group, wanted_timeout
 from gpuprop.parallel.shards import ShardedBatches, share
@@ -232,3 +233,95 @@ def test_each_rank_has_a_gpu_of_its_own(monkeypatch, gpus, visible, place, wante
     else:
         with pytest.raises(DeviceError, match=wanted):
             module.device_of_rank("cuda", place)
+
+
+class Instant:
+    """A transport between two equal ranks: what is reduced doubles."""
+
+    name = "instant"
+
+    def __init__(self):
+        self.started = []
+
+    def start_all_reduce(self, array, op):
+        self.started.append((array.size, bool(np.isfinite(array).all())))
+        array *= 2 if op == "sum" else 1
+        return self
+
+    def done(self):
+        return True
+
+    def join(self):
+        pass
+
+
+class Passing(gp.Op):
+    """The identity, which notes how many buckets have left when the gradient comes by."""
+
+    @staticmethod
+    def forward(ctx, x, *, notes, transport):
+        ctx.save(notes, transport)
+        return x
+
+    @staticmethod
+    def backward(ctx, dy):
+        notes, transport = ctx.saved
+        notes.append(len(transport.started))
+        return dy
+
+
+def test_buckets_leave_while_backward_goes_on_each_once_and_filled():
+    gp.manual_seed(1)
+    layers = [gp.nn.Linear(8, 8) for _ in range(4)]
+    model = gp.nn.ModuleList(layers)
+    optimizer = gp.optim.SGD(model.parameters(), lr=0.1)
+    transport, notes = Instant(), []
+    one_layer = 4 * (64 + 8)
+    reducer = GradientReducer(Group(Place(0, 2), transport), optimizer.arenas, bucket_bytes=one_layer)
+    for _ in range(2):
+        transport.started.clear()
+        notes.clear()
+        optimizer.zero_grad()
+        x = np.ones((2, 8), np.float32)
+        for layer in layers:
+            x = Passing.apply(layer(x), notes=notes, transport=transport)
+        reducer.begin()
+        with reducer.overlapping():
+            x.sum().backward()
+        half = [p.leaf.grad.copy() / 2 for p in model.parameters()]
+        reducer.finish(0.0)
+        assert notes == [
+            0,
+            1,
+            2,
+            3,
+        ]  # a layer's bucket is gone before the next one's gradient comes
+        assert [size for size, _ in transport.started[:-1]] == [72] * 4
+        assert all(finite for _, finite in transport.started)
+    with gp.use_device("cpu"):
+        optimizer.zero_grad()
+        x = np.ones((2, 8), np.float32)
+        for layer in layers:
+            x = layer(x)
+        x.sum().backward()
+    for p, wanted in zip(model.parameters(), half, strict=True):
+        assert np.allclose(p.leaf.grad, wanted)
+
+
+def test_tied_parameters_leave_after_their_last_use():
+    weight = gp.Parameter(np.ones((3, 3), np.float32))
+    other = gp.Parameter(np.ones((3, 3), np.float32))
+    optimizer = gp.optim.SGD([weight, other], lr=0.1)
+    transport, notes = Instant(), []
+    reducer = GradientReducer(Group(Place(0, 2), transport), optimizer.arenas, bucket_bytes=1)
+    x = np.ones((2, 3), np.float32)
+    y = Passing.apply(gp.ops.matmul(x, weight), notes=notes, transport=transport)
+    y = Passing.apply(gp.ops.matmul(y, other), notes=notes, transport=transport)
+    y = gp.ops.matmul(y, weight)
+    optimizer.zero_grad()
+    reducer.begin()
+    with reducer.overlapping():
+        y.sum().backward()
+    assert notes == [0, 1]  # `other` alone has left; `weight` is used once more
+    reducer.finish(0.0)
+    assert len(transport.started) == 3
