@@ -159,6 +159,24 @@ def layer_norm(dtype: Any) -> Results:
     return results
 
 
+def recurrent(dtype: Any) -> Results:
+    """Outputs, states and gradients of a GRU and an LSTM over padded rows; of half types one time, since what
+    is stored each time is rounded, while the formula is computed in float32."""
+    half = np.dtype(dtype).itemsize == 2
+    kept = np.float32 if get_device().type == "cpu" and half else dtype
+    mask = np.array([[True, True, True], [False, True, False], [True, False, True]])[:, : 1 if half else 3]
+    results: Results = []
+    for operation, gates in ((ops.gru, 3), (ops.lstm, 4)):
+        rng = np.random.default_rng(0)
+        shapes = ((*mask.shape, 5), (gates * 90, 5), (gates * 90, 90), gates * 90, gates * 90)
+        draws = [(rng.standard_normal(s) / 8).astype(dtype).astype(kept) for s in shapes]
+        x, *weights = (tensor(a, requires_grad=True) for a in draws)
+        outputs: tuple[Tensor, ...] = operation(x, *weights, mask=mask)
+        outputs[0].backward(rng.uniform(0.1, 0.2, outputs[0].shape).astype(kept))
+        results += [*(y.data for y in outputs), *(leaf.grad for leaf in (x, *weights))]
+    return results
+
+
 OURS: dict[str, Callable[[Any], Results]] = {
     "activation.cu": activation,
     "adam.cu": adam,
@@ -167,6 +185,7 @@ OURS: dict[str, Callable[[Any], Results]] = {
     "dropout.cu": dropout,
     "embedding.cu": embedding,
     "layer_norm.cu": layer_norm,
+    "recurrent.cu": recurrent,
     "softmax_cross_entropy.cu": softmax_cross_entropy,
     "softmax_cross_entropy_fused.cu": softmax_cross_entropy_fused,
 }

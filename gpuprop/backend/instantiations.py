@@ -77,6 +77,11 @@ def _embedding(value: str, acc: str) -> list[str]:
     return [*forward, *backward, f"add_sorted_rows<{value}>", *atomic, *sort]
 
 
+def _recurrent(value: str, acc: str) -> list[str]:
+    names = ("gru_forward", "gru_backward", "lstm_forward", "lstm_backward")
+    return [f"{name}<{value}, {acc}>" for name in names]
+
+
 def _each(*names: str) -> dict[str, list[str]]:
     return {dtype: [f"{name}<{value}>" for name in names] for dtype, (value, _) in C_TYPES.items()}
 
@@ -93,6 +98,12 @@ INSTANTIATIONS: dict[str, dict[str, list[str]]] = {
     "dropout.cu": _each("dropout", "dropout_rows"),
     "embedding.cu": {dtype: _embedding(*types) for dtype, types in C_TYPES.items()},
     "layer_norm.cu": {dtype: _layer_norm(*types) for dtype, types in C_TYPES.items()},
+    "recurrent.cu": {
+        dtype: [
+            f"{name}_{way}<{', '.join(types)}>" for name in ("gru", "lstm") for way in ("forward", "backward")
+        ]
+        for dtype, types in C_TYPES.items()
+    },
     "softmax_cross_entropy.cu": {dtype: _softmax_cross_entropy(*types) for dtype, types in C_TYPES.items()},
     "softmax_cross_entropy_fused.cu": {
         dtype: _softmax_cross_entropy_fused(*types) for dtype, types in C_TYPES.items()

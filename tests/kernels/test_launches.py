@@ -13,7 +13,13 @@ from gpuprop.testing import unavailable
 REASON = unavailable("emulated")
 pytestmark = pytest.mark.skipif(REASON is not None, reason=f"emulated: {REASON}")
 SMALL = 1 << 13  # bytes: smaller arrays (scalars, partial sums) do not count
-IN_PLACE = {"adam": {"p", "m", "v"}}  # arguments that are read and written
+IN_PLACE = {  # arguments that are read and written
+    "adam": {"p", "m", "v"},
+    "gru_forward": {"gates"},
+    "gru_backward": {"gates", "carry"},
+    "lstm_forward": {"gates"},
+    "lstm_backward": {"gates", "carry", "cell"},
+}
 
 
 @pytest.fixture
@@ -119,3 +125,20 @@ def test_cross_entropy_is_two_passes(launches, rows, classes, kernel):
         (f"softmax_cross_entropy_{kernel}", 2 * z.data.nbytes + of_targets),
         ("softmax_cross_entropy_scale", z.data.nbytes),
     ]
+
+
+@pytest.mark.parametrize(("name", "gates", "numbers"), [("gru", 3, (13, 14)), ("lstm", 4, (18, 15))])
+def test_a_time_step_is_one_kernel_each_way(launches, name, gates, numbers):
+    """Beside its product. Forward moves W x, W h, the gates, the states and the output, backward the gates,
+    their gradients, the states and dy: so many numbers for each of the state; each is moved once."""
+    batch, size = 64, 64
+    for length in (1, 2):
+        launches.clear()
+        shapes = ((batch, length, 8), (gates * size, 8), (gates * size, size), gates * size, gates * size)
+        leaves = [gp.tensor(np.zeros(s, np.float32), requires_grad=True) for s in shapes]
+        output = getattr(gp.ops, name)(*leaves)[0]
+        output.backward(np.ones(output.shape, np.float32))
+        found = [launch for launch in launches if launch[0].startswith(name)]
+        assert [kernel for kernel, _ in found] == [f"{name}_forward"] * length + [f"{name}_backward"] * length
+        if length == 1:
+            assert [moved // (4 * batch * size) for _, moved in found] == list(numbers)
