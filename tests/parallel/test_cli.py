@@ -64,7 +64,7 @@ def check_alike(one, other, tolerance=1e-4):
             assert a[name] == b[name]
         for name in ("train_loss", "valid_loss"):
             assert math.isclose(a[name], b[name], rel_tol=tolerance)
-    names = [{f.relative_to(run).as_posix() for f in run.rglob("*")} for run in (one, other)]
+    names = [{file.name for file in run.iterdir()} for run in (one, other)]
     assert names[0] == names[1]
     weights = [gp.load(run / "model.safetensors") for run in (one, other)]
     for name, array in weights[0].items():
@@ -103,14 +103,15 @@ def test_a_signal_to_one_rank_stops_all_and_other_ranks_go_on(pairs, tmp_path):
     common = ("train", "seq2seq", "--train", pairs, *SEQ2SEQ, "--dropout", "0.1", "--epochs", 6)
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert gpuprop(1, *common, "--out", whole, "--batch-size", 16)[0] == 0
-    process = launch(4, *GPUPROP, *common, "--out", stopped, "--batch-size", 4)
+    often = ("--checkpoint-every", 1)
+    process = launch(4, *GPUPROP, *common, "--out", stopped, "--batch-size", 4, *often)
     wait_for(lambda: len(list(stopped.glob("checkpoints/step-*"))) > 0 or process.poll() is not None)
     ranks_of(process)[2].send_signal(signal.SIGTERM)
     code, _, told = finish(process)
     assert code == 128 + signal.SIGTERM
     assert told.count("stopped") == 1 + told.count(str(stopped))
     assert f"go on with: gpuprop resume {stopped}" in told
-    assert len(metrics(stopped)) < 6
+    assert not (stopped / "metrics.jsonl").exists() or len(metrics(stopped)) < 6
     code, _, told = gpuprop(2, "resume", stopped)
     assert code == 0, told
     check_alike(whole, stopped)

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import models
 
@@ -15,6 +16,7 @@ how = sys.argv[1]
 class Failing(gp.Trainer):
     def _step(self, batches):
         if self.state.step == 3 and gp.parallel.rank() == 1:
+            Path(sys.argv[2]).write_text(str(time.time()))
             if how == "raise":
                 raise ValueError("a bug in the middle of a step")
             if how == "die":
