@@ -112,7 +112,7 @@ class Tensor(TensorMethods):
     def backward(self, grad: Array | None = None) -> None:
         """Add dL/dx to the `grad` of every leaf x that this tensor was computed from.
 
-        grad: dL/d(self), of this tensor's shape; one for a tensor of one element.
+        grad: dL/d(self), of this tensor's shape, also from the host; one for a tensor of one element.
         """
         if self.edge is None:
             raise RuntimeError("nothing to differentiate: no input of this tensor requires a gradient")
@@ -120,8 +120,8 @@ class Tensor(TensorMethods):
             if self.size != 1:
                 raise RuntimeError(f"backward() of a tensor of shape {self.shape} needs a grad of that shape")
             grad = ones(get_xp(self.data), self.data)
-        elif isinstance(grad, Tensor):
-            grad = grad.data
+        else:
+            grad = to_device(grad.data if isinstance(grad, Tensor) else grad, self.device)
         if tuple(grad.shape) != self.shape:
             raise RuntimeError(
                 f"backward() got a grad of shape {tuple(grad.shape)} for a tensor of shape {self.shape}"

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from . import gemm_cuda
-from .arrays import Array, is_cupy
+from .arrays import Array, get_xp, is_cupy
 from .buffers import empty
 from .half import is_half
 from .threads import at_once, blas_on_one_thread, can_hold_blas, pieces
@@ -48,7 +48,7 @@ def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
 
     Half types are multiplied and added up in float32, and the result is rounded once.
     """
-    if is_cupy(a) or is_cupy(b):
+    if get_xp(a, b) is not np:
         return gemm_cuda.matmul(a, b, out, _float32 == "high")
     if isinstance(a, np.ndarray) and (is_half(a.dtype) or is_half(b.dtype)):
         return _half(a, b, out)

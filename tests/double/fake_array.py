@@ -160,8 +160,12 @@ class ndarray:
     def __getitem__(self, key: Any) -> ndarray:
         if _is_basic(key):
             found = self.host[key]
-            return self.view_of(found if isinstance(found, np.ndarray) else self.host[key, ...])
-        _no_mask(key)
+            whole = (*key, ...) if isinstance(key, tuple) else (key, ...)
+            return self.view_of(found if isinstance(found, np.ndarray) else self.host[whole])
+        if _has_mask(key):  # the host waits for the length of the result, then it is a usual index
+            machine_now().wait("an index of bools")
+            places = np.nonzero(np.asarray(host_of(key, "index")))
+            return run("take", lambda x: x[places], self)
         return run("take", lambda x, k: x[k], self, key)
 
     def __setitem__(self, key: Any, value: Any) -> None:
@@ -196,11 +200,8 @@ def _is_basic(key: Any) -> bool:
     return not any(isinstance(p, (ndarray, list, np.ndarray)) for p in parts)
 
 
-def _no_mask(key: Any) -> None:
-    """An index of bools gives an array whose length the host has to wait for."""
-    for part in key if isinstance(key, tuple) else (key,):
-        if isinstance(part, ndarray) and part.dtype == bool:
-            machine_now().wait("an index of bools")
+def _has_mask(key: Any) -> bool:
+    return isinstance(key, ndarray) and key.dtype == bool
 
 
 def _binary(name: str, ufunc: Any) -> tuple[Any, Any, Any]:

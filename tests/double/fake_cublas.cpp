@@ -315,7 +315,7 @@ int cublasLtMatmul(void*, void* description, const void* alpha, const void* a, v
             const uint8_t bit = uint8_t(1u << (place % 8));
             if (relu && keeps) bits[place / 8] = uint8_t(z > 0 ? bits[place / 8] | bit : bits[place / 8] & ~bit);
             if ((epilogue & 32) && keeps) store(of->aux, ld->type, place, z);
-            if (relu) z = z > 0 ? z : 0;
+            if (relu) z = z < 0 ? 0 : z;  // NVIDIA does not say what NaN becomes: a test asks a GPU
             if (epilogue & 32) z = gelu(z);
             if (epilogue & 8) z = bits[place / 8] & bit ? z : 0;
             if (epilogue & 64) z *= gelu_slope(load(of->aux, ld->type, place));

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import sys
+import types
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -52,6 +54,7 @@ def forget() -> None:
     kernels.project.cache_clear()
     kernels._project_module.cache_clear()
     getattr(cublas.library, "cache_clear", lambda: None)()
+    random.state.known.clear()
     cublas._handles.of.clear()
     cublaslt._cache.handles.clear()
     cublaslt._cache.prepared.clear()
@@ -62,6 +65,7 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[fake_cupy.Machine]:
     """The fake machine's `Machine`: launches, waits, reads, allocations."""
     if reason is not None:
         pytest.skip(reason)
+    random.manual_seed(0)
     with installed(monkeypatch) as found:
         yield found
 
@@ -72,6 +76,8 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[fake_cupy.Machine]:
     cupy = fake_cupy.FakeCupy()
     forget()
     monkeypatch.setitem(sys.modules, "cupy", cupy)
+    special = types.SimpleNamespace(erf=lambda x: fake_cupy.run("erf", np.vectorize(math.erf), x))
+    monkeypatch.setitem(sys.modules, "cupyx.scipy.special", special)  # type: ignore[arg-type]
     monkeypatch.setattr(kernels, "CudaModule", FakeCudaModule)
     library = fake_cublas.FakeCublas()
     monkeypatch.setattr(cublas, "library", lambda name: library)
@@ -80,7 +86,6 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[fake_cupy.Machine]:
     monkeypatch.setattr(device, "_followed", device._Followed())
     monkeypatch.setattr(cuda_setup, "count", lambda: 1)
     monkeypatch.setattr(cuda_setup, "import_cupy", lambda: cupy)
-    random.manual_seed(0)
     with np.errstate(all="ignore"), device.use_device("cuda"):
         yield cupy.machine
     monkeypatch.undo()

@@ -28,7 +28,7 @@ from fake_machine import (
 )
 
 __all__ = ["CaptureViolation", "Chunk", "Event", "FakeCupy", "Graph", "Machine", "MemoryPool", "Stream",
-           "asarray", "machine_now", "ndarray", "new"]  # fmt: skip
+           "asarray", "machine_now", "ndarray", "new", "run"]  # fmt: skip
 
 
 class FakeCupy(types.ModuleType):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import gpuprop as gp
-from gpuprop.backend.arrays import asarray, to_host
+from gpuprop.backend.arrays import to_device, to_host
 from gpuprop.ops import activation_kernels
 from gpuprop.testing import gradcheck
 
@@ -35,13 +35,13 @@ def formula(name, x):
 def test_every_function_with_and_without_bias(kernel_device, shape, dtype):
     rng = np.random.default_rng(0)
     draw = [rng.standard_normal(s).astype(dtype) for s in (shape, shape[1], shape)]
-    x, bias, dy = (asarray(a) for a in draw)
+    x, bias, dy = (to_device(a) for a in draw)
     for name in FORMULAS:
         for b in (None, bias):
             inner = draw[0].astype(np.float64) + (0 if b is None else draw[1].astype(np.float64))
             y, slope = formula(name, inner)
             dz = draw[2].astype(np.float64) * slope
-            sums = asarray(np.full(shape[1], np.nan, dtype))
+            sums = to_device(np.full(shape[1], np.nan, dtype))
             got = (
                 activation_kernels.forward(name, x, b),
                 activation_kernels.backward(name, dy, x, b, sums=sums),
@@ -56,10 +56,10 @@ def test_every_function_with_and_without_bias(kernel_device, shape, dtype):
 def test_in_place_and_sums_alone(kernel_device):
     rng = np.random.default_rng(1)
     draw = [rng.standard_normal(s) for s in ((40, 6), 6)]
-    x, bias = (asarray(a.copy()) for a in draw)
+    x, bias = (to_device(a.copy()) for a in draw)
     assert activation_kernels.forward("relu", x, bias, out=x) is x
     np.testing.assert_allclose(to_host(x), np.maximum(draw[0] + draw[1], 0))
-    column = asarray(np.zeros(6, np.float32))
+    column = to_device(np.zeros(6, np.float32))
     assert activation_kernels.column_sums(x, column) is column
     np.testing.assert_allclose(to_host(column), to_host(x).sum(0), rtol=1e-6)
 

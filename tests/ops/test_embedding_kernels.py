@@ -5,7 +5,7 @@ import pytest
 
 import gpuprop as gp
 from gpuprop.backend import kernels
-from gpuprop.backend.arrays import asarray, to_host
+from gpuprop.backend.arrays import to_device, to_host
 from gpuprop.ops import embedding_kernels, shapes
 from gpuprop.testing import gradcheck, unavailable
 
@@ -22,14 +22,14 @@ def kernel_device(device):
 def test_the_sort_is_stable_for_any_number_of_ids(kernel_device, n, rows, dtype):
     """One, two and three passes of eight bits; runs of places with and without a rest."""
     ids = np.random.default_rng(n).integers(0, rows, n).astype(dtype)
-    keys, order = (to_host(a) for a in embedding_kernels.sort(asarray(ids), rows))
+    keys, order = (to_host(a) for a in embedding_kernels.sort(to_device(ids), rows))
     np.testing.assert_array_equal(order, np.argsort(ids, kind="stable"))
     np.testing.assert_array_equal(keys, np.sort(ids))
 
 
 def test_what_is_outside_or_left_out_comes_last(kernel_device):
     ids = np.array([3, -1, 0, 9, 2**40, 3, 1])
-    keys, order = (to_host(a) for a in embedding_kernels.sort(asarray(ids), 5, skip=0))
+    keys, order = (to_host(a) for a in embedding_kernels.sort(to_device(ids), 5, skip=0))
     assert keys.tolist() == [1, 3, 3, 5, 5, 5, 5]
     assert order.tolist() == [6, 0, 5, 1, 2, 3, 4]
 
@@ -56,8 +56,8 @@ def test_gradients_of_runs(kernel_device, case, columns):
     ids, rows = IDS[case], 33
     values = np.random.default_rng(1).standard_normal((ids.size, columns))
     for skip in (None, 1):
-        table = asarray(np.ones((rows, columns)))
-        embedding_kernels.add_rows(table, asarray(ids), asarray(values), skip)
+        table = to_device(np.ones((rows, columns)))
+        embedding_kernels.add_rows(table, to_device(ids), to_device(values), skip)
         np.testing.assert_allclose(to_host(table), 1 + sums(ids, values, rows, skip), rtol=1e-12, atol=1e-13)
 
 
@@ -78,9 +78,9 @@ def test_gradients_by_atomics(kernel_device, any_order, case, dtype, monkeypatch
     ids, rows = IDS[case], 33
     values = np.random.default_rng(1).standard_normal((ids.size, 30)).astype(dtype)
     for skip in (None, 1):
-        table = asarray(np.ones((rows, 30), dtype))
-        embedding_kernels.add_rows(table, asarray(ids), asarray(values), skip)
-        embedding_kernels.add_rows(table, asarray(np.array([-1, rows])), asarray(np.ones((2, 30), dtype)))
+        table = to_device(np.ones((rows, 30), dtype))
+        embedding_kernels.add_rows(table, to_device(ids), to_device(values), skip)
+        embedding_kernels.add_rows(table, to_device(np.array([-1, rows])), to_device(np.ones((2, 30), dtype)))
         tolerance = 1e-12 if dtype == np.float64 else 1e-4
         np.testing.assert_allclose(
             to_host(table), 1 + sums(ids, values, rows, skip), rtol=tolerance, atol=tolerance
@@ -106,8 +106,8 @@ def test_the_order_of_threads_shows_only_without_determinism(deterministic, any_
 
 def test_half_types_are_added_up_in_float32_always(kernel_device, any_order):
     ids, values = np.zeros(300, int), np.full((300, 8), 0.1, np.float16)
-    table = asarray(np.zeros((2, 8), np.float16))
-    embedding_kernels.add_rows(table, asarray(ids), asarray(values))
+    table = to_device(np.zeros((2, 8), np.float16))
+    embedding_kernels.add_rows(table, to_device(ids), to_device(values))
     assert to_host(table)[0].tolist() == [np.float16(300 * np.float32(np.float16(0.1)))] * 8
 
 
@@ -119,8 +119,8 @@ def test_determinism_is_the_default_and_a_choice():
 
 def test_an_id_outside_the_table_gives_not_a_number(kernel_device):
     """No wait for the host, and no wrong row: the loss shows it."""
-    table = asarray(np.ones((3, 4), np.float32))
-    y = to_host(embedding_kernels.forward(table, asarray(np.array([[0, 3], [-1, 2]]))))
+    table = to_device(np.ones((3, 4), np.float32))
+    y = to_host(embedding_kernels.forward(table, to_device(np.array([[0, 3], [-1, 2]]))))
     assert np.isnan(y).all(-1).tolist() == [[False, True], [True, False]]
     assert (y[[0, 1], [0, 1]] == 1).all()
 
