@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..backend.arrays import Array, get_xp, to_host
 from ..backend.gemm import sum_of_squares
+from ..errors import CheckpointError
 from ..nn.module import Module
 from ..optim import Optimizer
 from ..tensors import Parameter, Tensor
@@ -25,6 +26,7 @@ JUMP = 1e3  # how often the usual norm is an explosion
 ABOVE_START = 10.0  # how often the first step's norm or loss belongs to one
 GROWN = 2.0  # how often the first step's weights belong to one
 USUAL = 5  # looks after which a norm is usual in a training whose first step was not seen
+KEPT = 51  # norms that say what is usual
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,24 @@ class Divergence:
             if look.finite:
                 self._judge(look, clipped)
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a training that goes on is compared with, and what was told. Steps that were not judged yet
+        are left out."""
+        start = None if self._start is None else asdict(self._start)
+        return {
+            "start": start, "usual": self._usual, "vanished": self._vanished, "told": sorted(self._told),
+        }  # fmt: skip
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        check_divergence(saved)
+        start = saved["start"]
+        self._start = None if start is None else Look(**start)
+        self._usual, self._vanished = list(saved["usual"]), saved["vanished"]
+        self._waiting, self._told = [], set(saved["told"])
+
     def _judge(self, look: Look, clipped: bool) -> None:
-        if look.step == 1:
+        if look.step == 1 and math.isfinite(look.weights) and math.isfinite(look.loss):
             self._start = look
         ran_away = self._ran_away(look, clipped)
         if ran_away or self._exploded(look, clipped):
@@ -102,7 +120,7 @@ class Divergence:
                 "fewer layers or shorter texts, other initial weights, layer normalisation, or gates (GRU, "
                 "LSTM)",
             )
-        self._usual = [*self._usual[-50:], look.whole]
+        self._usual = [*self._usual, look.whole][-KEPT:]
 
     def _ran_away(self, look: Look, clipped: bool) -> str:
         """What to say where loss and weights have left those of the first step far behind, else ""."""
@@ -142,6 +160,40 @@ class Divergence:
         if kind not in self._told:
             self._told.add(kind)
             self.warn(text)
+
+
+def check_divergence(saved: Any) -> None:
+    """Raise CheckpointError unless `saved` is what `Divergence.state_dict` gives."""
+    if not (
+        isinstance(saved, Mapping)
+        and set(saved) == {"start", "usual", "vanished", "told"}
+        and (saved["start"] is None or _is_look(saved["start"]))
+        and isinstance(saved["usual"], list)
+        and len(saved["usual"]) <= KEPT
+        and all(map(_is_norm, saved["usual"]))
+        and type(saved["vanished"]) is int
+        and saved["vanished"] >= 0
+        and isinstance(saved["told"], list)
+        and all(type(kind) is str for kind in saved["told"])
+    ):
+        raise CheckpointError(f"the state of the guard is {str(saved)[:80]}")
+
+
+def _is_look(saved: Any) -> bool:
+    """Whether `Look(**saved)` is one."""
+    norms, names = ("begin", "end", "whole", "weights"), ("first", "last")
+    return (
+        isinstance(saved, Mapping)
+        and set(saved) == {"step", *names, *norms, "loss"}
+        and type(saved["step"]) is int
+        and all(type(saved[name]) is str for name in names)
+        and all(_is_norm(saved[name]) for name in norms)
+        and type(saved["loss"]) is float
+    )
+
+
+def _is_norm(value: Any) -> bool:
+    return type(value) is float and 0.0 <= value < math.inf
 
 
 def _layers(model: Module) -> dict[str, list[Parameter]]:

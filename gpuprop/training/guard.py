@@ -9,7 +9,7 @@ until the host looks, which it does every few steps. It then computes the failed
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -119,6 +119,14 @@ class Guard:
             with random.rows_from(step.first_row):
                 self._stop(step, epoch)
         self._divergence.judge(clipped=self.trainer.clip_norm is not None)
+
+    def state_dict(self) -> Record:
+        """What a training that goes on is compared with."""
+        return self._divergence.state_dict()
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken. Raises CheckpointError for another state."""
+        self._divergence.load_state_dict(saved)
 
     def _stop(self, step: Taken, epoch: int) -> None:
         values = [float(loss.item()) for loss in step.losses]  # labels out of range are told of here

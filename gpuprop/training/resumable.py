@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from ..errors import CheckpointError
 from ..nn.module import Module
 from ..optim import Optimizer, Schedule
 from .checkpoint_folder import CheckpointFolder
+from .divergence import check_divergence
 from .observer import Observer
 from .state_file import read_state, write_state
 from .training_state import Record, TrainingState
@@ -20,6 +21,14 @@ from .training_state import Record, TrainingState
 _STREAMS = ("stream", "_stream")  # attributes of layers that draw random numbers
 _MAY_BE_NOTHING = ("schedule.best",)
 _PARTS = ("optimizer", "schedule", "precision")  # of a trainer, where they have a state
+
+
+class Stateful(Protocol):
+    """What has a state beside the trainer's own."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None: ...
 
 
 class Resumable:
@@ -35,14 +44,16 @@ class Resumable:
     best_weights: dict[str, np.ndarray[Any, Any]] | None
     mark: dict[str, Any]
     observers: list[Observer]
+    guard: Stateful
     _position: Any
 
     def state_dict(self) -> dict[str, Any]:
         """All that training needs to go on with the same bits: nested dicts of JSON values and host arrays.
 
         {"training": where it stands, and the history, "model": weights, "best": those of the best epoch (None
-        where "model" has them), "optimizer", "schedule", "observers", "random", "batches": position}. Take it
-        between two steps or in `on_epoch`; after `fit` the model holds its best weights, not the last ones.
+        where "model" has them), "optimizer", "schedule", "guard", "observers", "random", "batches": where
+        they stand}. Take it between two steps or in `on_epoch`; after `fit` the model holds its best weights,
+        not the last ones.
         """
         last_is_best = self.state.progress is None and self.state.best_epoch == self.state.epoch
         return {
@@ -50,6 +61,7 @@ class Resumable:
             "model": self.model.state_dict(),
             "best": None if self.state.best is None or last_is_best else self.best_weights,
             **{name: part.state_dict() for name, part in self._parts().items()},
+            "guard": self.guard.state_dict(),
             "observers": {type(o).__name__: state for o in self.observers if (state := o.state_dict())},
             **self.mark,
         }
@@ -64,6 +76,8 @@ class Resumable:
         for observer in self.observers:
             if type(observer).__name__ in state["observers"]:
                 observer.load_state_dict(state["observers"][type(observer).__name__])
+        if "guard" in state:
+            self.guard.load_state_dict(state["guard"])
         self.state.load_state_dict(state["training"])
         self.model.load_state_dict(state["model"])
         for name, part in self._parts().items():
@@ -130,7 +144,7 @@ class Resumable:
         if not isinstance(saved, Mapping):
             raise CheckpointError(f"a trainer's state is a dictionary, not {type(saved).__name__}")
         own = self.state_dict()
-        missing = [name for name in own if name not in saved]
+        missing = [name for name in own if name not in saved and name != "guard"]  # older ones have none
         if missing:
             raise CheckpointError(f"the checkpoint has no {', '.join(missing)}; it is of another trainer")
         for name in ("model", *self._parts()):
@@ -141,6 +155,8 @@ class Resumable:
             _check_alike(own["model"], saved["best"], "best")
             _check_finite(saved["best"], "best")
         _check_random(own["random"], saved["random"])
+        if "guard" in saved:
+            check_divergence(saved["guard"])
         if not isinstance(saved["observers"], Mapping):
             raise CheckpointError(f"the state of the observers is {saved['observers']!r}")
         if saved["batches"] is not None and not isinstance(saved["batches"], Mapping):
@@ -215,7 +231,8 @@ def _check_alike(own: Any, saved: Any, place: str) -> None:
 
 def _fits(own: Any, saved: Any, place: str) -> bool:
     """The same kind of value; a number may stand where there is none yet."""
-    if type(saved) is int and not -(1 << 63) <= saved < 1 << 63:
+    whole = type(saved) is int or (type(own) is int and type(saved) is float)
+    if whole and not -(1 << 63) <= saved < 1 << 63:
         return place == "random.seed"
     if own is None or (saved is None and place in _MAY_BE_NOTHING):
         return saved is None or _kind(saved) == "a number"

@@ -59,6 +59,8 @@ class Trainer(Resumable):
     After `fit` the model holds its best weights. Two runs from one seed give the same bits on a CPU.
     """
 
+    guard: Guard
+
     def __init__(
         self,
         model: Module,

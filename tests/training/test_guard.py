@@ -368,6 +368,67 @@ def test_an_explosion_in_the_first_steps_is_told_of_once(activation, steps, clip
     assert ("clip gradients" in text) == (clip is None)
 
 
+def stopped_after(steps, path):
+    """What trains the network of `trainer(lr)` for an epoch of `steps` steps, and goes on from `path`."""
+
+    def trainer(lr):
+        gp.manual_seed(3)
+        net, criterion = saturating(nn.Tanh), nn.CrossEntropyLoss()
+        optimizer = gp.optim.Adam(net.parameters(), lr=lr)
+        return gp.Trainer(net, lambda b: criterion(net(b[0]), b[1]), optimizer, progress="off")
+
+    def go_on(lr, epochs, again=False):
+        made = trainer(lr)
+        if again:
+            made.load(path)
+            made.optimizer.param_groups[0]["lr"] = lr
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            made.fit(data(batches=steps), epochs)
+        made.save(path)
+        return [str(w.message) for w in caught]
+
+    return go_on
+
+
+def test_a_training_that_goes_on_is_compared_with_its_first_step(tmp_path):
+    go_on = stopped_after(15, tmp_path / "state")
+    assert go_on(0.001, 1) == []
+    (text,) = go_on(100.0, 2, again=True)
+    assert text.startswith("training explodes: from step 1 to 21 the loss went from ")
+
+
+def test_what_was_told_before_a_stop_is_not_told_again(tmp_path):
+    go_on = stopped_after(15, tmp_path / "state")
+    assert len(go_on(100.0, 1)) == 1
+    assert go_on(100.0, 3, again=True) == []
+
+
+LOOK = {
+    "step": 1, "first": "a", "last": "b", "begin": 0.1, "end": 0.1, "whole": 0.2, "weights": 1.0, "loss": 2.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"start": LOOK | {"whole": -1.0}},
+        {"start": {"step": 1}},
+        {"start": LOOK | {"first": 3}},
+        {"usual": [0.1, "x"]},
+        {"usual": [0.1] * 1000},
+        {"vanished": -1},
+        {"told": [[]]},
+        {"more": 1},
+    ],
+)
+def test_a_state_that_no_guard_gave_is_refused(change):
+    state = {"start": LOOK, "usual": [0.2], "vanished": 0, "told": ["exploding"]}
+    divergence.check_divergence(state)
+    with pytest.raises(gp.CheckpointError, match="the state of the guard is"):
+        divergence.check_divergence(state | change)
+
+
 def test_gradients_that_grow_a_thousandfold_in_ten_steps_are_an_explosion():
     net = Sloped("Nan")
     spring = Spring(8, lambda model: setattr(model, "factor", 1e5))

@@ -207,6 +207,7 @@ def test_a_state_that_does_not_fit_says_what_differs_and_changes_nothing(tmp_pat
             "model": {**state["model"], "out.bias": np.full(2, np.nan, np.float32)}
         },
         "optimizer.steps is a str": {"optimizer": {**state["optimizer"], "steps": "3"}},
+        "optimizer.steps is a number": {"optimizer": {**state["optimizer"], "steps": 1e300}},
         "schedule is a list": {"schedule": []},
         "epoch -1": {"training": {**state["training"], "epoch": -1}},
         "history": {"training": {**state["training"], "history": [1]}},
