@@ -25,6 +25,7 @@ from .parallel.sharing import sharing_rows
 from .training.checkpoint_folder import CHECKPOINTS, CheckpointFolder
 from .training.curves import draw_curves
 from .training.files import describe_files
+from .training.progress import Warnings
 from .training.run import CURVES, RunFolder, check_out
 from .training.run_checkpoints import RunCheckpoints
 from .training.session import Session
@@ -155,7 +156,7 @@ def run_training(
     --test, and say where everything is."""
     check_ranks(folder.config)
     checkpoints = make_checkpoints(options)
-    progress = "off" if options.quiet else "auto"
+    progress = Warnings() if options.quiet else "auto"
     session = Session(
         prepared.task, prepared.train, prepared.valid, prepared.settings, folder if first() else None,
         progress, checkpoints, options.out,

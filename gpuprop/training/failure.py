@@ -86,8 +86,9 @@ def read_failure(run: str | Path) -> dict[str, Any]:
 
 def failure_after(run: str | Path, step: int) -> dict[str, Any] | None:
     """failure.json where the training ended with a failed step later than `step`, else None: training went
-    on, or the folder holds another one's model."""
-    if not (Path(run) / FAILURE / _JSON).exists():
+    on, or the folder holds another one's model, so that the failed step has a configuration of its own."""
+    folder = Path(run) / FAILURE
+    if not (folder / _JSON).exists() or (folder / DESCRIPTION[0]).exists():
         return None
     record = read_failure(run)
     return record if isinstance(record.get("step"), int) and record["step"] > step else None

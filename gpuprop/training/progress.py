@@ -53,6 +53,16 @@ class Display:
         """The epoch is over."""
 
 
+class Warnings(Display):
+    """Shows nothing but what the user should know of, a line each."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.stream = stream or sys.stderr
+
+    def warn(self, text: str) -> None:
+        print(f"warning: {text}", file=self.stream, flush=True)
+
+
 class PlainDisplay(Display):
     """A line an epoch, and one every half minute within long ones: for logs and pipes."""
 

@@ -99,6 +99,16 @@ def test_quiet_prints_nothing(cli, data, tmp_path):
     assert (done.code, done.out, done.err) == (0, "", "")
 
 
+def test_quiet_tells_of_an_explosion_in_one_line(cli, data, tmp_path):
+    options = ("--quiet", "--lr", "100", "--hidden", "8", "--out", tmp_path / "run")
+    done = cli(
+        "train", "classify", "--train", data / "kinds.tsv", "--model", "feedforward", *CLASSIFY, *options
+    )
+    assert done.code == 0
+    assert done.err.startswith("warning: training explodes: from step 1 to ")
+    assert done.err.count("\n") == 1
+
+
 def test_the_same_seed_writes_the_same_weights(cli, data, tmp_path):
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
         arguments = ("--train", data / "kinds.tsv", "--out", tmp_path / name, "--seed", seed, *CLASSIFY)

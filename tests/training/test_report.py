@@ -312,6 +312,10 @@ def test_a_failed_step_is_shown_unless_training_went_on(tmp_path):
     assert f"<h2>Training failed</h2><p>{message}</p><p>First: <b>Log of &lt;gate&gt;</b>." in text
     assert "look healthy" not in text
     assert failure_after(run, 190) is None
+    other = run / "failure" / "config.json"  # that of another training than the folder's
+    other.write_text("{}", "utf-8")
+    assert failure_after(run, metrics()[-1]["step"]) is None
+    other.unlink()
     assert failure_after(tmp_path, 0) is None
     (run / "failure" / "failure.json").write_text("{", "utf-8")
     with pytest.raises(CheckpointError, match=r"failure\.json: no failed step can be read"):
