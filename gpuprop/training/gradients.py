@@ -214,8 +214,8 @@ def settle_gradients(path: Path, observers: Mapping[str, Any], step: int) -> Non
 def interval_at(step: int) -> int:
     """Steps between two records at this step: 1 in the first 5, 5 in the first 30 and 10 in the first 100,
     so that a short training is seen too, then 25, and from 800 on twice as many whenever the number of steps
-    has doubled. A record takes a tenth to two thirds of the time of a step on a CPU; of a training of 1,000
-    steps it is then about 2 %, and a million steps give 200 records."""
+    has doubled. A record takes about a third of the time of a step of 3 ms on a CPU, and 1.3 times that of
+    one of 0.3 ms: of a training of 1,000 steps 2 and 6 %. A million steps give 209 records."""
     early = next((interval for last, interval in ((5, 1), (30, 5), (100, 10)) if step <= last), None)
     return early or 25 << ((step - 1) // 800).bit_length()
 
