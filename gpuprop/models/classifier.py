@@ -10,7 +10,8 @@ from ..backend.arrays import Array, get_xp, to_device
 from ..errors import DataError, ShapeError
 from ..nn import init
 from ..nn.embedding import Embedding
-from ..ops.operands import beside
+from ..ops.embedding import check_ids
+from ..ops.operands import beside, data_of, is_array
 from ..tensors import Tensor
 from .configured import ConfiguredModel
 
@@ -28,20 +29,26 @@ def token_ids(model: str, ids: Any, mask: Any, weight: Tensor, padding_idx: int)
 
     ids (B, L) integers   mask (B, L) bool or None: then padding is where ids == padding_idx
     """
-    ids = beside(ids, weight)
+    ids, mask = (x if x is None or is_array(x) else np.asarray(x) for x in (data_of(ids), data_of(mask)))
+    on_host = isinstance(ids, np.ndarray) and (mask is None or isinstance(mask, np.ndarray))
+    if not on_host:
+        ids, mask = beside(ids, weight), None if mask is None else beside(mask, weight)
     if ids.ndim != 2 or ids.shape[1] == 0:
         raise ShapeError(
             f"{model} expects ids of shape (batch, length), length at least 1, but got {tuple(ids.shape)}"
         )
-    if mask is None:
-        return ids, ids != padding_idx
-    mask = beside(mask, weight)
-    if tuple(mask.shape) != tuple(ids.shape) or mask.dtype != bool:
+    if mask is not None and (tuple(mask.shape) != tuple(ids.shape) or mask.dtype != bool):
         raise ShapeError(
             f"{model} expects a mask of booleans shaped like ids, {tuple(ids.shape)}, "
             f"but got {mask.dtype} {tuple(mask.shape)}"
         )
-    return get_xp(ids).where(mask, ids, padding_idx), mask
+    ids, mask = (
+        (ids, ids != padding_idx) if mask is None else (get_xp(ids).where(mask, ids, padding_idx), mask)
+    )
+    if not on_host:
+        return ids, mask
+    check_ids(ids, int(weight.shape[0]))  # here, where nothing has to wait
+    return beside(ids, weight), beside(mask, weight)
 
 
 class EmbeddingClassifier(ConfiguredModel):

@@ -18,7 +18,7 @@ from ..op import Op
 from ..tensors import Tensor
 from . import embedding_kernels
 from .blockwise import BLOCK
-from .operands import beside
+from .operands import beside, data_of, is_array
 
 FEW = 16  # ids up to which they are taken one by one
 
@@ -179,14 +179,21 @@ def embedding(ids: Any, table: Any, *, padding_idx: int | None = None) -> Tensor
 
     Raises DataError for ids outside 0..V-1 when they are on the host (a GPU would have to be waited for).
     """
+    ids = data_of(ids)
+    ids = ids if is_array(ids) else np.asarray(ids)
+    check_ids(ids, int(table.shape[0]))
     ids = beside(ids, table)
     if ids.dtype.kind not in "iu":
         raise DataError(f"embedding ids must be integers, not {ids.dtype}")
-    if isinstance(ids, np.ndarray) and ids.size:
-        rows = int(table.shape[0])
-        low, high = int(ids.min()), int(ids.max())
-        if low < 0 or high >= rows:
-            bad = low if low < 0 else high
-            where = tuple(int(i) for i in np.argwhere(ids == bad)[0])
-            raise DataError(f"embedding id {bad} at {where} is outside the table of {rows} rows")
     return Embedding.apply(table, ids=ids, padding_idx=padding_idx)
+
+
+def check_ids(ids: Any, rows: int) -> None:
+    """Raise DataError for an id outside 0..rows-1, where the ids are on the host."""
+    if not isinstance(ids, np.ndarray) or not ids.size or ids.dtype.kind not in "iu":
+        return
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= rows:
+        bad = low if low < 0 else high
+        where = tuple(int(i) for i in np.argwhere(ids == bad)[0])
+        raise DataError(f"embedding id {bad} at {where} is outside the table of {rows} rows")

@@ -1,4 +1,4 @@
-"""Every test of operations and layers that is for a GPU, on the fake one."""
+"""Every test of operations, layers, optimizers and training that is for a GPU, on the fake one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.full
 @pytest.mark.skipif(reason is not None, reason=str(reason))
-@pytest.mark.parametrize("folder", ["ops", "nn"])
+@pytest.mark.parametrize("folder", ["ops", "nn", "optim", "training"])
 def test_operations(folder: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "fake_device", f"tests/{folder}", "-k", "cuda"],

@@ -25,7 +25,8 @@ def host_of(x: Any, what: str) -> Any:
 def ones_like_meta(x: Any) -> Any:
     """What stands for an array while only the result's shape and type are asked for."""
     if isinstance(x, np.ndarray):
-        return np.broadcast_to(np.ones((), x.dtype), x.shape)
+        value = np.zeros if x.dtype.kind in "iu" else np.ones  # an index of 0 is always there
+        return np.broadcast_to(value((), x.dtype), x.shape)
     if isinstance(x, (tuple, list)):
         return type(x)(ones_like_meta(y) for y in x)
     return x

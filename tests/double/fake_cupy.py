@@ -137,8 +137,10 @@ class FakeCupy(types.ModuleType):
         def call(*args: Any, out: Any = None, **how: Any) -> Any:
             if isinstance(function, np.ufunc) and len(args) > function.nin:
                 *args, out = args  # type: ignore[assignment]
-            if name in ("flatnonzero", "nonzero", "unique", "argwhere"):
+            if name in ("flatnonzero", "nonzero", "unique", "argwhere"):  # the host waits for the length
                 self.machine.wait(name)
+                found = function(*(host_of(x, name) for x in args), **how)
+                return run(name, lambda: found)
             if name in ("concatenate", "stack"):
                 return run(name, lambda *a, **k: function(a, **k), *args[0], out=out, **how)
             dtype = how.pop("dtype", None) if isinstance(function, np.ufunc) else None

@@ -5,21 +5,21 @@ import pytest
 
 import gpuprop as gp
 from gpuprop import optim
-from gpuprop.backend.arrays import asarray, to_host
+from gpuprop.backend.arrays import to_device, to_host
 
 SIZES = (5, 3, 70, 2, 1200)
 
 
 def parameters(dtype=np.float64, sizes=SIZES):
     rng = np.random.default_rng(0)
-    return [gp.Parameter(asarray(rng.standard_normal(n).astype(dtype))) for n in sizes]
+    return [gp.Parameter(to_device(rng.standard_normal(n).astype(dtype))) for n in sizes]
 
 
 def set_gradients(params, step, missing=()):
     rng = np.random.default_rng(step + 1)
     for k, p in enumerate(params):
         grad = rng.standard_normal(p.shape).astype(p.dtype)
-        p.grad = None if k in missing else asarray(grad)
+        p.grad = None if k in missing else to_device(grad)
 
 
 def run(make, dtype=np.float64, *, missing=(), max_norm=None, groups=False, **options):
@@ -72,7 +72,7 @@ def test_a_skipped_step_changes_and_counts_nothing(device):
     optimizer.step()
     before, moments = [p.numpy().copy() for p in params], to_host(optimizer.state[0]["v"]).copy()
     for skip, steps in ((True, 1), (False, 2), (None, 3)):
-        optimizer.skip = None if skip is None else asarray(np.array(skip))
+        optimizer.skip = None if skip is None else to_device(np.array(skip))
         optimizer.step()
         assert optimizer.steps == steps
         same = all(np.array_equal(p.numpy(), old) for p, old in zip(params, before, strict=True))
@@ -88,7 +88,7 @@ def test_a_scale_of_the_gradients_is_taken_out(device, make):
         optimizer = make(params, lr=0.1)
         set_gradients(params, 0)
         if scale is not None:
-            optimizer.grad_scale = asarray(np.array(scale, np.float32))
+            optimizer.grad_scale = to_device(np.array(scale, np.float32))
             for p in params:
                 p.leaf.grad *= scale
         norm = optimizer.clip_grad_norm(2.0).item()

@@ -97,7 +97,7 @@ def train(net, observer=None, epochs=1, batches=None, **options):
     criterion = nn.CrossEntropyLoss()
     trainer = gp.Trainer(
         net,
-        lambda batch: criterion(net(batch[0]), batch[1]),
+        lambda batch: criterion(net(gp.tensor(batch[0])), batch[1]),
         options.pop("optimizer", None) or gp.optim.Adam(net.parameters(), lr=0.01),
         observers=[] if observer is None else [observer],
         **{"progress": "off", "count": lambda batch: len(batch[0]), **options},
