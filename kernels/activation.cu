@@ -42,7 +42,7 @@ template <int N> __device__ inline Place place(long long rows, int width, int pa
 
 // y = f(x + bias); bias may be null, y may be x. The grid is tiles of columns times parts.
 template <typename T, typename Acc, int N, int F>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, 4)  // without the 4 some compilers aim at more blocks, and spill
 activation_forward(const T* x, const T* __restrict__ bias, T* y, long long rows, int width, int parts) {
   const Place at = place<N>(rows, width, parts);
   if (at.column >= width) return;
@@ -58,7 +58,7 @@ activation_forward(const T* x, const T* __restrict__ bias, T* y, long long rows,
 // dx = dy f'(x + bias), and partial[part, column] = sum of dx over the rows of a part. bias, dx and partial may be null (dx
 // with the identity, where x may be too); dx may be dy.
 template <typename T, typename Acc, int N, int F>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, 4)  // without the 4 some compilers aim at more blocks, and spill
 activation_backward(const T* dy, const T* __restrict__ x, const T* __restrict__ bias, T* dx, Acc* __restrict__ partial,
                     long long rows, int width, int parts) {
   const Place at = place<N>(rows, width, parts);

@@ -85,7 +85,7 @@ __device__ inline void load_row(const T* __restrict__ row, int width, Acc (&v)[K
 }
 
 template <typename T, typename Acc, int K>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, K * 16 / sizeof(T) > 16 ? 2 : 4)  // without, some compilers want more, and spill
 layer_norm_forward_warp(const T* __restrict__ x, const T* __restrict__ weight, const T* __restrict__ bias,
                         T* __restrict__ y, Acc* __restrict__ mean, Acc* __restrict__ inverse, long long rows, int width,
                         Acc eps) {

@@ -122,7 +122,7 @@ softmax_cross_entropy_slab(const T* __restrict__ logits, const long long* __rest
 
 // A row in the registers of TEAM threads, E elements each, in packs of 16 bytes that the team shares in turn.
 template <typename T, typename Acc, int TEAM, int E>
-__global__ void __launch_bounds__(THREADS, sizeof(Acc) == 4 ? 3 : 1)  // or some compilers aim at four blocks, and spill
+__global__ void __launch_bounds__(THREADS, sizeof(Acc) == 4 ? 2 : 1)  // or some compilers aim at four blocks, and spill
 softmax_cross_entropy_team(const T* __restrict__ logits, const long long* __restrict__ targets,
                            const Acc* __restrict__ weight, const Acc* __restrict__ weight_sum,
                            const Acc* __restrict__ total, T* __restrict__ gradient, Acc* __restrict__ loss,

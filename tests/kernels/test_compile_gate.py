@@ -9,6 +9,7 @@ from gpuprop.errors import BuildError
 
 pytestmark = pytest.mark.skipif(not nvrtc.available(), reason=nvrtc.MISSING)
 FILES = {file.path.name: file for file in kernels.kernel_files()}
+SLOW = ("activation.cu", "layer_norm.cu", "softmax_cross_entropy_fused.cu")
 HOT = ("float", "__half", "__nv_bfloat16")  # double is for checks
 
 
@@ -20,8 +21,15 @@ def compile_file(name, arch):
     return names, nvrtc.compile_cubin(source, arch, names, [f"-I{file.path.parent}"], name)
 
 
-@pytest.mark.parametrize("arch", nvrtc.ARCHITECTURES)
-@pytest.mark.parametrize("name", FILES)
+def gates():
+    """Every file for every architecture; files of many kernels for three of them, unless all tests run."""
+    for name in FILES:
+        for arch in nvrtc.ARCHITECTURES:
+            slow = name in SLOW and arch not in ("sm_75", "sm_90", "sm_120")
+            yield pytest.param(name, arch, marks=pytest.mark.full if slow else ())
+
+
+@pytest.mark.parametrize(("name", "arch"), gates())
 def test_compiles(name, arch):
     names, info = compile_file(name, arch)
     assert info.cubin[:4] == b"\x7fELF"
