@@ -29,7 +29,7 @@ def gates():
             yield pytest.param(name, arch, marks=pytest.mark.full if slow else ())
 
 
-@pytest.mark.parametrize(("name", "arch"), gates())
+@pytest.mark.parametrize(("name", "arch"), list(gates()))
 def test_compiles(name, arch):
     names, info = compile_file(name, arch)
     assert info.cubin[:4] == b"\x7fELF"
