@@ -19,8 +19,8 @@ DIGIT = 8  # bits of the ids that are sorted by in one pass
 
 
 def usable(table: Array, ids: Array) -> bool:
-    """Whether the kernels take them."""
-    fits = table.ndim == 2 and table.dtype.name in C_TYPES and max(ids.size, *table.shape) < 2**31
+    """Whether the kernels take them; 2^31 rows or ids and more are refused at the launch."""
+    fits = table.ndim == 2 and table.dtype.name in C_TYPES
     return fits and bool(ids.size) and bool(table.size) and kernels.usable(table)
 
 
