@@ -136,7 +136,7 @@ class Guard:
         found = self._find(step)
         what = f"the loss is {bad}" if bad is not None else self._gradients(found)
         message = (
-            f"{what} at step {step.number} (epoch {epoch}): training has diverged. {self._advice()}. "
+            f"{what} at step {step.number} (epoch {epoch}): {self._advice(step.number, found)}. "
             f"Not finite first: {found.text}"
         )
         tell = lambda: message + self._save(step, epoch, message, found)  # noqa: E731
@@ -158,10 +158,15 @@ class Guard:
             return OVERFLOW
         return "gradients are too large" if found.overflow else "gradients are not finite"
 
-    def _advice(self) -> str:
+    def _advice(self, step: int, found: Finding) -> str:
+        if found.given == "batch":
+            return "its batch is not finite. Look at the data, where its rows come from"
+        if found.given == "parameter" and step == 1:
+            return "the weights were not finite before training. Look at where they come from"
         lr = self.trainer.optimizer.param_groups[0]["lr"]
         advice = f"Lower the learning rate (now {lr:.3g}) or clip gradients (clip norm 1, say)"
-        return advice + (", or train with bf16 or fp32" if self.trainer.precision.name == "fp16" else "")
+        advice += ", or train with bf16 or fp32" if self.trainer.precision.name == "fp16" else ""
+        return f"training has diverged. {advice}"
 
     def _find(self, step: Taken) -> Finding:
         of = self.trainer

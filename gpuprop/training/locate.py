@@ -20,13 +20,15 @@ from ..tensors import Parameter
 @dataclass(frozen=True)
 class Finding:
     """What was not finite first. operation and layer are "" where none made it; text says it in words.
-    overflow: gradients are finite, but the sum of their squares is not. known: whether anything was found."""
+    overflow: gradients are finite, but the sum of their squares is not. known: whether anything was found.
+    given: "batch" or "parameter" where it was there before the step."""
 
     text: str
     operation: str = ""
     layer: str = ""
     overflow: bool = False
     known: bool = True
+    given: str = ""
 
 
 class Found(Exception):
@@ -127,10 +129,11 @@ def find_first(model: Module, run: Callable[[Finder], None], values: Mapping[str
     in run(finder), which computes losses and gradients and calls finder.check_loss(loss.edge) between."""
     for name, value in values.items():
         if not is_finite(value):
-            return Finding(f"the batch itself: {name}")
+            return Finding(f"the batch itself: {name}", given="batch")
     for name, parameter in model.named_parameters():
         if not is_finite(parameter.data):
-            return Finding(f"the parameter {name}, before the step", layer=name.rpartition(".")[0])
+            layer = name.rpartition(".")[0]
+            return Finding(f"the parameter {name}, before the step", layer=layer, given="parameter")
     finder = Finder(model)
     _forget_gradients(model)  # the new ones would be added to those of the failed step
     try:

@@ -209,8 +209,21 @@ def test_a_failure_names_the_layers_that_explain_names(case):
 def test_a_batch_that_is_not_finite_is_named():
     batches = data()
     batches[4][0][2, 1] = np.nan
-    with pytest.raises(gp.TrainingError, match=r"at step 5 .*Not finite first: the batch itself: 0\.0"):
+    where = r"at step 5 .*Not finite first: the batch itself: 0\.0"
+    with pytest.raises(gp.TrainingError, match=where) as stop:
         train(Net("Nan"), batches=batches)
+    assert "its batch is not finite. Look at the data" in str(stop.value)
+    assert "learning rate" not in str(stop.value)
+
+
+@pytest.mark.parametrize("step", [1, 7])
+def test_weights_that_are_not_finite_before_training_did_not_diverge(step):
+    net = Net("Nan")
+    spring = Spring(step, lambda model: model.last.weight.data.fill(np.inf))
+    with pytest.raises(gp.TrainingError, match=r"the parameter last\.weight, before the step") as stop:
+        train(net, spring)
+    assert ("the weights were not finite before training" in str(stop.value)) == (step == 1)
+    assert ("Lower the learning rate" in str(stop.value)) == (step != 1)
 
 
 def test_without_a_run_folder_nothing_is_written(tmp_path, monkeypatch):
