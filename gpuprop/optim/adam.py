@@ -8,7 +8,7 @@ from typing import Any
 from ..backend.arrays import Array, get_xp
 from .fused import FusedAdam
 from .norm import in_kernels
-from .optimizer import Optimizer
+from .optimizer import Optimizer, seen_by
 
 
 class Adam(Optimizer):
@@ -58,7 +58,7 @@ class Adam(Optimizer):
         v *= beta2
         v += xp.multiply(g, g, out=t)
         xp.sqrt(v, out=t)
-        t += group["eps"] / root
+        t += seen_by(p.dtype, group["eps"] / root)
         xp.divide(m, t, out=t)
         t *= lr * (1.0 - beta1) / (1.0 - beta1**steps) / root
         p -= t

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..backend.arrays import Array, get_xp
-from .optimizer import Optimizer
+from .optimizer import Optimizer, seen_by
 
 
 class RMSprop(Optimizer):
@@ -63,7 +63,7 @@ def _scaled_step(p: Array, g: Array, v: Array, t: Array, group: dict[str, Any]) 
     """p ← p - lr g / (√v + ε), with scratch t."""
     xp = get_xp(p)
     xp.sqrt(v, out=t)
-    t += group["eps"]
+    t += seen_by(p.dtype, group["eps"])
     xp.divide(g, t, out=t)
     t *= group["lr"]
     p -= t

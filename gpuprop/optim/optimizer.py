@@ -247,3 +247,8 @@ def _check_option(optimizer: str, name: str, value: Any) -> None:
         return
     if not math.isfinite(value) or value < 0:
         raise ValueError(f"{optimizer}: {name} must be a finite number of at least 0, not {value!r}")
+
+
+def seen_by(dtype: Any, eps: float) -> float:
+    """ε as this type sees it: in float16 1e-8 would be zero, and a weight without gradient 0 / 0."""
+    return max(eps, float(np.finfo(dtype).smallest_subnormal)) if dtype == np.float16 and eps else eps

@@ -288,3 +288,14 @@ def test_each_step_lets_dropout_draw_anew():
     p.grad = np.ones(1)
     o.step()
     assert random.state.step == before + 1
+
+
+@pytest.mark.parametrize("make", [optim.Adam, optim.AdamW, optim.RMSprop, optim.Adagrad])
+def test_float16_weights_without_a_gradient_stay(make):
+    w = gp.Parameter(np.ones(3, np.float16))
+    optimizer = make([w], weight_decay=0.0)
+    w.grad = np.array([0.0, 1.0, -1.0], np.float16)
+    optimizer.step()
+    first, second, third = w.numpy()
+    assert first == 1
+    assert second < 1 < third
