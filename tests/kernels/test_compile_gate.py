@@ -9,7 +9,7 @@ from gpuprop.errors import BuildError
 
 pytestmark = pytest.mark.skipif(not nvrtc.available(), reason=nvrtc.MISSING)
 FILES = {file.path.name: file for file in kernels.kernel_files()}
-SLOW = ("activation.cu", "layer_norm.cu", "softmax_cross_entropy_fused.cu")
+QUICK = ("sm_80", "sm_90")  # the others take minutes
 HOT = ("float", "__half", "__nv_bfloat16")  # double is for checks
 
 
@@ -22,11 +22,10 @@ def compile_file(name, arch):
 
 
 def gates():
-    """Every file for every architecture; files of many kernels for three of them, unless all tests run."""
+    """Every file for every architecture; for two of them, unless all tests run."""
     for name in FILES:
         for arch in nvrtc.ARCHITECTURES:
-            slow = name in SLOW and arch not in ("sm_75", "sm_90", "sm_120")
-            yield pytest.param(name, arch, marks=pytest.mark.full if slow else ())
+            yield pytest.param(name, arch, marks=() if arch in QUICK else pytest.mark.full)
 
 
 @pytest.mark.parametrize(("name", "arch"), list(gates()))

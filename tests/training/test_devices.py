@@ -82,10 +82,13 @@ def test_a_training_is_the_same_on_every_device(device, task, optimizer):
         np.testing.assert_allclose(value, expected[name], rtol=1e-3, atol=1e-4, err_msg=name)
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_two_hundred_steps_stay_together(device, task):
-    losses, _ = trained(device, task, "slow adam", steps=200)
-    expected, _ = trained("cpu", task, "slow adam", steps=200)
+LONG = [("transformer", 60), *((task, 200) for task in TASKS if task != "transformer")]
+
+
+@pytest.mark.parametrize(("task", "steps"), [*LONG, pytest.param("transformer", 200, marks=pytest.mark.full)])
+def test_two_hundred_steps_stay_together(device, task, steps):
+    losses, _ = trained(device, task, "slow adam", steps)
+    expected, _ = trained("cpu", task, "slow adam", steps)
     assert losses[-1] < losses[0]
     np.testing.assert_allclose(losses, expected, rtol=0, atol=1e-4)
 
