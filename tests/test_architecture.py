@@ -146,6 +146,7 @@ SLOW_TO_IMPORT = {
 }  # fmt: skip
 
 
+@pytest.mark.alone
 def test_importing_is_light_and_touches_no_driver():
     """Only NumPy comes along; the rest is loaded by what needs it. CPU time, beside NumPy's own."""
     code = (

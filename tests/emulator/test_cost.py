@@ -31,6 +31,7 @@ def conv1d() -> None:
     y.backward(np.ones(y.shape, np.float32))
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("run", [cross_entropy, conv1d])
 def test_the_checker_costs_at_most(run: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
     """Time in launches only, each at its best of five: the machine may be busy."""
