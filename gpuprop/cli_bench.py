@@ -63,11 +63,7 @@ def bench(
 
 def render_growth(result: dict[str, Any]) -> Table:
     """The result of `growth.run` as a table."""
-    table = Table(
-        box=None, padding=(0, 2, 0, 0), header_style="bold", caption_justify="left",
-        caption=f"{result['machine']['processor']}, {num_threads()} threads; the least CPU time of a step",
-    )  # fmt: skip
-    table.add_column("name", no_wrap=True)
+    table = _table(result, "the least CPU time of a step")
     table.add_column("rows: ms", overflow="fold")
     table.add_column("exponent", justify="right", no_wrap=True)
     for row in result["growth"]:
@@ -80,15 +76,21 @@ def render(result: dict[str, Any]) -> Table:
     """The result of `measure.run` as a table."""
     time = time_of(result["threads"])
     kind = "milliseconds" if time == "wall_ms" else "milliseconds of CPU time"
-    table = Table(
-        box=None, padding=(0, 2, 0, 0), header_style="bold", caption_justify="left",
-        caption=f"{result['machine']['processor']}, {num_threads()} threads; {kind}, medians",
-    )  # fmt: skip
-    table.add_column("name", no_wrap=True)
+    table = _table(result, f"{kind}, medians")
     table.add_column("work", overflow="fold")
     for name in ("gpuprop", "PyTorch", "ratio"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in result["rows"]:
         torch = (f"{row['torch'][time]:.2f}", f"{ratio(row, time):.2f}") if "torch" in row else ("-", "-")
         table.add_row(row["name"], row["shape"], f"{row['gpuprop'][time]:.2f}", *torch)
+    return table
+
+
+def _table(result: dict[str, Any], figures: str) -> Table:
+    """An empty table with a column of names, under which the machine stands and what the figures are."""
+    table = Table(
+        box=None, padding=(0, 2, 0, 0), header_style="bold", caption_justify="left",
+        caption=f"{result['machine']['processor']}, {num_threads()} threads; {figures}",
+    )  # fmt: skip
+    table.add_column("name", no_wrap=True)
     return table

@@ -35,8 +35,9 @@ def activation(dtype: Any) -> Results:
 
 
 def adam(dtype: Any) -> Results:
-    """Parameters and moments after a clipped step; the middle parameter has no gradient. Of half types the
-    formula is computed from the rounded inputs in float32: NumPy would round after each operation."""
+    """Parameters and moments after a clipped step; the middle parameter has no gradient, so that packs are
+    cut. Of half types the formula is computed from the rounded inputs in float32: NumPy would round after
+    each operation."""
     kept = np.float32 if get_device().type == "cpu" and np.dtype(dtype).itemsize == 2 else dtype
     rng = np.random.default_rng(0)
     params = [Parameter(rng.standard_normal(n).astype(dtype).astype(kept)) for n in (5, 6, 1500)]

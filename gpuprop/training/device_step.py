@@ -3,7 +3,7 @@ captured graph (see `gpuprop.capture`)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from ..backend import random
@@ -11,31 +11,18 @@ from ..backend.arrays import Array
 from ..backprop import recording
 from ..capture import Captured, capture
 from ..errors import CaptureError
-from ..nn.module import Module
-from ..optim import Optimizer
 from ..tensors import Tensor
-from .guard import Guard
+from .guard import Guard, Trained
 from .observer import Observer
-from .precision import Precision
-from .progress import Display
-from .ranks import Ranks
 
 Losses = list[tuple[Tensor, float]]
 
 
-class Stepped(Protocol):
+class Stepped(Trained, Protocol):
     """What a step needs of a trainer."""
 
-    model: Module
-    optimizer: Optimizer
-    precision: Precision
-    loss: Callable[[Any], Tensor]
-    count: Callable[[Any], float]
-    clip_norm: float | None
     observers: list[Observer]
     guard: Guard
-    display: Display
-    ranks: Ranks
 
 
 class DeviceStep:

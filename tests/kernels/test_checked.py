@@ -10,6 +10,7 @@ import pytest
 from gpuprop.backend.device import get_device, use_device
 from gpuprop.backend.instantiations import C_TYPES
 from gpuprop.backend.random import manual_seed
+from gpuprop.cli_kernel_cases import adam
 from gpuprop.ops import activation_kernels
 from gpuprop.ops.conv1d import conv1d
 from gpuprop.ops.embedding import embedding
@@ -19,7 +20,6 @@ from gpuprop.ops.layer_norm import layer_norm
 from gpuprop.ops.lstm import lstm
 from gpuprop.ops.scaled_dot_product_attention import scaled_dot_product_attention
 from gpuprop.ops.softmax_cross_entropy import softmax_cross_entropy
-from gpuprop.optim import AdamW
 from gpuprop.tensors import Parameter, tensor
 from gpuprop.testing import unavailable
 
@@ -67,23 +67,6 @@ def attend(dtype, queries, keys, **options):
     y = scaled_dot_product_attention(*inputs, mask, stream=3, **options)
     y.backward(rng.standard_normal(y.shape).astype(dtype))
     return y.data, *(x.grad for x in inputs)
-
-
-def adam(dtype):
-    """A clipped step; the middle parameter has no gradient, so that packs are cut. Of half types the formula
-    is computed from the rounded inputs in float32: NumPy would round after each operation."""
-    kept = np.float32 if get_device().type == "cpu" and np.dtype(dtype).itemsize == 2 else dtype
-    rng = np.random.default_rng(0)
-    params = [Parameter(rng.standard_normal(n).astype(dtype).astype(kept)) for n in (5, 6, 1500)]
-    optimizer = AdamW(params, lr=0.1, betas=(0.5, 0.6))
-    for moment in optimizer.state[0].values():
-        moment[...] = rng.uniform(1, 2, moment.size).astype(dtype)
-    for p in (params[0], params[2]):
-        p.grad = rng.standard_normal(p.shape).astype(dtype).astype(kept)
-    optimizer.steps = 3
-    optimizer.clip_grad_norm(30.0)
-    optimizer.step()
-    return [optimizer.arenas[0].data, *optimizer.state[0].values()]
 
 
 def normalize(dtype, width, rows=35):
