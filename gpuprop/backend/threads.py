@@ -1,4 +1,4 @@
-"""The threads of a CPU: a small pool for rows of work, and the matrix library's own.
+"""The threads of a CPU: a small team for rows of work, and the matrix library's own.
 
 NumPy gives the interpreter's lock up while it computes, so Python threads can share an element-wise
 operation: `over_rows` cuts it into one piece a thread. The pieces depend on the number of threads alone, so a
@@ -15,15 +15,13 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..errors import DataError
 from .floats import flush_this_thread
-
-if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
+from .workers import Team
 
 LEAST = 1 << 17  # elements below which handing pieces out costs more than it saves
 _NAMES = ("scipy_openblas_{}64_", "openblas_{}64_", "openblas_{}")
@@ -67,7 +65,7 @@ class _Local(threading.local):
 
 
 class _Threads:
-    """The pool, made when first used, and who is inside it."""
+    """The team, made when first used, and who is inside it."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -79,16 +77,26 @@ class _Threads:
         self.restart()
         self.count = 0  # 0: not known yet
 
+    def after_fork(self) -> None:
+        """In a child process: the threads are gone, and so is the one that held the lock."""
+        self.lock = threading.Lock()
+        self.running = 0
+        self.restart()
+
     def restart(self) -> None:
-        """Forget the pool (after a fork its threads are gone)."""
-        self.pool: ThreadPoolExecutor | None = None
+        """Forget the team; the next call makes one."""
+        self.team: Team | None = None
 
-    def workers(self) -> ThreadPoolExecutor:
-        if self.pool is None:
-            from concurrent.futures import ThreadPoolExecutor  # here, since it takes long to import
+    def workers(self) -> Team:
+        with self.lock:
+            if self.team is None:
+                self.team = Team(self.count - 1, self.begin)
+            return self.team
 
-            self.pool = ThreadPoolExecutor(self.count - 1, "gpuprop", flush_this_thread)
-        return self.pool
+    def begin(self) -> None:
+        """What each thread of the team does first."""
+        flush_this_thread()
+        self.local.inside = True
 
     def has_blas(self) -> bool:
         """True where the matrix library's number of threads can be set."""
@@ -112,7 +120,7 @@ class _Threads:
 
 _threads = _Threads()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_threads.restart)
+    os.register_at_fork(after_in_child=_threads.after_fork)
 
 
 def num_threads() -> int:
@@ -127,8 +135,8 @@ def set_num_threads(count: int) -> None:
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise DataError(f"the number of threads is at least 1, not {count!r}")
     with _threads.lock:
-        if _threads.pool is not None:
-            _threads.pool.shutdown()
+        if _threads.team is not None:
+            _threads.team.end()
         _threads.restart()
         _threads.count = count
 
@@ -187,24 +195,13 @@ def over_rows(
 
 
 def at_once(work: Callable[..., None], arguments: list[tuple[Any, ...]], products: bool = False) -> None:
-    """work(*a) for each a, the first here and the others in the pool; the first error is raised."""
+    """work(*a) for each a, the first here and the others by the team; the first error is raised."""
     if products:
         _threads.hold_blas(1)
-    pool = _threads.workers()
     _threads.local.inside = True
-    rest = [pool.submit(_piece, work, a) for a in arguments[1:]]
     try:
-        work(*arguments[0])
+        _threads.workers().run(work, arguments)
     finally:
-        errors = [future.exception() for future in rest]
         _threads.local.inside = False
         if products:
             _threads.hold_blas(-1)
-    for error in errors:
-        if error is not None:
-            raise error
-
-
-def _piece(work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    _threads.local.inside = True
-    work(*arguments)

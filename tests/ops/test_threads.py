@@ -1,5 +1,11 @@
 """Work cut over threads: the same numbers, the same bits each time, errors that arrive."""
 
+import signal
+import sys
+import threading
+import time
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -50,6 +56,63 @@ def test_the_error_of_a_piece_arrives_and_the_pool_goes_on(three):
     done = []
     threads.over_rows(lambda a, b: done.append(b - a), 10, 1 << 30)
     assert sum(done) == 10
+
+
+def test_a_piece_is_forgotten_when_it_has_ended(three):
+    """Else the memory of its arrays could not be used again."""
+    a = np.zeros(10)
+    before = sys.getrefcount(a)
+    threads.over_rows(partial(lambda a, start, stop: a[start:stop].fill(start), a), 10, 1 << 30)
+    assert a.tolist() == [0] * 3 + [3] * 3 + [6] * 4
+    assert sys.getrefcount(a) == before
+
+
+def test_threads_of_the_user_share_the_team(three):
+    def many(results):
+        for i in range(200):
+            found = np.empty(30, int)
+            threads.over_rows(lambda start, stop, found=found, i=i: found[start:stop].fill(i), 30, 1 << 30)
+            results.append(found.tolist() == [i] * 30)
+
+    results = []
+    users = [threading.Thread(target=many, args=(results,)) for _ in range(3)]
+    for user in users:
+        user.start()
+    for user in users:
+        user.join()
+    assert results == [True] * 600
+
+
+def test_an_interrupt_waits_for_the_pieces(three):
+    """They write into arrays, and the next call finds the threads free."""
+    ended = []
+
+    def work(start, stop):
+        if start:
+            time.sleep(0.2)
+            ended.append(start)
+
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(KeyboardInterrupt):
+            threads.over_rows(work, 10, 1 << 30)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert sorted(ended) == [3, 6]
+    threads.over_rows(work, 10, 1 << 30)
+    assert len(ended) == 4
+
+
+def test_fewer_threads_end_the_others(three):
+    threads.over_rows(lambda start, stop: None, 10, 1 << 30)
+    team = threads._threads.team
+    gp.set_num_threads(1)
+    deadline = time.monotonic() + 10
+    while any(t.is_alive() for t in team.threads) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not any(t.is_alive() for t in team.threads)
 
 
 @pytest.mark.parametrize(
