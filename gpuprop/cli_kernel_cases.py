@@ -1,4 +1,5 @@
-"""One case a kernel file of ours, for `gpuprop kernels check`: run on the CPU it is the formula."""
+"""One case a kernel file of ours, for `gpuprop kernels check` and, on a GPU, for compute-sanitizer: run on the
+CPU it is the formula."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from . import ops
 from .backend import kernels
+from .backend.arrays import to_device
 from .backend.device import get_device
 from .backend.random import state
 from .ops.dropout import Dropout
@@ -40,12 +42,13 @@ def adam(dtype: Any) -> Results:
     each operation."""
     kept = np.float32 if get_device().type == "cpu" and np.dtype(dtype).itemsize == 2 else dtype
     rng = np.random.default_rng(0)
-    params = [Parameter(rng.standard_normal(n).astype(dtype).astype(kept)) for n in (5, 6, 1500)]
+    draws = [rng.standard_normal(n).astype(dtype).astype(kept) for n in (5, 6, 1500)]
+    params = [Parameter(to_device(a)) for a in draws]
     optimizer = AdamW(params, lr=0.1, betas=(0.5, 0.6))
     for moment in optimizer.state[0].values():
-        moment[...] = rng.uniform(1, 2, moment.size).astype(dtype)
+        moment[...] = to_device(rng.uniform(1, 2, moment.size).astype(dtype))
     for p in (params[0], params[2]):
-        p.grad = rng.standard_normal(p.shape).astype(dtype).astype(kept)
+        p.grad = to_device(rng.standard_normal(p.shape).astype(dtype).astype(kept))
     optimizer.steps = 3
     optimizer.clip_grad_norm(30.0)
     optimizer.step()
@@ -60,7 +63,7 @@ def attention(dtype: Any) -> Results:
         shapes = ((2, 2, queries, 20), (2, 2, keys, 20), (2, 2, keys, 5))
         inputs = [tensor(rng.standard_normal(s).astype(dtype), requires_grad=True) for s in shapes]
         place = None if p == 0 else (p, 5, 9, 2, state.step, 3)
-        mask = np.arange(keys) < np.array([keys, keys // 2])[:, None, None, None]
+        mask = to_device(np.arange(keys) < np.array([keys, keys // 2])[:, None, None, None])
         y = Attention.apply(*inputs, mask=mask, causal=p > 0, scale=0.2, place=place)
         y.backward(rng.standard_normal(y.shape).astype(dtype))
         results += [y.data, *(x.grad for x in inputs)]
@@ -73,8 +76,8 @@ def conv1d(dtype: Any) -> Results:
     for groups in (1, 4):
         rng = np.random.default_rng(0)
         x = tensor(rng.standard_normal((2, 35, 8)).astype(dtype), requires_grad=True)
-        weight = Parameter(rng.standard_normal((68, 3, 8 // groups)).astype(dtype))
-        bias = Parameter(rng.standard_normal(68).astype(dtype))
+        weight = Parameter(to_device(rng.standard_normal((68, 3, 8 // groups)).astype(dtype)))
+        bias = Parameter(to_device(rng.standard_normal(68).astype(dtype)))
         y = ops.conv1d(x, weight, bias, padding="same", dilation=2, groups=groups)
         y.backward(rng.standard_normal(y.shape).astype(dtype))
         results += [y.data, x.grad, weight.grad, bias.grad]
@@ -97,7 +100,7 @@ def _losses(dtype: Any, sizes: Any, shift: int) -> Results:
         rng = np.random.default_rng(0)
         block = np.zeros(9 * classes + shift, dtype)
         block[shift:] = rng.standard_normal(9 * classes).astype(dtype)
-        logits = Tensor(block[shift:].reshape(9, classes))
+        logits = Tensor(to_device(block)[shift:].reshape(9, classes))
         logits.requires_grad = True
         targets = rng.integers(0, classes, 9).astype(label)
         targets[3] = -100
@@ -112,7 +115,7 @@ def _losses(dtype: Any, sizes: Any, shift: int) -> Results:
 def dropout(dtype: Any) -> Results:
     """Output and gradient: the bits of the formula; of all elements, and of packed rows."""
     results = []
-    for rows in (None, np.array([0, 1, 2, 5, 6, 9, 11])):
+    for rows in (None, to_device(np.array([0, 1, 2, 5, 6, 9, 11]))):
         x = tensor(np.random.default_rng(0).standard_normal((7, 300)).astype(dtype), requires_grad=True)
         y = Dropout.apply(x, p=0.3, first=5, stream=9, call=2, rows=rows)
         y.backward(np.ones(y.shape, dtype))
@@ -130,7 +133,7 @@ def embedding(dtype: Any) -> Results:
         table = tensor(rng.standard_normal((21, columns)).astype(dtype), requires_grad=True)
         y = ops.embedding(ids, table)
         y.backward(values)
-        results += [y.data, table.grad, _simple(ids, values)]
+        results += [y.data, table.grad, _simple(to_device(ids), to_device(values))]
     return results
 
 
@@ -139,7 +142,7 @@ def _simple(ids: Any, values: Any) -> Any:
         wide = np.zeros((21, values.shape[1]))
         np.add.at(wide, ids, values.astype(np.float64))
         return wide.astype(values.dtype)
-    table = np.zeros((21, values.shape[1]), values.dtype)
+    table = to_device(np.zeros((21, values.shape[1]), values.dtype))
     kernel = kernels.project("embedding", f"add_sorted_rows<{kernels.c_type(table.dtype)}>")
     kernel(ids.size, 64, (*sort(ids, 21), values, table, ids.size, *table.shape))
     return table

@@ -1,4 +1,5 @@
-"""What `make gpu` runs: the GPU tests, the experiments and a short training of each example; one JSON out.
+"""What `make gpu` runs: the GPU tests, the experiments, the kernels under compute-sanitizer and a short
+training of each example; one JSON out.
 
     make gpu PYTHON=python3          # this machine's own Python, with CuPy, NumPy, pytest, hypothesis, ...
     GPUPROP_DATA=DIR make gpu        # where copies of the data sets are, when there is no network
@@ -114,6 +115,15 @@ def experiments(limit: float) -> dict[str, Any]:
         return {**part, "results": json.loads(out.read_text()) if out.exists() else None}
 
 
+def sanitizer(limit: float) -> dict[str, Any]:
+    """What compute-sanitizer finds in the kernels (tests/gpu/sanitize.py), a tool each in `results`."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "sanitizer.json"
+        arguments = [str(ROOT / "tests" / "gpu" / "sanitize.py"), "--out", str(out)]
+        part = command([sys.executable, *arguments, "--seconds", str(limit * 0.9)], limit)
+        return {**part, "results": json.loads(out.read_text()) if out.exists() else None}
+
+
 def _outcome(part: dict[str, Any]) -> str:
     return f"exit {part['returncode']} after {part['seconds']} s"
 
@@ -136,6 +146,7 @@ def main() -> int:
     }
     result["tests"] = gpu_tests((end - time.perf_counter()) * 0.5)
     result["experiments"] = experiments(min(150.0, (end - time.perf_counter()) * 0.5))
+    result["sanitizer"] = sanitizer(min(90.0, (end - time.perf_counter()) * 0.3))
     result["examples"] = {}
     for name, package in EXAMPLES.items():
         if package is not None and importlib.util.find_spec(package) is None:
@@ -150,13 +161,15 @@ def main() -> int:
         [sys.executable, str(ROOT / "examples" / "custom_kernel.py"), "--device", "cuda"],
         end - time.perf_counter(),
     )
-    parts = [result["doctor"], result["tests"], result["experiments"], *result["examples"].values()]
+    parts = [result[name] for name in ("doctor", "tests", "experiments", "sanitizer")]
+    parts += result["examples"].values()
     result["ok"] = all(part["returncode"] == 0 for part in parts) and result["tests"].get("passed", 0) > 0
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     tests = result["tests"]
     print("tests: " + ", ".join(f"{tests.get(name, 0)} {name}" for name in ("passed", "failed", "skipped")))
     print(f"experiments: {_outcome(result['experiments'])}")
+    print(f"compute-sanitizer: {_outcome(result['sanitizer'])}")
     for name, example in result["examples"].items():
         left_out = str(example.get("output", "")).startswith("left out")
         print(f"{name}: {example['output'] if left_out else _outcome(example)}")
