@@ -1,5 +1,5 @@
-"""One case a kernel file of ours, for `gpuprop kernels check` and, on a GPU, for compute-sanitizer: run on the
-CPU it is the formula."""
+"""One case a kernel file of ours, for `gpuprop kernels check` and, on a GPU, for compute-sanitizer: on the CPU
+it is the formula."""
 
 from __future__ import annotations
 

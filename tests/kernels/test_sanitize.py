@@ -1,4 +1,4 @@
-"""Our kernels under compute-sanitizer (tests/gpu/sanitize.py): the cases, and what is made of a tool's words."""
+"""Our kernels under compute-sanitizer (tests/gpu/sanitize.py): what runs, and what is made of its answers."""
 
 from __future__ import annotations
 
