@@ -1,5 +1,5 @@
-"""One case a kernel file of ours, for `gpuprop kernels check` and, on a GPU, for compute-sanitizer: on the CPU
-it is the formula."""
+"""One case a kernel file of ours, for `gpuprop kernels check` and for compute-sanitizer on a GPU: on the CPU,
+the formula."""
 
 from __future__ import annotations
 
