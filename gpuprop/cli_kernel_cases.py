@@ -13,6 +13,7 @@ from .backend import kernels
 from .backend.arrays import to_device
 from .backend.device import get_device
 from .backend.random import state
+from .ops.conv1d_products import padded
 from .ops.dropout import Dropout
 from .ops.embedding_kernels import sort
 from .ops.scaled_dot_product_attention import Attention
@@ -71,8 +72,10 @@ def attention(dtype: Any) -> Results:
 
 
 def conv1d(dtype: Any) -> Results:
-    """Output and gradients, of one group and of narrow ones."""
-    results: Results = []
+    """Output and gradients, of one group and of narrow ones, and what products read."""
+    rows = np.random.default_rng(1)
+    texts = [rows.standard_normal((3, 5, width)).astype(dtype) for width in (3, 16)]
+    results: Results = [padded(x, 2, 9, 1, 31) for x in texts]
     for groups in (1, 4):
         rng = np.random.default_rng(0)
         x = tensor(rng.standard_normal((2, 35, 8)).astype(dtype), requires_grad=True)

@@ -276,3 +276,23 @@ conv1d_backward_weight_narrow(const T* __restrict__ x, const T* __restrict__ dy,
     partial[i] = sum;
   }
 }
+
+// Row (b, l) of x as row front + b * each + before + l of y, and zeros in all other rows: texts with zeros around them, laid
+// end to end, for products. A thread moves N neighbours of a row.
+template <typename T, int N>
+__global__ void __launch_bounds__(THREADS)
+conv1d_pad(const T* __restrict__ x, T* __restrict__ y, int batch, int length, int width, int front, int each,
+           int before, long long rows) {
+  const int packs = width / N;
+  for (long long i = grid_thread(); i < rows * packs; i += grid_threads()) {
+    const long long row = quotient(i, packs);
+    const int c = (int)(i - row * packs) * N;
+    Pack<T, N> pack = {};
+    if (row >= front) {
+      const long long b = quotient(row - front, each);
+      const int l = (int)(row - front - b * each) - before;
+      if (b < batch && l >= 0 && l < length) pack = load_pack<T, N>(x + (b * length + l) * width + c);
+    }
+    store_pack(y + row * width + c, pack);
+  }
+}

@@ -45,6 +45,7 @@ SIGNATURES: dict[str, dict[str, tuple[Any, ...]]] = {
         "cublasLtMatmulDescCreate": (ctypes.POINTER(_P), _I, _I),
         "cublasLtMatmulDescSetAttribute": (_P, _I, _P, _SIZE),
         "cublasLtMatrixLayoutCreate": (ctypes.POINTER(_P), _I, ctypes.c_uint64, ctypes.c_uint64, _L),
+        "cublasLtMatrixLayoutSetAttribute": (_P, _I, _P, _SIZE),
         "cublasLtMatmulPreferenceCreate": (ctypes.POINTER(_P),),
         "cublasLtMatmulPreferenceSetAttribute": (_P, _I, _P, _SIZE),
         "cublasLtMatmulPreferenceDestroy": (_P,),

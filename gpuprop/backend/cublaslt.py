@@ -19,8 +19,9 @@ EPILOGUES = {
     "relu": 2, "bias": 4, "relu_bias": 6, "relu_aux": 130, "relu_aux_bias": 134, "gelu_aux": 160,
     "gelu_aux_bias": 164, "drelu_bgrad": 152, "dgelu_bgrad": 208, "sums_p": 256, "sums_q": 512,
 }  # fmt: skip
-# cublasLtMatmulDescAttributes_t and cublasLtMatmulPreferenceAttributes_t
+# cublasLtMatmulDescAttributes_t, cublasLtMatrixLayoutAttribute_t, cublasLtMatmulPreferenceAttributes_t
 TRANSPOSE_P, TRANSPOSE_Q, EPILOGUE, BIAS_POINTER, AUX_POINTER, AUX_LD = 3, 4, 7, 8, 11, 12
+BATCH_COUNT, BATCH_STRIDE = 5, 6
 MOST_WORKSPACE, ALIGNMENTS = 1, (5, 6, 7, 8)
 MOST_ALIGNMENT = 256
 REAL_32F, REAL_64F = 0, 1
@@ -58,9 +59,9 @@ class _Prepared:
         self.set(TRANSPOSE_P, ctypes.c_int32(plan.p.transposed))
         self.set(TRANSPOSE_Q, ctypes.c_int32(plan.q.transposed))
         self.set(EPILOGUE, ctypes.c_int32(EPILOGUES[epilogue]))
-        self.p = _layout(types[0], plan.m, plan.k, plan.p)
-        self.q = _layout(types[1], plan.k, plan.n, plan.q)
-        self.d = _layout(types[2], plan.m, plan.n, plan.d)
+        self.p = _layout(types[0], plan.m, plan.k, plan.p, plan.batch)
+        self.q = _layout(types[1], plan.k, plan.n, plan.q, plan.batch)
+        self.d = _layout(types[2], plan.m, plan.n, plan.d, plan.batch)
         self.found = _Heuristic()
 
     def set(self, attribute: int, value: Any) -> None:
@@ -103,11 +104,15 @@ def run(
     device: int, plan: Plan, p: Any, q: Any, d: Any, compute: int, epilogue: str,
     bias: Any = None, aux: Any = None, aux_ld: int = 0,
 ) -> bool:  # fmt: skip
-    """D = epilogue(op(P) op(Q)) on CuPy arrays of GPU `device`, the current one, as `plan` (of one product)
-    says. bias: the vector (m,) that is added, or receives sums. aux: what the activation keeps (written by
-    `*_aux`, read by `d*`), aux_ld elements a column. False, with nothing done, where there is no algorithm.
+    """D = epilogue(op(P) op(Q)) on CuPy arrays of GPU `device`, the current one, as `plan` says; of a batch
+    with the epilogue "bias" only. bias: the vector (m,) that is added, or receives sums. aux: what the
+    activation keeps (written by `*_aux`, read by `d*`), aux_ld elements a column. False, with nothing done,
+    where there is no algorithm.
     """
-    alignments = tuple(_alignment(x.data.ptr) for x in (p, q, d, d))
+    alignments = tuple(
+        _alignment(x.data.ptr | (at.stride * x.dtype.itemsize if plan.batch > 1 else 0))
+        for x, at in ((p, plan.p), (q, plan.q), (d, plan.d), (d, plan.d))
+    )
     others = tuple(0 if x is None else _alignment(x.data.ptr) for x in (bias, aux))
     types = tuple(DATA_TYPES[x.dtype.name] for x in (p, q, d))
     key = (device, plan, types, compute, epilogue, alignments, others, aux_ld)
@@ -147,12 +152,18 @@ def _create(kind: str, *arguments: int) -> ctypes.c_void_p:
     return made
 
 
-def _layout(kind: int, rows: int, columns: int, at: Operand) -> ctypes.c_void_p:
-    """Of the matrix as it lies: op(X) is (rows, columns)."""
+def _layout(kind: int, rows: int, columns: int, at: Operand, batch: int) -> ctypes.c_void_p:
+    """Of the matrix, or of each of a batch, as it lies: op(X) is (rows, columns)."""
     lies = (columns, rows) if at.transposed else (rows, columns)
-    return _create("MatrixLayout", kind, *lies, at.ld)
+    layout = _create("MatrixLayout", kind, *lies, at.ld)
+    if batch > 1:
+        values = ((BATCH_COUNT, ctypes.c_int32(batch)), (BATCH_STRIDE, ctypes.c_int64(at.stride)))
+        for name, value in values:
+            of = library("cublasLt").cublasLtMatrixLayoutSetAttribute
+            check(of(layout, name, ctypes.byref(value), ctypes.sizeof(value)), "cublasLt layout")
+    return layout
 
 
 def _alignment(address: int) -> int:
-    """The largest power of two up to `MOST_ALIGNMENT` that divides an address."""
+    """The largest power of two up to `MOST_ALIGNMENT` that divides an address, or an address | a stride."""
     return min(MOST_ALIGNMENT, address & -address) if address else MOST_ALIGNMENT

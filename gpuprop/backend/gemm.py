@@ -143,6 +143,23 @@ def through(dy: Array, w: Array, kept: Array, activation: str) -> tuple[Array, A
     return gemm_cuda.through(dy, w, kept, activation, _float32 == "high") if is_cupy(dy) else None
 
 
+def with_bias(a: Array, b: Array, bias: Array, out: Array) -> bool:
+    """out = a b + bias for a stack a (N, M, K), b (K, C) and bias (C,), in one launch; out (N, M, C) may be
+    `matrices`. False, with nothing done, where no library does that."""
+    return is_cupy(a) and gemm_cuda.with_bias(a, b, bias, out, _float32 == "high")
+
+
+def matrices(x: Array, first: int, shape: tuple[int, int, int], strides: tuple[int, int]) -> Array:
+    """A stack of matrices (N, M, C) in the memory of x, C-contiguous, for `matmul`: element (n, m, c) lies
+    at first + n strides[0] + m strides[1] + c. They may overlap where they are only read."""
+    last = first + sum((n - 1) * step for n, step in zip(shape, (*strides, 1), strict=True))
+    if not x.flags.c_contiguous or first < 0 or min(*shape, *strides) < 1 or last >= x.size:
+        raise ValueError(f"matrices {shape} at {first} with strides {strides} are outside {x.size} elements")
+    xp, size = get_xp(x), x.dtype.itemsize
+    steps = (*(step * size for step in strides), size)
+    return xp.lib.stride_tricks.as_strided(x.reshape(-1)[first:], shape, steps)
+
+
 def with_sums(a: Array, b: Array, out: Array, sums: Array) -> bool:
     """out = a b for matrices (M, K), (K, N), and sums (N,) = Σ over the rows of b, in one launch. False, with
     nothing done, where no library does that."""

@@ -128,6 +128,13 @@ def through(dy: Array, w: Array, aux: Array, activation: str, tf32: bool) -> tup
     return (dz, sums) if done else None
 
 
+def with_bias(a: Array, b: Array, bias: Array, out: Array, tf32: bool) -> bool:
+    """See `gemm.with_bias`."""
+    if not _alike(a[0], b, bias) or out.dtype != a.dtype:
+        return False
+    return _with_epilogue(a, b, out, tf32, "bias", bias, None, 0)
+
+
 def with_sums(a: Array, b: Array, out: Array, sums: Array, tf32: bool) -> bool:
     """See `gemm.with_sums`."""
     if not _alike(a, b, None) or sums.dtype != out.dtype or not sums.flags.c_contiguous:
@@ -143,7 +150,7 @@ def _with_epilogue(
 ) -> bool:
     if not y.size or not a.shape[-1]:
         return False
-    a, b = readable(a, ()), readable(b, ())
+    a, b = (readable(x, tuple(y.shape[:-2])) for x in (a, b))
     how = plan_of(a, b, y)
     if how is None or (name not in ("sums_p", "sums_q") and not how.swapped):
         return False  # a bias runs along the rows of D

@@ -25,7 +25,8 @@ TEAMS = (32, 256)  # threads that share a row of the softmax: a warp, or a block
 def _conv1d(value: str, acc: str) -> list[str]:
     names = ("forward", "backward_input", "backward_weight", "backward_bias", "sum_partials")
     narrow = ("forward_narrow", "backward_input_narrow", "backward_weight_narrow")
-    return [f"conv1d_{name}<{value}, {acc}>" for name in names + narrow]
+    pad = [f"conv1d_pad<{value}, {n}>" for n in (PACK // _BYTES[value], 1)]
+    return [*(f"conv1d_{name}<{value}, {acc}>" for name in names + narrow), *pad]
 
 
 def _softmax_cross_entropy(value: str, acc: str) -> list[str]:

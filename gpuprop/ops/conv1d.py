@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,14 +14,10 @@ from ..backend.half import is_half
 from ..backprop import Context
 from ..op import Op
 from ..tensors import Tensor
-from . import conv1d_rows
+from . import conv1d_kernels, conv1d_products, conv1d_rows
 from .cast import as_weight
 from .operands import data_of
 from .windows import Geometry, Padding, geometry_of
-
-THREADS, TILE, DEPTH = 256, 64, 16  # as in conv1d.cu
-NARROW = 16  # groups with fewer channels than this leave a tile mostly idle
-BLOCKS, SUMS = 512, 2**17  # what a sum over the batch is split into, at most: blocks, or single threads
 
 
 class Conv1d(Op):
@@ -42,7 +37,7 @@ class Conv1d(Op):
         x, weight = xp.ascontiguousarray(x), xp.ascontiguousarray(weight.transpose(1, 2, 0))
         ctx.save(x, weight, geometry)
         if kernels.usable(x) and x.size:
-            return _launch_forward(x, weight, bias, geometry)
+            return _way(x, weight, geometry).forward(x, weight, bias, geometry)
         wide_x, wide_weight, bias = _wide(x), _wide(weight), None if bias is None else _wide(bias)
         if conv1d_rows.suits(x, weight, geometry):
             return conv1d_rows.forward(wide_x, wide_weight, bias, geometry).astype(x.dtype, copy=False)
@@ -55,9 +50,8 @@ class Conv1d(Op):
         need_x, need_weight, need_bias = ctx.needs_grad
         dy = get_xp(dy).ascontiguousarray(dy)
         if kernels.usable(dy) and dy.size:
-            dx = _launch_backward_input(dy, x, weight, geometry) if need_x else None
-            dweight = _launch_backward_weight(dy, x, weight, geometry) if need_weight else None
-            dbias = _launch_backward_bias(dy) if need_bias else None
+            way = _way(x, weight, geometry)
+            dx, dweight, dbias = way.backward(dy, x, weight, geometry, ctx.needs_grad)
         elif conv1d_rows.suits(x, weight, geometry):
             wide, shape = _wide(dy), weight.shape
             dx = conv1d_rows.backward_input(wide, x.shape, _wide(weight), geometry) if need_x else None
@@ -71,6 +65,11 @@ class Conv1d(Op):
             dbias = wide.sum(axis=(0, 1)) if need_bias else None
         grads = (dx, None if dweight is None else dweight.transpose(2, 0, 1), dbias)
         return tuple(g if g is None else g.astype(x.dtype, copy=False) for g in grads)
+
+
+def _way(x: Array, weight: Array, at: Geometry) -> Any:
+    """The module that computes on x (B, L, channels) with weight (K, C, O), where kernels can be launched."""
+    return conv1d_products if conv1d_products.suits(x, weight, at) else conv1d_kernels
 
 
 # The formulas. weight (K, C, O) is in its memory order here, and half types come as float32.
@@ -141,92 +140,6 @@ def _by_group(a: Array, groups: int, keep_last: bool = False) -> Array:
 def _wide(a: Array) -> Array:
     """Half types as float32, so that products and sums are accumulated as the kernels accumulate them."""
     return a.astype(np.float32) if a.dtype.itemsize == 2 else a
-
-
-# The launches
-
-
-def _sizes(x: Array, weight: Array, at: Geometry) -> tuple[int, ...]:
-    """The integers that every kernel takes, in their order."""
-    (batch, length, channels), (kernel_size, _, out) = x.shape, weight.shape
-    out_length = at.out_length(length, kernel_size)
-    left = at.padding[0]
-    return batch, length, channels, out_length, out, kernel_size, at.stride, left, at.dilation, at.groups
-
-
-def _kernel(name: str, dtype: Any, narrow: bool = False) -> kernels.Kernel:
-    return kernels.project(
-        "conv1d", f"{name}{'_narrow' if narrow else ''}<{', '.join(kernels.c_types(dtype))}>"
-    )
-
-
-def _narrow(weight: Array, at: Geometry) -> bool:
-    return at.groups > 1 and min(weight.shape[1], weight.shape[2] // at.groups) < NARROW
-
-
-def _tiles(rows: int, columns: int, groups: int) -> int:
-    return math.ceil(rows / TILE) * math.ceil(columns / TILE) * groups
-
-
-def _grid(blocks: int) -> int:
-    return max(1, min(blocks, 2**31 - 1))  # kernels walk what is beyond the grid
-
-
-def _launch_forward(x: Array, weight: Array, bias: Array | None, at: Geometry) -> Array:
-    sizes = _sizes(x, weight, at)
-    y = get_xp(x).empty((sizes[0], sizes[3], sizes[4]), x.dtype)
-    narrow = _narrow(weight, at)
-    tiles = _tiles(y.shape[0] * y.shape[1], y.shape[2] // at.groups, at.groups)
-    grid = _grid(math.ceil(y.size / THREADS) if narrow else tiles)
-    _kernel("conv1d_forward", x.dtype, narrow)(grid, THREADS, (x, weight, bias, y, *sizes))
-    return y
-
-
-def _launch_backward_input(dy: Array, x: Array, weight: Array, at: Geometry) -> Array:
-    dx = get_xp(x).empty(x.shape, x.dtype)
-    narrow = _narrow(weight, at)
-    tiles = _tiles(x.shape[0] * x.shape[1], weight.shape[1], at.groups)
-    grid = _grid(math.ceil(dx.size / THREADS) if narrow else tiles)
-    _kernel("conv1d_backward_input", x.dtype, narrow)(grid, THREADS, (dy, weight, dx, *_sizes(x, weight, at)))
-    return dx
-
-
-def _launch_backward_weight(dy: Array, x: Array, weight: Array, at: Geometry) -> Array:
-    kernel_size, channels, out = weight.shape
-    pairs, narrow = dy.shape[0] * dy.shape[1], _narrow(weight, at)
-    tiles = _tiles(kernel_size * channels, out // at.groups, at.groups)
-    splits, run = _runs(pairs, SUMS // weight.size if narrow else BLOCKS // tiles)
-    grid = _grid(math.ceil(splits * weight.size / THREADS) if narrow else tiles * splits)
-    partial = get_xp(x).empty((splits, *weight.shape), _sum_type(x))
-    kernel = _kernel("conv1d_backward_weight", x.dtype, narrow)
-    kernel(grid, THREADS, (x, dy, partial, *_sizes(x, weight, at), splits, run))
-    return _launch_sum(partial, x.dtype)
-
-
-def _launch_backward_bias(dy: Array) -> Array:
-    pairs, out = dy.shape[0] * dy.shape[1], dy.shape[2]
-    splits, run = _runs(pairs, SUMS // out)
-    partial = get_xp(dy).empty((splits, out), _sum_type(dy))
-    grid = _grid(math.ceil(partial.size / THREADS))
-    _kernel("conv1d_backward_bias", dy.dtype)(grid, THREADS, (dy, partial, pairs, out, splits, run))
-    return _launch_sum(partial, dy.dtype)
-
-
-def _launch_sum(partial: Array, dtype: Any) -> Array:
-    total = get_xp(partial).empty(partial.shape[1:], dtype)
-    grid = _grid(math.ceil(total.size / THREADS))
-    _kernel("conv1d_sum_partials", dtype)(grid, THREADS, (partial, total, total.size, partial.shape[0]))
-    return total
-
-
-def _runs(pairs: int, wanted: int) -> tuple[int, int]:
-    """How a sum over `pairs` is cut, (splits, run): by shape alone, so that every GPU gives the same bits."""
-    run = DEPTH * max(4, math.ceil(pairs / (DEPTH * max(1, wanted))))
-    return math.ceil(pairs / run), run
-
-
-def _sum_type(a: Array) -> Any:
-    return np.float64 if a.dtype == np.float64 else np.float32
 
 
 def conv1d(

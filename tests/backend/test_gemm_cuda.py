@@ -256,6 +256,38 @@ def test_weight_and_bias_gradients_in_one_product(fake_gpu: Any, transposed: boo
     assert np.isnan(memory).sum() == 64 - 25
 
 
+@pytest.mark.parametrize("name", ["float32", "float16", "bfloat16"])
+def test_overlapping_matrices_with_a_bias_in_one_product(fake_gpu: Any, name: str) -> None:
+    """Windows of 3 rows of 4 numbers, side by side in three phases, as a convolution needs them."""
+    rng = np.random.default_rng(5)
+    x, w, bias = (rng.standard_normal(s).astype(DTYPES[name]) for s in ((11, 4), (12, 5), (5,)))
+    y = np.full((11, 5), np.nan, DTYPES[name])
+    a = gemm.matrices(on_device(x), 0, (3, 3, 12), (4, 12))
+    out = gemm.matrices(on_device(y), 0, (3, 3, 5), (5, 15))
+    windows = np.lib.stride_tricks.sliding_window_view(x.astype(np.float64), 3, axis=0).swapaxes(1, 2)
+    exact = windows.reshape(9, 12) @ w.astype(np.float64)
+    for expected in (exact + bias.astype(np.float64), exact):
+        fake_gpu.launches.clear()
+        if expected is exact:
+            gemm.matmul(a, on_device(w), out=out)
+        else:
+            assert gemm.with_bias(a, on_device(w), on_device(bias), out)
+        assert len(fake_gpu.launches) == 1
+        assert np.abs(y[:9].astype(np.float64) - expected).max() <= TOLERANCE[name] * 10
+        assert np.isnan(y[9:].astype(np.float64)).all()
+    assert not gemm.with_bias(a, on_device(w.astype(np.float64)), on_device(bias), out)
+
+
+def test_matrices_stay_inside_their_memory() -> None:
+    x = np.arange(12.0)
+    assert gemm.matrices(x, 1, (2, 2, 3), (2, 4))[1, 1].tolist() == [7, 8, 9]
+    for first, shape in ((-1, (2, 2, 3)), (4, (2, 2, 3)), (0, (0, 2, 3))):
+        with pytest.raises(ValueError, match=r"with strides \(2, 4\) are outside 12"):
+            gemm.matrices(x, first, shape, (2, 4))
+    with pytest.raises(ValueError, match="outside"):
+        gemm.matrices(x[::2], 0, (1, 1, 1), (1, 1))
+
+
 def test_no_epilogue_where_cublaslt_has_none() -> None:
     a = on_device(np.ones((2, 2)))  # float64
     assert gemm.affine(a, a, on_device(np.ones(2))) is None

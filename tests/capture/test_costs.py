@@ -52,6 +52,31 @@ def test_linear(fake_gpu: Any) -> None:
     assert found["backward"] == (3, 2 * moved + 3 * FLOAT * n * o, 2 * flops)
 
 
+def test_a_convolution_by_products_copies_no_windows(fake_gpu: Any) -> None:
+    """One product forward, which reads x once for each of the K phases, and one each for dx and dW; what is
+    copied is dy, with zeros between the texts, and the weight, turned round."""
+    b, length, c, o, k = 32, 64, 32, 64, 3
+    x, bias = leaf(b, length, c), leaf(o)
+    weight = gp.Parameter(leaf(o, k, c).data, order=(1, 2, 0))
+    n, w = b * length, k * c * o
+    windows, phased = n - k + 1, n + -n % k  # those across two texts are multiplied, too
+    found = cost(fake_gpu, lambda: ops.conv1d(x, weight, bias), x, weight, bias)
+    moved = FLOAT * (windows * (k * c + o) + w)
+    assert found["forward"] == (1, moved // SMALL * SMALL, 2 * windows * w)
+    dy = b * (length - k + 1) * o
+    expected = [
+        ("conv1d_pad", dy + (k - 1 + phased) * o),
+        ("copy", 2 * w),
+        ("gemm_batched", phased * (k * o + c) + w),
+        ("gemm_batched", windows * (k * c + o) + k * w),
+        ("conv1d_sum_partials", k * w + w),
+    ]
+    costs = fake_gpu.costs
+    assert [(cost.name, cost.moved) for cost in costs[:5]] == [(name, FLOAT * m) for name, m in expected]
+    assert [cost.name for cost in costs[5:]] == ["activation_backward", "activation_sum_partials"]  # dbias
+    assert found["backward"][2] == 2 * w * (phased + windows)
+
+
 def test_matmul_of_stacks(fake_gpu: Any) -> None:
     """A transpose costs nothing, forward or backward."""
     b, m, k, n = 8, 16, 32, 24

@@ -6,10 +6,6 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-import gpuprop as gp
-
 PATH = Path(__file__).parents[1] / "gpu" / "experiments.py"
 
 
@@ -45,14 +41,3 @@ def test_no_time_left_and_failures_are_told_of(fake_gpu: Any, monkeypatch: Any) 
     assert set(map(str, experiments.measure(-1.0).values())) == {"{'left out': 'no time'}"}
     monkeypatch.setattr(experiments, "EXPERIMENTS", {"nodes": lambda small: 1 / 0})
     assert experiments.measure(60.0, small=True)["nodes"]["failed"].startswith("ZeroDivisionError")
-
-
-def test_polyphase_is_a_convolution(fake_gpu: Any) -> None:
-    experiments, rng = load(), np.random.default_rng(0)
-    for length, channels, filters, kernel in ((12, 2, 3, 3), (11, 1, 4, 2), (9, 3, 1, 1), (13, 2, 2, 5)):
-        x, w = rng.standard_normal((length, channels)), rng.standard_normal((kernel, channels, filters))
-        xp = gp.get_xp(experiments.random_array(1))
-        y = experiments.polyphase(xp.asarray(x), xp.asarray(w)).host
-        exact = sum(x[k : length - kernel + 1 + k] @ w[k] for k in range(kernel))
-        np.testing.assert_allclose(y, exact[: len(y)], rtol=1e-12)
-        assert len(y) > length - 2 * kernel

@@ -126,6 +126,13 @@ struct Layout {
     int type;
     uint64_t rows, columns;
     int64_t ld;
+    int32_t batch = 1;
+    int64_t step = 0;
+    // Matrix i of the batch.
+    char* at(const void* memory, int64_t i) const {
+        const int64_t bytes = type == F32 ? 4 : type == F64 ? 8 : 2;
+        return static_cast<char*>(const_cast<void*>(memory)) + i * step * bytes;
+    }
 };
 
 struct Preference {
@@ -248,6 +255,13 @@ int cublasLtMatrixLayoutCreate(void** made, int type, uint64_t rows, uint64_t co
     return OK;
 }
 
+int cublasLtMatrixLayoutSetAttribute(void* layout, int attribute, const void* value, size_t bytes) {
+    auto* of = static_cast<Layout*>(layout);
+    if (attribute == 5 && bytes == 4) return std::memcpy(&of->batch, value, 4), OK;
+    if (attribute == 6 && bytes == 8) return std::memcpy(&of->step, value, 8), OK;
+    return INVALID;
+}
+
 int cublasLtMatmulPreferenceCreate(void** made) {
     *made = new Preference;
     return OK;
@@ -271,10 +285,10 @@ int cublasLtMatmulAlgoGetHeuristic(void*, void* description, void* a, void* b, v
                                    void* preference, int wanted, Heuristic* results, int* count) {
     const auto* of = static_cast<Description*>(description);
     const auto* wish = static_cast<Preference*>(preference);
-    const auto *left = static_cast<Layout*>(a), *to = static_cast<Layout*>(d);
-    if (wanted < 1 || c != d || !b) return INVALID;
+    const auto *left = static_cast<Layout*>(a), *right = static_cast<Layout*>(b), *to = static_cast<Layout*>(d);
+    if (wanted < 1 || c != d || !b || left->batch != to->batch || right->batch != to->batch) return INVALID;
     *count = 0;
-    if (left->type == F64) return NOT_SUPPORTED;
+    if (left->type == F64 || (to->batch > 1 && of->epilogue != 4)) return NOT_SUPPORTED;
     if ((of->epilogue & 128) && of->aux_ld % ((of->epilogue & 96) ? 8 : 128)) return NOT_SUPPORTED;
     if ((of->epilogue & 128) && of->aux_ld < int64_t(to->rows)) return NOT_SUPPORTED;
     *count = 1;
@@ -295,12 +309,24 @@ int cublasLtMatmul(void*, void* description, const void* alpha, const void* a, v
     if (algorithm->data[0] != CHOSEN || !workspace || c != d) return INVALID;
     if (int64_t(ta ? la->columns : la->rows) != m || int64_t(tb ? lb->rows : lb->columns) != n) return INVALID;
     if (int64_t(tb ? lb->columns : lb->rows) != k) return INVALID;
-    const void* pointers[4] = {a, b, c, d};
-    for (int i = 0; i < 4; ++i)
-        if (!aligned(pointers[i], uint32_t(algorithm->data[1 + i]))) return INVALID;
+    for (int64_t i = 0; i < ld->batch; ++i) {
+        const void* pointers[4] = {la->at(a, i), lb->at(b, i), ld->at(c, i), ld->at(d, i)};
+        for (int j = 0; j < 4; ++j)
+            if (!aligned(pointers[j], uint32_t(algorithm->data[1 + j]))) return INVALID;
+    }
     if (!types_fit(la->type, lb->type, ld->type, of->compute)) return INVALID;
     if (scalar(beta, of->compute) != 0 || scalar(alpha, of->compute) != 1) return INVALID;
     last_stream = stream;
+    if (ld->batch > 1) {  // of the epilogues, only the bias has been made for batches
+        for (int64_t i = 0; i < ld->batch; ++i)
+            for (int64_t j = 0; j < n; ++j)
+                for (int64_t row = 0; row < m; ++row) {
+                    const Matrix left{la->at(a, i), la->type, la->ld, ta}, right{lb->at(b, i), lb->type, lb->ld, tb};
+                    const double z = sum(left, right, row, j, k, of->compute == 77);
+                    store(ld->at(d, i), ld->type, row + j * ld->ld, z + load(of->bias, ld->type, row));
+                }
+        return OK;
+    }
     const Matrix left{a, la->type, la->ld, ta}, right{b, lb->type, lb->ld, tb};
     const int epilogue = of->epilogue;
     const bool relu = epilogue & 2, bias = epilogue & 4, keeps = epilogue & 128;
@@ -338,13 +364,17 @@ void* fake_last_stream() { return last_stream; }
 // A captured product keeps what its description was at the call.
 void* fake_copy_description(void* description) { return new Description(*static_cast<Description*>(description)); }
 
-// m, n, k and the bytes of an element of a product with an epilogue.
-void fake_sizes(void* description, void* a_layout, void* d_layout, int64_t* found) {
-    const auto *la = static_cast<Layout*>(a_layout), *ld = static_cast<Layout*>(d_layout);
+// m, n, k, the bytes of an element, and how many P, Q and D there are, of a product with an epilogue.
+void fake_sizes(void* description, void* a_layout, void* b_layout, void* d_layout, int64_t* found) {
+    const auto *la = static_cast<Layout*>(a_layout), *lb = static_cast<Layout*>(b_layout),
+               *ld = static_cast<Layout*>(d_layout);
     found[0] = ld->rows;
     found[1] = ld->columns;
     found[2] = static_cast<Description*>(description)->transpose[0] == 1 ? la->rows : la->columns;
     size_of(la->type, found[3]);
+    found[4] = la->step ? la->batch : 1;  // a stride of 0 repeats
+    found[5] = lb->step ? lb->batch : 1;
+    found[6] = ld->batch;
 }
 
 // Whether a product on this handle would not have to allocate.

@@ -37,7 +37,7 @@ def build() -> Any:
             getattr(found, name).argtypes = arguments
     found.fake_copy_description.argtypes = (ctypes.c_void_p,)
     found.fake_copy_description.restype = ctypes.c_void_p
-    found.fake_sizes.argtypes = (*[ctypes.c_void_p] * 3, ctypes.POINTER(ctypes.c_int64))
+    found.fake_sizes.argtypes = (*[ctypes.c_void_p] * 4, ctypes.POINTER(ctypes.c_int64))
     found.fake_can_multiply.argtypes = (ctypes.c_void_p,)
     found.fake_last_stream.restype = ctypes.c_void_p
     return found
@@ -82,8 +82,8 @@ class FakeCublas:
 
     def cublasLtMatmul(self, handle: Any, description: Any, *args: Any) -> int:
         kept = self.real.fake_copy_description(description)
-        found = (ctypes.c_int64 * 4)()
-        self.real.fake_sizes(description, args[2], args[9], found)
-        m, n, k, size = found
-        moved, flops = (m * k + k * n + m * n) * size, 2 * m * n * k
+        found = (ctypes.c_int64 * 7)()
+        self.real.fake_sizes(description, args[2], args[4], args[9], found)
+        m, n, k, size, of_p, of_q, batch = found
+        moved, flops = (of_p * m * k + of_q * k * n + batch * m * n) * size, 2 * m * n * k * batch
         return self._product("gemm_epilogue", self.real.cublasLtMatmul, (handle, kept, *args), moved, flops)

@@ -41,6 +41,7 @@ class FakeCupy(types.ModuleType):
         super().__init__("cupy")
         self.__file__ = __file__
         self.machine = Machine()
+        self.lib = types.SimpleNamespace(stride_tricks=types.SimpleNamespace(as_strided=self._as_strided))
         null = Stream(null=True)
         self.machine.state.stream = null
         runtime = types.SimpleNamespace(
@@ -110,6 +111,9 @@ class FakeCupy(types.ModuleType):
 
     def ones_like(self, a: ndarray, dtype: Any = None) -> ndarray:
         return self.full_like(a, 1, dtype)
+
+    def _as_strided(self, a: ndarray, shape: Any, strides: Any) -> ndarray:
+        return a.view_of(np.lib.stride_tricks.as_strided(a.host, shape, strides))
 
     def broadcast_to(self, a: ndarray, shape: Any) -> ndarray:
         return a.view_of(np.broadcast_to(a.host, shape))

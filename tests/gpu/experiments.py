@@ -25,9 +25,10 @@ from typing import Any
 import numpy as np
 
 import gpuprop as gp
-from gpuprop.backend import cublas, gemm
+from gpuprop.backend import gemm
 from gpuprop.backend.cuda_setup import import_cupy
-from gpuprop.backend.gemm_layout import Operand, Plan
+from gpuprop.ops import conv1d_kernels, conv1d_products
+from gpuprop.ops.windows import Geometry
 
 SAMPLES = 30
 # (sequences, length, channels, filters, kernel) of a text classifier, of one with large batches, and of a
@@ -99,31 +100,15 @@ def products_in_a_graph(small: bool) -> dict[str, Any]:
     return result
 
 
-def polyphase(x: Any, weight: Any) -> Any:
-    """A convolution of x (T, C) with weight (K, C, F), flat over sequences, as K products side by side, no
-    window copied: phase p gives the outputs p, p + K, ... from the rows p.. of x, K rows at a time."""
-    (length, channels), (kernel, _, filters) = x.shape, weight.shape
-    count = (length - kernel + 1) // kernel  # whole groups of K outputs
-    y = import_cupy().empty((count * kernel, filters), x.dtype)
-    plan = Plan(
-        True, filters, count, kernel * channels, kernel,
-        p=Operand(False, filters), q=Operand(False, kernel * channels, channels),
-        d=Operand(False, kernel * filters, filters),
-    )  # fmt: skip
-    cublas.gemm(x.device.id, plan, weight, x, y, cublas.compute_type(x.dtype, False))
-    return y
-
-
 def convolution(small: bool) -> list[dict[str, Any]]:
     cupy, found = import_cupy(), []
     for shape in CONVOLUTIONS:
         batch, length, channels, filters, kernel = (min(n, 5 + n % 7) for n in shape) if small else shape
         x, weight = random_array(batch, length, channels), random_array(kernel, channels, filters, seed=1)
-        flat, seen = x.reshape(-1, channels), gp.Parameter(weight.transpose(2, 0, 1))
-        leaf = gp.Tensor(x)
-        windows = np.lib.stride_tricks.sliding_window_view(flat[: 64 + kernel].get(), kernel, axis=0)
+        flat, at = x.reshape(1, -1, channels), Geometry(1, (0, 0), 1, 1)
+        windows = np.lib.stride_tricks.sliding_window_view(flat[0, : 64 + kernel].get(), kernel, axis=0)
         exact = np.einsum("tck,kcf->tf", windows.astype(np.float64), weight.get().astype(np.float64))
-        y = polyphase(flat, weight)
+        y = conv1d_products.forward(flat, weight, None, at)[0]
         rows = min(len(exact), len(y))
 
         def copied(x: Any = x, weight: Any = weight, kernel: int = kernel, length: int = length) -> Any:
@@ -133,8 +118,8 @@ def convolution(small: bool) -> list[dict[str, Any]]:
 
         flops = 2 * batch * length * channels * filters * kernel
         times = {
-            "kernel": seconds(lambda leaf=leaf, seen=seen: gp.ops.conv1d(leaf, seen)),
-            "polyphase": seconds(lambda flat=flat, weight=weight: polyphase(flat, weight)),
+            "kernel": seconds(lambda a=(x, weight, None, at): conv1d_kernels.forward(*a)),
+            "polyphase": seconds(lambda a=(x, weight, None, at): conv1d_products.forward(*a)),
             "copied windows": seconds(copied),
         }
         known = {"shape": [batch, length, channels, filters, kernel]}

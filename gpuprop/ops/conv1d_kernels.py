@@ -1,0 +1,126 @@
+"""The kernels of conv1d.cu, which take every shape: a tile of a product a block, or a result a thread.
+
+weight (K, C, O) is in its memory order here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..backend import kernels
+from ..backend.arrays import Array, get_xp
+from .windows import Geometry
+
+THREADS, TILE, DEPTH = 256, 64, 16  # as in conv1d.cu
+NARROW = 16  # groups with fewer channels than this leave a tile mostly idle
+BLOCKS, SUMS = 512, 2**17  # what a sum over the batch is split into, at most: blocks, or single threads
+
+
+def backward(
+    dy: Array, x: Array, weight: Array, at: Geometry, needs_grad: Sequence[bool]
+) -> tuple[Array | None, Array | None, Array | None]:
+    """The gradients of x, weight and bias; of those not wanted, None."""
+    need_x, need_weight, need_bias = needs_grad
+    return (
+        backward_input(dy, x, weight, at) if need_x else None,
+        backward_weight(dy, x, weight, at) if need_weight else None,
+        backward_bias(dy) if need_bias else None,
+    )
+
+
+def _sizes(x: Array, weight: Array, at: Geometry) -> tuple[int, ...]:
+    """The integers that every kernel takes, in their order."""
+    (batch, length, channels), (kernel_size, _, out) = x.shape, weight.shape
+    out_length = at.out_length(length, kernel_size)
+    left = at.padding[0]
+    return batch, length, channels, out_length, out, kernel_size, at.stride, left, at.dilation, at.groups
+
+
+def _kernel(name: str, dtype: Any, narrow: bool = False) -> kernels.Kernel:
+    return kernels.project(
+        "conv1d", f"{name}{'_narrow' if narrow else ''}<{', '.join(kernels.c_types(dtype))}>"
+    )
+
+
+def _narrow(weight: Array, at: Geometry) -> bool:
+    return at.groups > 1 and min(weight.shape[1], weight.shape[2] // at.groups) < NARROW
+
+
+def _tiles(rows: int, columns: int, groups: int) -> int:
+    return math.ceil(rows / TILE) * math.ceil(columns / TILE) * groups
+
+
+def grid(blocks: int) -> int:
+    """How many blocks to launch for that many; kernels walk what is beyond the grid."""
+    return max(1, min(blocks, 2**31 - 1))
+
+
+def forward(x: Array, weight: Array, bias: Array | None, at: Geometry) -> Array:
+    """y (B, T, O)."""
+    sizes = _sizes(x, weight, at)
+    y = get_xp(x).empty((sizes[0], sizes[3], sizes[4]), x.dtype)
+    narrow = _narrow(weight, at)
+    tiles = _tiles(y.shape[0] * y.shape[1], y.shape[2] // at.groups, at.groups)
+    blocks = grid(math.ceil(y.size / THREADS) if narrow else tiles)
+    _kernel("conv1d_forward", x.dtype, narrow)(blocks, THREADS, (x, weight, bias, y, *sizes))
+    return y
+
+
+def backward_input(dy: Array, x: Array, weight: Array, at: Geometry) -> Array:
+    """dx, of the shape of x."""
+    dx = get_xp(x).empty(x.shape, x.dtype)
+    narrow = _narrow(weight, at)
+    tiles = _tiles(x.shape[0] * x.shape[1], weight.shape[1], at.groups)
+    blocks = grid(math.ceil(dx.size / THREADS) if narrow else tiles)
+    _kernel("conv1d_backward_input", x.dtype, narrow)(
+        blocks, THREADS, (dy, weight, dx, *_sizes(x, weight, at))
+    )
+    return dx
+
+
+def backward_weight(dy: Array, x: Array, weight: Array, at: Geometry) -> Array:
+    """dweight (K, C, O)."""
+    kernel_size, channels, out = weight.shape
+    pairs, narrow = dy.shape[0] * dy.shape[1], _narrow(weight, at)
+    tiles = _tiles(kernel_size * channels, out // at.groups, at.groups)
+    splits, run = _runs(pairs, SUMS // weight.size if narrow else BLOCKS // tiles)
+    blocks = grid(math.ceil(splits * weight.size / THREADS) if narrow else tiles * splits)
+    partial = get_xp(x).empty((splits, *weight.shape), sum_type(x))
+    kernel = _kernel("conv1d_backward_weight", x.dtype, narrow)
+    kernel(blocks, THREADS, (x, dy, partial, *_sizes(x, weight, at), splits, run))
+    return sum_partials(partial, x.dtype)
+
+
+def backward_bias(dy: Array) -> Array:
+    """dbias (O,), the sums of dy (B, T, O)."""
+    pairs, out = dy.shape[0] * dy.shape[1], dy.shape[2]
+    splits, run = _runs(pairs, SUMS // out)
+    partial = get_xp(dy).empty((splits, out), sum_type(dy))
+    blocks = grid(math.ceil(partial.size / THREADS))
+    _kernel("conv1d_backward_bias", dy.dtype)(blocks, THREADS, (dy, partial, pairs, out, splits, run))
+    return sum_partials(partial, dy.dtype)
+
+
+def sum_partials(partial: Array, dtype: Any) -> Array:
+    """partial[0] + partial[1] + ..., in that order."""
+    if not kernels.usable(partial):
+        return partial.sum(axis=0).astype(dtype, copy=False)
+    total = get_xp(partial).empty(partial.shape[1:], dtype)
+    blocks = grid(math.ceil(total.size / THREADS))
+    _kernel("conv1d_sum_partials", dtype)(blocks, THREADS, (partial, total, total.size, partial.shape[0]))
+    return total
+
+
+def _runs(pairs: int, wanted: int) -> tuple[int, int]:
+    """How a sum over `pairs` is cut, (splits, run): by shape alone, so that every GPU gives the same bits."""
+    run = DEPTH * max(4, math.ceil(pairs / (DEPTH * max(1, wanted))))
+    return math.ceil(pairs / run), run
+
+
+def sum_type(a: Array) -> Any:
+    """The type in which products of elements of `a` are added up."""
+    return np.float64 if a.dtype == np.float64 else np.float32
