@@ -87,6 +87,23 @@ def conv1d(dtype: Any) -> Results:
     return results
 
 
+def conv1d_relu_max(dtype: Any) -> Results:
+    """Features of padded texts and gradients: long texts, and short ones of which a block takes several."""
+    results: Results = []
+    for batch, length, channels, shapes in ((2, 70, 8, ((68, 3), (5, 1))), (9, 11, 5, ((5, 3), (4, 2)))):
+        rng = np.random.default_rng(0)
+        mask = np.arange(length) < rng.integers(0, length + 1, (batch, 1))
+        text = rng.standard_normal((batch, length, channels)) * mask[..., None]
+        x = tensor(text.astype(dtype), requires_grad=True)
+        shapes_of_all = [s for f, k in shapes for s in ((f, k, channels), f)]
+        leaves = [tensor(rng.standard_normal(s).astype(dtype), requires_grad=True) for s in shapes_of_all]
+        pairs = list(zip(leaves[::2], leaves[1::2], strict=True))
+        y = ops.conv1d_relu_max(x, pairs, mask, paddings="same")
+        y.backward(rng.standard_normal(y.shape).astype(dtype))
+        results += [y.data, x.grad, *(leaf.grad for leaf in leaves)]
+    return results
+
+
 def softmax_cross_entropy(dtype: Any) -> Results:
     """Loss and gradient by the simple kernels, which rows that begin anywhere are left to."""
     return _losses(dtype, ((40, np.int64), (1100, np.int32)), shift=1)
@@ -189,6 +206,7 @@ OURS: dict[str, Callable[[Any], Results]] = {
     "adam.cu": adam,
     "attention.cu": attention,
     "conv1d.cu": conv1d,
+    "conv1d_relu_max.cu": conv1d_relu_max,
     "dropout.cu": dropout,
     "embedding.cu": embedding,
     "layer_norm.cu": layer_norm,

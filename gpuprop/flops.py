@@ -54,9 +54,10 @@ def _conv1d(ctx: Context, dy: int) -> int:
 
 def _conv_relu_max(ctx: Context, dy: int) -> int:
     """The winning window of each text and filter alone: K · C values, for dx and for dW."""
-    x, joined = ctx.saved[:2]
+    x, filters = ctx.saved[:2]
+    size = sum(group.joined.size for group in filters) if isinstance(filters, list) else filters.size
     wanted = ctx.needs_grad[0] + any(ctx.needs_grad[1::2])
-    return 2 * x.shape[0] * joined.size * wanted + dy
+    return int(2 * x.shape[0] * size * wanted + dy)
 
 
 def _recurrent(ctx: Context, dy: int) -> int:

@@ -29,6 +29,12 @@ def _conv1d(value: str, acc: str) -> list[str]:
     return [*(f"conv1d_{name}<{value}, {acc}>" for name in names + narrow), *pad]
 
 
+def _conv1d_relu_max(value: str, acc: str) -> list[str]:
+    names = ("forward", "backward_weight", "backward_input")
+    each = [f"conv1d_relu_max_{name}<{value}, {acc}>" for name in names]
+    return [f"conv1d_relu_max_join<{value}>", *each]
+
+
 def _softmax_cross_entropy(value: str, acc: str) -> list[str]:
     name, labels = "softmax_cross_entropy", LABEL_TYPES.values()
     forward = [f"{name}_forward<{value}, {acc}, {label}, {team}>" for label in labels for team in TEAMS]
@@ -96,6 +102,7 @@ INSTANTIATIONS: dict[str, dict[str, list[str]]] = {
     },
     "attention.cu": {dtype: _attention(*types) for dtype, types in C_TYPES.items()},
     "conv1d.cu": {dtype: _conv1d(*types) for dtype, types in C_TYPES.items()},
+    "conv1d_relu_max.cu": {dtype: _conv1d_relu_max(*types) for dtype, types in C_TYPES.items()},
     "dropout.cu": _each("dropout", "dropout_rows"),
     "embedding.cu": {dtype: _embedding(*types) for dtype, types in C_TYPES.items()},
     "layer_norm.cu": {dtype: _layer_norm(*types) for dtype, types in C_TYPES.items()},

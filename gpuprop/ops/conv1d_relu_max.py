@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,12 +12,13 @@ from ..backend import kernels
 from ..backend.arrays import Array, get_xp
 from ..backend.buffers import empty, zeros
 from ..backend.gemm import matmul as product
-from ..backend.half import is_half
+from ..backend.half import is_half, wide
 from ..backend.threads import over_rows
 from ..backprop import Context
 from ..errors import ShapeError
 from ..op import Op
 from ..tensors import Tensor
+from . import conv1d_relu_max_kernels
 from .cast import as_weight
 from .conv1d import conv1d
 from .elementwise import relu
@@ -27,22 +27,10 @@ from .masks import real_tokens
 from .operands import data_of
 from .pooling import first_place, max_over_time
 from .shapes import concatenate
-from .windows import Padding, geometry_of
+from .windows import Padding, Width, geometry_of
 
 FORWARD_BLOCK = 1 << 18  # numbers of z at a time: what stays in a core's cache
 BACKWARD_BLOCK = 1 << 23  # numbers of dz at a time: larger products, and still little memory
-
-
-@dataclass(frozen=True)
-class Width:
-    """One of the convolutions: where it stands in the columns of z and of y, and how it is padded."""
-
-    kernel: int
-    out: int
-    column: int  # its first column of z; offset o starts at column + o · out
-    feature: int  # its first column of y
-    left: int
-    right: int
 
 
 class ConvReluMax(Op):
@@ -59,8 +47,14 @@ class ConvReluMax(Op):
     """
 
     @staticmethod
-    def forward(ctx: Context, x: Array, *parameters: Any, plan: Sequence[Width], windows: Any) -> Array:
-        weights, biases = parameters[0::2], parameters[1::2]
+    def forward(ctx: Context, x: Array, *parameters: Any, plan: Sequence[Width], mask: Any) -> Array:
+        if conv1d_relu_max_kernels.usable(x, parameters):
+            return conv1d_relu_max_kernels.forward(ctx, x, parameters, plan, mask)
+        dtype, x = x.dtype, wide(x)
+        weights, biases = [wide(w) for w in parameters[0::2]], parameters[1::2]
+        windows = [
+            None if mask is None else windows_with_tokens(mask, w.kernel, w.left, w.right) for w in plan
+        ]
         joined = _joined(weights, plan)
         features = sum(w.out for w in plan)
         y = np.empty((x.shape[0], features), x.dtype)
@@ -74,13 +68,16 @@ class ConvReluMax(Op):
             if seen is not None:
                 y[:, width.feature : width.feature + width.out] *= seen.any(axis=1, keepdims=True)
         np.maximum(y, 0, out=y)
+        y = y.astype(dtype, copy=False)
         ctx.save(x, joined, plan, winner, y)
         return y
 
     @staticmethod
     def backward(ctx: Context, dy: Array) -> tuple[Array | None, ...]:
+        if kernels.usable(dy):
+            return conv1d_relu_max_kernels.backward(ctx, dy)
         x, joined, plan, winner, y = ctx.saved
-        g = dy * (y > 0)
+        g = wide(dy) * (y > 0)
         need_weights = any(ctx.needs_grad[1::2])
         dx = zeros(np, x.shape, x.dtype) if ctx.needs_grad[0] else None
         djoined = zeros(np, joined.shape, joined.dtype) if need_weights else None
@@ -90,11 +87,11 @@ class ConvReluMax(Op):
             _gradients(
                 x[part], joined, plan, winner[part], g[part], None if dx is None else dx[part], djoined
             )
-        grads: list[Array | None] = [dx]
+        grads: list[Array | None] = [None if dx is None else dx.astype(y.dtype, copy=False)]
         for i, width in enumerate(plan):
-            grads.append(_of_weight(ctx, 2 * i + 1, djoined, width) if ctx.needs_grad[2 * i + 1] else None)
-            columns = slice(width.feature, width.feature + width.out)
-            grads.append(g[:, columns].sum(axis=0) if ctx.needs_grad[2 * i + 2] else None)
+            wanted, columns = ctx.needs_grad[2 * i + 1 :], slice(width.feature, width.feature + width.out)
+            grads.append(_of_weight(ctx, 2 * i + 1, djoined, width, y.dtype) if wanted[0] else None)
+            grads.append(g[:, columns].sum(axis=0).astype(y.dtype, copy=False) if wanted[1] else None)
         return tuple(grads)
 
 
@@ -205,13 +202,13 @@ def _cells(
         yield (first + place + o)[real], (width.column + o * width.out + f)[real], g[real]
 
 
-def _of_weight(ctx: Context, i: int, djoined: Array, width: Width) -> Array:
+def _of_weight(ctx: Context, i: int, djoined: Array, width: Width, dtype: Any) -> Array:
     """The part (F, K, C) of dW (C, ΣKF) that belongs to one width, in the memory of input i's gradient."""
     part = djoined[:, width.column : width.column + width.kernel * width.out]
     dweight = part.reshape(-1, width.kernel, width.out).transpose(2, 1, 0)
     into = ctx.destination(i)
     if into is None:
-        return dweight
+        return dweight.astype(dtype, copy=False)
     into[...] = dweight
     return into
 
@@ -250,17 +247,17 @@ def conv1d_relu_max(
     array = data_of(x)
     sides = [geometry_of(array, w, b, 1, p, 1, 1).padding for (w, b), p in zip(arrays, each, strict=True)]
     mask = None if mask is None else real_tokens(_checked(mask, array), array)
-    kernel_sizes = [int(w.shape[1]) for w, _ in arrays]
-    windows = [
-        None if mask is None else windows_with_tokens(mask, k, *side)
-        for k, side in zip(kernel_sizes, sides, strict=True)
-    ]
-    if get_xp(array) is np and not kernels.usable(array) and array.size and array.dtype.itemsize > 2:
-        flat = [p for pair in convolutions for p in pair]
-        return ConvReluMax.apply(x, *flat, plan=_plan(arrays, sides), windows=windows)
+    flat = [p for pair in convolutions for p in pair]
+    if array.size and (
+        get_xp(array) is np or conv1d_relu_max_kernels.usable(array, [data_of(p) for p in flat])
+    ):
+        return ConvReluMax.apply(x, *flat, plan=_plan(arrays, sides), mask=mask)
     features = [
-        max_over_time(relu(conv1d(x, w, b, padding=side)), seen)
-        for (w, b), side, seen in zip(convolutions, sides, windows, strict=True)
+        max_over_time(
+            relu(conv1d(x, w, b, padding=side)),
+            None if mask is None else windows_with_tokens(mask, int(w.shape[1]), *side),
+        )
+        for (w, b), side in zip(convolutions, sides, strict=True)
     ]
     return features[0] if count == 1 else concatenate(features, axis=1)
 

@@ -25,6 +25,20 @@ class Geometry:
         return room // self.stride + 1 if room >= 0 else 0
 
 
+@dataclass(frozen=True)
+class Width:
+    """One of several convolutions side by side: its windows and filters, its first column among the products
+    of all offsets (offset o starts at column + o · out) and among the features, and how the text is padded.
+    """
+
+    kernel: int
+    out: int
+    column: int
+    feature: int
+    left: int
+    right: int
+
+
 def geometry_of(
     x: Array, weight: Array, bias: Array | None, stride: int, padding: Padding, dilation: int, groups: int
 ) -> Geometry:

@@ -13,6 +13,7 @@ from gpuprop.backend.random import manual_seed
 from gpuprop.cli_kernel_cases import adam
 from gpuprop.ops import activation_kernels
 from gpuprop.ops.conv1d import conv1d
+from gpuprop.ops.conv1d_relu_max import conv1d_relu_max
 from gpuprop.ops.embedding import embedding
 from gpuprop.ops.gelu import gelu
 from gpuprop.ops.gru import gru
@@ -45,6 +46,25 @@ def convolution(dtype, groups):
     y = conv1d(x, weight, bias, padding="same", dilation=2, groups=groups)
     y.backward(rng.standard_normal(y.shape).astype(dtype))
     return y.data, x.grad, weight.grad, bias.grad
+
+
+def features(dtype, batch, length, channels, shapes):
+    """Widths side by side, of padded texts: filters in two tiles, windows in several or texts in one."""
+    rng = np.random.default_rng(0)
+    mask = np.arange(length) < rng.integers(0, length + 1, (batch, 1))
+    x = tensor(
+        (rng.standard_normal((batch, length, channels)) * mask[..., None]).astype(dtype), requires_grad=True
+    )
+    pairs = [
+        (
+            Parameter(rng.standard_normal((f, k, channels)).astype(dtype), order=(1, 2, 0)),
+            Parameter(rng.standard_normal(f).astype(dtype)),
+        )
+        for f, k in shapes
+    ]
+    y = conv1d_relu_max(x, pairs, mask, paddings=[(k - 1, k - 1) for _, k in shapes])
+    y.backward(rng.standard_normal(y.shape).astype(dtype))
+    return y.data, x.grad, *(p.grad for pair in pairs for p in pair)
 
 
 def loss(dtype, classes, label="int64", rows=9, **options):
@@ -137,6 +157,10 @@ CASES = {
     "attention-long": lambda dtype: attend(dtype, 67, 70, causal=True, dropout=0.25),
     "conv1d": lambda dtype: convolution(dtype, 1),
     "conv1d-narrow": lambda dtype: convolution(dtype, 4),
+    "conv1d-relu-max-long": lambda dtype: features(dtype, 2, 70, 8, [(68, 3), (5, 1)]),
+    "conv1d-relu-max-short": lambda dtype: features(
+        dtype, 9, 11, 5, [(5, 3), (4, 2), (3, 14), (2, 1), (7, 2)]
+    ),
     "embedding-plain": lambda dtype: look_up(dtype, 45),
     "embedding-packs": lambda dtype: look_up(dtype, 136),
     "layer-norm-plain": lambda dtype: normalize(dtype, 37),

@@ -16,6 +16,7 @@ ARCHITECTURES = ("sm_80", "sm_90")
 REGISTERS = 65536  # of a processor, of which a warp takes multiples of 256
 MOST_WARPS = 64  # of a processor
 
+MAXIMUM = "conv1d_relu_max.cu"
 FUSED = "softmax_cross_entropy_fused.cu"
 # kernel -> 16-byte loads and stores of global memory at least, threads a block, warps a processor at least.
 # A memory of 4.3 TB/s and 0.7 µs wants 23 KB on their way to each of 132 processors: 32 warps with twice 16
@@ -27,6 +28,10 @@ HOT = {
     ("activation.cu", "activation_backward<__nv_bfloat16, float, 8, 3>"): (3, 1, 256, 32),
     ("adam.cu", "adam<float, float>"): (4, 3, 256, 40),
     ("adam.cu", "gradient_norm<float, float>"): (1, 0, 256, 64),
+    (MAXIMUM, "conv1d_relu_max_forward<float, float>"): (2, 0, 256, 16),
+    (MAXIMUM, "conv1d_relu_max_forward<__nv_bfloat16, float>"): (2, 0, 256, 16),
+    (MAXIMUM, "conv1d_relu_max_backward_weight<float, float>"): (4, 0, 256, 24),
+    (MAXIMUM, "conv1d_relu_max_backward_input<__nv_bfloat16, float>"): (1, 1, 256, 40),
     ("embedding.cu", "embedding_forward<float, int, 4>"): (1, 1, 256, 64),
     ("embedding.cu", "embedding_backward<float, float, 4>"): (2, 1, 256, 64),
     ("embedding.cu", "embedding_backward<__nv_bfloat16, float, 8>"): (2, 1, 256, 48),

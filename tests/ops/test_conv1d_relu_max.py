@@ -7,6 +7,7 @@ import pytest
 
 import gpuprop as gp
 from gpuprop import nn, ops
+from gpuprop.backend.arrays import to_host
 from gpuprop.ops.conv1d_relu_max import windows_with_tokens
 from gpuprop.testing import gradcheck
 
@@ -60,7 +61,81 @@ def test_it_is_the_composition_of_the_single_operations(masked, paddings, block,
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
 
 
-def test_gradients_against_finite_differences():
+# batch, length, channels, (filters, width) of each convolution, padding
+SIZES = {
+    "short texts, four to a tile": (9, 7, 5, [(3, 3), (2, 4)], "full"),
+    "two texts to a tile": (3, 28, 4, [(66, 2), (3, 3)], "same"),
+    "several tiles of windows and filters": (2, 140, 8, [(65, 3), (3, 1)], "none"),
+    "texts shorter than the window": (3, 2, 4, [(3, 5), (2, 3)], "full"),
+    "more widths than a launch takes": (4, 9, 3, [(2, 1), (3, 2), (1, 3), (2, 2), (3, 3), (1, 4)], "full"),
+    "a long filter": (2, 6, 132, [(5, 3)], "same"),
+}
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+def test_every_device_gives_what_the_single_operations_give(device, sizes, masked):
+    batch, length, channels, shapes, padding = sizes
+    generator = np.random.default_rng(1)
+    x = generator.standard_normal((batch, length, channels))
+    mask = np.arange(length) < generator.integers(0, length + 1, (batch, 1))
+    mask[0], mask[-1, : length // 2] = False, False  # none at all; padding on the left
+    pairs = [(generator.standard_normal((f, k, channels)), generator.standard_normal(f)) for f, k in shapes]
+    dy = generator.standard_normal((batch, sum(f for f, _ in shapes)))
+    sides = [
+        {"full": (k - 1, k - 1), "same": ((k - 1) // 2, k // 2), "none": (0, 0)}[padding] for _, k in shapes
+    ]
+    results = []
+    for place, f in (
+        (gp.get_device(), lambda x, p, m, s: ops.conv1d_relu_max(x, p, m, paddings=s)),
+        ("cpu", plain),
+    ):
+        with gp.use_device(place):
+            leaves = [gp.tensor(a, requires_grad=True) for a in (x, *(a for pair in pairs for a in pair))]
+            y = f(
+                leaves[0], list(zip(leaves[1::2], leaves[2::2], strict=True)), mask if masked else None, sides
+            )
+            y.backward(gp.tensor(dy).data)
+            results.append([y.numpy(), *(to_host(leaf.grad) for leaf in leaves)])
+    for got, want in zip(*results, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-11, atol=1e-12)
+
+
+def test_the_first_of_equal_maxima_takes_the_gradient(device):
+    x = gp.tensor(np.tile([1.0, 2.0, 2.0], 30).reshape(1, 90, 1), requires_grad=True)
+    y = ops.conv1d_relu_max(x, [(np.ones((1, 1, 1)), None), (np.ones((1, 2, 1)), None)])
+    y.backward(gp.tensor(np.array([[1.0, 10.0]])).data)
+    expected = np.zeros(90)
+    expected[[1, 2]] = 11, 10
+    np.testing.assert_array_equal(y.numpy(), [[2, 4]])
+    np.testing.assert_array_equal(to_host(x.grad)[0, :, 0], expected)
+
+
+def test_numbers_that_are_not_finite(device):
+    """Four texts: NaN wins and has no gradient; so do not -inf and what a mask hides; inf wins."""
+    x = np.array([[1, np.nan, 3], [-np.inf, -np.inf, -np.inf], [np.nan, 2, 1], [1, np.inf, 2]])[..., None]
+    mask = np.ones((4, 3), bool)
+    mask[2, 0] = False
+    weight = gp.tensor(np.ones((1, 1, 1)), requires_grad=True)
+    text = gp.tensor(x, requires_grad=True)
+    y = ops.conv1d_relu_max(text, [(weight, np.array([0.5]))], mask)
+    y.sum().backward()
+    np.testing.assert_array_equal(y.numpy(), [[np.nan], [0], [2.5], [np.inf]])
+    np.testing.assert_array_equal(to_host(text.grad)[..., 0], [[0, 0, 0], [0, 0, 0], [0, 1, 0], [0, 1, 0]])
+
+
+@pytest.mark.parametrize("wanted", [0, 1, 2, 3])
+def test_gradients_only_where_they_are_wanted(device, wanted):
+    arrays = [rng.standard_normal(s) for s in ((2, 5, 4), (3, 2, 4), (3,), (2, 3, 4))]
+
+    def fn(leaf):
+        x, w, b, v = (*arrays[:wanted], leaf, *arrays[wanted + 1 :])
+        return ops.conv1d_relu_max(x, [(w, b), (v, None)], paddings="same")
+
+    gradcheck(fn, [arrays[wanted]])
+
+
+def test_gradients_against_finite_differences(device):
     x, _ = texts(3, 5, 2, padded=False)
     mask = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 0, 0, 0]], bool)
     w, v, b = rng.standard_normal((3, 3, 2)), rng.standard_normal((2, 2, 2)), rng.standard_normal(3)
@@ -70,17 +145,17 @@ def test_gradients_against_finite_differences():
     )
 
 
-def test_windows_without_a_real_token_never_win():
+def test_windows_without_a_real_token_never_win(device):
     mask = np.array([[1, 1, 0, 0], [0, 0, 0, 0]], bool)
     np.testing.assert_array_equal(
         windows_with_tokens(mask, 2, 1, 1), [[True, True, True, False, False], [False] * 5]
     )
     x = np.zeros((2, 4, 1)) + mask[..., None] * -1.0
     y = ops.conv1d_relu_max(x, [(np.ones((1, 2, 1)), np.array([5.0]))], mask, paddings=1)
-    np.testing.assert_array_equal(y.data, [[4.0], [0.0]])  # -1 + 5, not 0 + 5; no window, no value
+    np.testing.assert_array_equal(y.numpy(), [[4.0], [0.0]])  # -1 + 5, not 0 + 5; no window, no value
 
 
-def test_the_layer_is_its_convolutions_and_a_maximum():
+def test_the_layer_is_its_convolutions_and_a_maximum(device):
     gp.manual_seed(0)
     layer = nn.ConvMaxOverTime(4, 3, (2, 3), padding="full")
     x, mask = texts()
