@@ -15,6 +15,7 @@ from rich.text import Text
 
 from .backend import device, kernels, nvrtc
 from .backend.emulator import ORDERS
+from .backend.occupancy import LIMITS, occupancy
 from .backend.signatures import parse_kernels
 from .cli_kernel_check import Check, check_ours, check_theirs
 from .cli_support import say
@@ -50,6 +51,12 @@ Flags = Annotated[
     list[str] | None,
     typer.Option(
         "--option", metavar="FLAG", help="A flag for the compiler, e.g. -DTILE=32; may be repeated."
+    ),
+]
+Threads = Annotated[
+    int,
+    typer.Option(
+        "--threads", metavar="N", min=1, max=1024, help="Threads a block, which the column warps supposes."
     ),
 ]
 Files = Annotated[
@@ -105,9 +112,15 @@ def list_command(as_json: AsJson = False) -> None:
 
 @app.command("compile")
 def compile_command(
-    file: File = None, arch: Archs = None, name: Names = None, option: Flags = None, as_json: AsJson = False
+    file: File = None,
+    arch: Archs = None,
+    name: Names = None,
+    option: Flags = None,
+    threads: Threads = 256,
+    as_json: AsJson = False,
 ) -> None:
-    """Compile kernels with NVRTC and show the registers, shared memory, stack and spills of each.
+    """Compile kernels with NVRTC and show the registers, shared memory, stack and spills of each, and how
+    many warps a multiprocessor holds at once.
 
     Needs no GPU and no driver. Exit code 1 when something does not compile.
     """
@@ -118,13 +131,22 @@ def compile_command(
             compiled = nvrtc.compile_cubin(_text(path), one, names, [*(option or []), *folders], path.name)
             rows += compiled.kernels
     if as_json:
-        print(json.dumps([asdict(row) for row in rows], indent=2))
+        print(json.dumps([{**asdict(row), "warps": _warps(row, threads)} for row in rows], indent=2))
         return
-    table = _table(("kernel", "arch"), ("registers", "shared", "stack", "spill\nstores", "spill\nloads"))
+    counts = ("registers", "shared", "warps", "stack", "spill\nstores", "spill\nloads")
+    table = _table(("kernel", "arch"), counts)
     for row in rows:
-        numbers = (row.registers, row.shared_bytes, row.stack_bytes, row.spill_stores, row.spill_loads)
-        table.add_row(Text(row.name), row.arch, *map(str, numbers))
+        used = (row.registers, row.shared_bytes, _warps(row, threads))
+        numbers = (*used, row.stack_bytes, row.spill_stores, row.spill_loads)
+        table.add_row(Text(row.name), row.arch, *("?" if n is None else str(n) for n in numbers))
     Console(highlight=False).print(table)
+
+
+def _warps(kernel: nvrtc.CompiledKernel, threads: int) -> int | None:
+    """That a multiprocessor holds, without dynamic shared memory; None where its limits are unknown."""
+    if kernel.arch not in LIMITS:
+        return None
+    return occupancy(kernel.arch, threads, kernel.registers, kernel.shared_bytes).warps
 
 
 @app.command("check")

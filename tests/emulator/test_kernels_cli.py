@@ -71,7 +71,13 @@ def test_compile_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         ("scale", "sm_80"), ("negate<double>", "sm_80"), ("scale", "sm_90"), ("negate<double>", "sm_90"),
     ]  # fmt: skip
     keys = ["name", "arch", "registers", "shared_bytes", "stack_bytes", "spill_stores", "spill_loads"]
-    assert all(list(row) == keys and row["registers"] > 0 for row in rows)
+    assert all(list(row) == [*keys, "warps"] and row["registers"] > 0 for row in rows)
+    assert {row["warps"] for row in rows} == {64}
+    assert cli.main([*words, "--option", "-DMARGIN=1", "--threads", "32"]) == 0
+    (row,) = [
+        line for line in capsys.readouterr().out.splitlines() if "negate<double>" in line and "sm_90" in line
+    ]
+    assert row.split()[4] == "32"
     assert cli.main([*words, "--option", "-DMARGIN=undeclared"]) == 1
     assert "scale.cu(4): error" in capsys.readouterr().err
 

@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from gpuprop.backend import kernels, nvrtc
+from gpuprop.backend.occupancy import occupancy
 from gpuprop.errors import BuildError
+from gpuprop.ops.softmax_cross_entropy_kernels import SLAB_BYTES, SLAB_THREADS
 
 pytestmark = pytest.mark.skipif(not nvrtc.available(), reason=nvrtc.MISSING)
 FILES = {file.path.name: file for file in kernels.kernel_files()}
 QUICK = ("sm_80", "sm_90")  # the others take minutes
 HOT = ("float", "__half", "__nv_bfloat16")  # double is for checks
+THREADS = {"sort_ids": 1024, "softmax_cross_entropy_slab": SLAB_THREADS, "add_sorted_rows": 64}  # else 256
+DYNAMIC = {"softmax_cross_entropy_slab": SLAB_THREADS * (SLAB_BYTES + 4)}  # bytes of shared memory, at most
+# Warps that a multiprocessor holds at least, by the first pattern that fits. A memory of 4.3 TB/s that
+# answers after 0.7 µs wants 23 KB asked for at each of 132 multiprocessors: 32 warps with twice 16 bytes a
+# lane, or fewer with more.
+LEAST_WARPS = (
+    (r"attention_.*, 64>", 8),  # a tile of 64 x 64 takes a block's registers: there is room for one
+    (r"attention_", 16),  # one block multiplies while another loads
+    (r"conv1d_(forward|backward_input|backward_weight)<", 16),  # the same
+    (r"layer_norm_backward_warp<(float, .*, 8|__.*, 4)>", 8),  # 32 numbers a lane of x, dy and both sums
+    (
+        r"layer_norm_backward_warp<(float, .*, 4|__.*, 2)>",
+        16,
+    ),  # 16 of each: a lane asks for 128 bytes at once
+    (r"layer_norm_forward_warp<(float, .*, 8|__.*, 4)>", 24),  # a lane asks for 64 bytes and more at once
+    (r"softmax_cross_entropy_team<.*, 32>", 24),  # the same
+    (r"softmax_cross_entropy_slab<", 16),  # 64 classes: a block asks for 33 KB at once, and holds them
+    (r"", 32),
+)
 
 
 def compile_file(name, arch):
@@ -39,6 +62,19 @@ def test_compiles(name, arch):
         assert kernel.shared_bytes <= 48 * 1024
         if kernel.name.partition("<")[2].startswith(HOT):
             assert (kernel.stack_bytes, kernel.spill_stores, kernel.spill_loads) == (0, 0, 0), kernel
+            if arch in QUICK:
+                assert warps_of(kernel) >= least_warps(kernel.name), kernel
+
+
+def warps_of(kernel):
+    """That a multiprocessor holds."""
+    name = kernel.name.partition("<")[0]
+    shared = kernel.shared_bytes + DYNAMIC.get(name, 0)
+    return occupancy(kernel.arch, THREADS.get(name, 256), kernel.registers, shared).warps
+
+
+def least_warps(name):
+    return next(warps for pattern, warps in LEAST_WARPS if re.match(pattern, name))
 
 
 @pytest.mark.parametrize("name", FILES)

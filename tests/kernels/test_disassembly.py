@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import shutil
 import subprocess
@@ -11,10 +10,9 @@ from collections import Counter
 import pytest
 
 from gpuprop.backend import kernels, nvrtc
+from gpuprop.backend.occupancy import occupancy
 
 ARCHITECTURES = ("sm_80", "sm_90")
-REGISTERS = 65536  # of a processor, of which a warp takes multiples of 256
-MOST_WARPS = 64  # of a processor
 
 MAXIMUM = "conv1d_relu_max.cu"
 FUSED = "softmax_cross_entropy_fused.cu"
@@ -91,6 +89,4 @@ def test_16_bytes_at_a_time(kernel, arch, compiled, tmp_path):
 def test_enough_warps_fit_a_processor(kernel, arch, compiled):
     (info,) = compiled(*kernel, arch).kernels
     *_, threads, wanted = HOT[kernel]
-    of_a_warp = math.ceil(info.registers * 32 / 256) * 256
-    blocks = min(REGISTERS // (of_a_warp * threads // 32), MOST_WARPS * 32 // threads)
-    assert blocks * threads // 32 >= wanted, info
+    assert occupancy(arch, threads, info.registers, info.shared_bytes).warps >= wanted, info
