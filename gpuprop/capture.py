@@ -17,6 +17,7 @@ from .backend import cublas, cuda_setup, random
 from .backend.device import Device, get_device, resolve
 from .backend.gemm import get_matmul_precision
 from .backend.recording import Recording
+from .backend.staging import PinnedRing, Staged
 from .backend.static import Inputs, Outputs, signature
 from .backend.where import place_of
 from .backprop import is_grad_enabled
@@ -28,9 +29,9 @@ GRAPHS = 32
 class _Graph:
     """The graph of one signature, or so far only what its warm-up left."""
 
-    def __init__(self, xp: Any, inputs: tuple[Any, ...]) -> None:
+    def __init__(self, xp: Any, inputs: tuple[Any, ...], pinned: PinnedRing) -> None:
         self.recording = Recording(xp)
-        self.inputs = Inputs(xp, inputs)
+        self.inputs = Inputs(xp, inputs, pinned)
         self.outputs: Outputs | None = None
         self.graph: Any = None
 
@@ -56,30 +57,38 @@ class Captured:
         self._graphs: OrderedDict[Any, _Graph] = OrderedDict()
         self._pool: Any = None
         self._stream: Any = None
+        self._pinned: PinnedRing | None = None
 
     def __call__(self, *inputs: Any) -> Any:
+        return self.call(inputs)
+
+    def call(self, inputs: tuple[Any, ...], staged: Staged | None = None) -> Any:
+        """The step of these inputs. staged: the first of them, where it is on its way to the device."""
         device = get_device() if self.device is None else self.device
         if device.type != "cuda":
             return self.step(*inputs)
         xp = cuda_setup.import_cupy()
         with xp.cuda.Device(device.index):
-            return self._run(xp, (device, *_state(), *signature(inputs)), inputs)
+            return self._run(xp, (device, *_state(), *signature(inputs)), inputs, staged)
 
     def clear(self) -> None:
         """Forget all graphs, and give their memory back to the pool."""
+        if self._pinned is not None:
+            self._pinned.close()
         self._graphs.clear()
-        self._pool = self._stream = None
+        self._pool = self._stream = self._pinned = None
 
-    def _run(self, xp: Any, key: Any, inputs: tuple[Any, ...]) -> Any:
+    def _run(self, xp: Any, key: Any, inputs: tuple[Any, ...], staged: Staged | None) -> Any:
         found = self._graphs.get(key)
         if found is not None and not found.recording.holds():
             found = None
         if found is None:
-            found = self._graphs[key] = _Graph(xp, inputs)
+            self._pinned = self._pinned or PinnedRing(xp)
+            found = self._graphs[key] = _Graph(xp, inputs, self._pinned)
             while len(self._graphs) > self.graphs:
                 self._graphs.popitem(last=False)
         self._graphs.move_to_end(key)
-        found.inputs.fill(inputs)
+        found.inputs.fill(inputs, staged)
         found.recording.refresh()
         if found.graph is not None:
             self.replayed += 1

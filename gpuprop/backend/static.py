@@ -4,14 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import fields, is_dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from .arrays import Array, is_cupy
 
 ALIGNMENT = 512  # bytes, as of CuPy's own memory
-RING = 4  # copies to the device that may be on their way
+
+
+class Pinned(Protocol):
+    """Pinned memory; see `staging.PinnedRing`."""
+
+    def next(self, size: int) -> Array: ...
+
+    def send(self, block: Array, stream: Any) -> Any: ...
+
+
+class Sent(Protocol):
+    """What is on its way; see `staging.Staged`."""
+
+    arrays: list[Array]
+
+    def copy_to(self, block: Array) -> None: ...
 
 
 class Leaf:
@@ -97,55 +112,38 @@ def _is_tensor(x: Any) -> bool:
 class Inputs:
     """Memory for the inputs of one signature, in one block. `values` is the tree that the step reads."""
 
-    def __init__(self, xp: Any, inputs: tuple[Any, ...]) -> None:
-        self.xp = xp
+    def __init__(self, xp: Any, inputs: tuple[Any, ...], pinned: Pinned) -> None:
+        self.xp, self._pinned = xp, pinned
         tree, arrays = flatten(inputs)
-        starts, size = _offsets(arrays, ALIGNMENT)
+        starts, size = offsets(arrays, ALIGNMENT)
         self._block = xp.empty(max(1, size), np.uint8)
-        self._places = [
-            (start, _part(self._block, start, a)) for start, a in zip(starts, arrays, strict=True)
-        ]
-        self._from_host = [i for i, a in enumerate(arrays) if isinstance(a, np.ndarray)]
-        self._staging = _Staging(xp, size) if self._from_host else None
+        self._places = [(start, part(self._block, start, a)) for start, a in zip(starts, arrays, strict=True)]
         self.values: tuple[Any, ...] = unflatten(tree, [place for _, place in self._places])
 
-    def fill(self, inputs: tuple[Any, ...]) -> None:
-        """Copy the inputs of a call to their places: those of the host in one transfer."""
-        arrays = flatten(inputs)[1]
-        if self._staging is not None:
-            host = self._staging.next()
-            for i in self._from_host:
-                start, place = self._places[i]
-                _part(host, start, place)[...] = arrays[i]
-            self._staging.send(self._block)
-        for a, (_, place) in zip(arrays, self._places, strict=True):
+    def fill(self, inputs: tuple[Any, ...], staged: Sent | None = None) -> None:
+        """Copy the inputs of a call to their places: those of the host in one transfer. staged: the first
+        input, where it is on its way already."""
+        if staged is None:
+            arrays, first = flatten(inputs)[1], 0
+        else:
+            arrays, first = [*staged.arrays, *flatten(inputs[1:])[1]], len(staged.arrays)
+            staged.copy_to(self._block)
+        placed = list(zip(arrays, self._places, strict=True))[first:]
+        self._transfer([(start, a, place) for a, (start, place) in placed if isinstance(a, np.ndarray)])
+        for a, (_, place) in placed:
             if not isinstance(a, np.ndarray):
                 place[...] = a
 
-
-class _Staging:
-    """A ring of pinned memory on the host: a copy is on its way while the next batch is written."""
-
-    def __init__(self, xp: Any, size: int) -> None:
-        self.xp, self.size, self.turn = xp, size, 0
-        self.buffers = [
-            np.frombuffer(xp.cuda.alloc_pinned_memory(max(1, size)), np.uint8, max(1, size))
-            for _ in range(RING)
-        ]
-        self.sent: list[Any] = [None] * RING
-
-    def next(self) -> Array:
-        """A buffer that the device has read."""
-        self.turn = (self.turn + 1) % RING
-        if self.sent[self.turn] is not None:
-            self.sent[self.turn].synchronize()
-        return self.buffers[self.turn]
-
-    def send(self, block: Array) -> None:
-        """Copy the buffer to the device, in the order of the current stream."""
-        stream = self.xp.cuda.get_current_stream()
-        block.set(self.buffers[self.turn], stream=stream)
-        self.sent[self.turn] = stream.record()
+    def _transfer(self, given: list[tuple[int, Array, Array]]) -> None:
+        """Arrays of the host to their places, and whatever to the places between them."""
+        if not given:
+            return
+        begin, (last, _, place) = given[0][0], given[-1]
+        end = last + int(place.nbytes)
+        host = self._pinned.next(end - begin)
+        for start, a, place in given:
+            part(host, start - begin, place)[...] = a
+        self._pinned.send(self._block[begin:end], self.xp.cuda.get_current_stream())
 
 
 class Outputs:
@@ -173,7 +171,8 @@ class Outputs:
         return unflatten(self.tree, found)
 
 
-def _offsets(arrays: list[Array], alignment: int) -> tuple[list[int], int]:
+def offsets(arrays: list[Array], alignment: int) -> tuple[list[int], int]:
+    """(where each array begins, bytes in all) when they lie one after another."""
     starts, size = [], 0
     for a in arrays:
         starts.append(size)
@@ -181,7 +180,8 @@ def _offsets(arrays: list[Array], alignment: int) -> tuple[list[int], int]:
     return starts, size
 
 
-def _part(block: Array, start: int, like: Array) -> Array:
+def part(block: Array, start: int, like: Array) -> Array:
+    """The bytes of `block` from `start` on as an array of this shape and type."""
     return _view(block, start, like.shape, like.dtype)
 
 

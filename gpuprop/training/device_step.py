@@ -1,13 +1,16 @@
 """The part of a training step that the device does: gradients, clipping and the update, on a GPU as one
-captured graph (see `gpuprop.capture`)."""
+captured graph (see `gpuprop.capture`) whose batches are on their way before (see `gpuprop.backend.staging`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from ..backend import random
+from ..backend import cuda_setup, random
 from ..backend.arrays import Array
+from ..backend.device import Device
+from ..backend.staging import Staged, Staging
 from ..backprop import recording
 from ..capture import Captured, capture
 from ..errors import CaptureError
@@ -32,6 +35,40 @@ class DeviceStep:
     def __init__(self, trainer: Stepped, wanted: bool | None) -> None:
         self.trainer, self.wanted = trainer, wanted
         self.graph: Captured | None = None
+        self._staging: Staging | None = None
+        self._sent: tuple[Sequence[Any], Staged | None] | None = None  # the batches that came last
+
+    @property
+    def _device(self) -> Device:
+        return next(self.trainer.model.parameters()).device
+
+    def prefetches(self) -> bool:
+        """Whether steps gain from batches that are sent before: those that may be captured."""
+        return self.wanted is not False and self._device.type == "cuda"
+
+    def looks_ahead(self) -> bool:
+        """Whether to take the next batches before waiting for the device. Several ranks take them together,
+        at the beginning of a step."""
+        return self.prefetches() and not self.trainer.ranks.several
+
+    def prefetch(self, batches: Sequence[Any]) -> None:
+        """Begin to bring the batches of the next step to the device; nothing on a CPU."""
+        if not self.prefetches():
+            return
+        xp = cuda_setup.import_cupy()
+        with xp.cuda.Device(self._device.index):
+            self._staging = self._staging or Staging(xp)
+            try:
+                self._sent = batches, self._staging.send(list(batches))
+            except MemoryError:  # the step then says so
+                self._sent = None
+
+    def finish(self) -> None:
+        """Training is over, or has failed: give the memory of batches on their way back."""
+        staging, self._staging, self._sent = self._staging, None, None
+        if staging is not None:
+            with staging.xp.cuda.Device(self._device.index):
+                staging.close()
 
     def run(self, number: int, batches: Sequence[Any]) -> tuple[Losses, Tensor | None]:
         """Step `number`: (loss, count) of each batch, and the norm of all gradients where it was computed."""
@@ -47,7 +84,7 @@ class DeviceStep:
 
     def _captures(self, batches: Sequence[Any]) -> bool:
         of = self.trainer
-        if next(of.model.parameters()).device.type != "cuda":
+        if self._device.type != "cuda":
             return False
         looked_at = not isinstance(recording(), bool) or any(observer.looks() for observer in of.observers)
         return of.ranks.capture(self.wanted is not False and not looked_at, batches)
@@ -66,9 +103,11 @@ class DeviceStep:
     def _replayed(self, number: int, batches: Sequence[Any]) -> tuple[Losses, Tensor | None]:
         of = self.trainer
         if self.graph is None:
-            self.graph = capture(self._on_device, device=next(of.model.parameters()).device)
+            self.graph = capture(self._on_device, device=self._device)
         random_step = random.state.step
-        losses, bad, norm = self.graph(list(batches), of.ranks.given(of.count, batches), of.clip_norm)
+        sent = self._sent[1] if self._sent is not None and self._sent[0] is batches else None
+        inputs = (list(batches), of.ranks.given(of.count, batches), of.clip_norm)
+        losses, bad, norm = self.graph.call(inputs, sent)
         of.guard.took(number, random_step, batches, losses, bad, replayed=True)
         for observer in of.observers:
             observer.after_backward()

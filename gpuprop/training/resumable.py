@@ -118,6 +118,11 @@ class Resumable:
             batches.load_state_dict(position)
         self.mark = {**self.mark, "random": mark(None, self.model)["random"]}
 
+    def _put_back(self, batches: Iterable[Any]) -> None:
+        """What was taken since the last step is still to come."""
+        if hasattr(batches, "load_state_dict"):
+            batches.load_state_dict(self.mark["batches"])
+
     def finished(self, epochs: int) -> bool:
         """Whether `epochs` epochs are done, or no better one came for `patience`."""
         out_of_patience = self.patience is not None and self.state.waited >= self.patience

@@ -28,6 +28,7 @@ from .accumulation import groups_of
 from .checkpoint_folder import CheckpointFolder
 from .device_step import DeviceStep
 from .guard import Guard
+from .lookahead import Ahead
 from .memory import memory_explained
 from .observer import Observer
 from .precision import make_precision
@@ -109,6 +110,7 @@ class Trainer(Resumable):
         self._meter = LossMeter(self.state, EpochProgress(), optimizer)
         self._whole = True  # not in the middle of a step
         self._signals = self.ranks.signals()
+        self._ahead: Ahead[list[Any]] = Ahead(iter(()), self.device_step.prefetch)
 
     @property
     def history(self) -> list[Record]:
@@ -159,6 +161,9 @@ class Trainer(Resumable):
             finally:
                 for observer in self.observers:
                     observer.finish()
+                self.device_step.finish()
+                if self._ahead.dropped():
+                    self._put_back(batches)
                 self.state.progress = None
                 self._restore_best()
         return self.history
@@ -170,8 +175,9 @@ class Trainer(Resumable):
         meter = self._meter = LossMeter(state, progress, self.optimizer)
         self.model.train()
         self.display.epoch(state.epoch + 1)
-        groups = self._groups(batches, progress)
-        for group in self.ranks.groups(groups, self.count, self.accumulate):
+        groups = self.ranks.groups(self._groups(batches, progress), self.count, self.accumulate)
+        self._ahead = Ahead(groups, self.device_step.prefetch)
+        for group in self._ahead:
             fit = memory_explained(group, self.loss, self.model, self.device)
             with self._signals.hold(), fit:
                 self._whole = False
@@ -219,7 +225,10 @@ class Trainer(Resumable):
             self._finish_epoch(record)
 
     def _read(self) -> None:
-        """Hear of the steps since the last time (waits for the device)."""
+        """Hear of the steps since the last time (waits for the device, once the next batches are on their
+        way to it)."""
+        if self.device_step.looks_ahead():
+            self._ahead.look()
         self.guard.read(self.state.epoch + 1)
         self._meter.read()
         self.precision.read()

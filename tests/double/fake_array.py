@@ -22,6 +22,17 @@ def host_of(x: Any, what: str) -> Any:
     return x
 
 
+def places_of(*values: Any) -> list[int]:
+    """Addresses of the memory that our arrays among the values are in."""
+    found = []
+    for x in values:
+        if isinstance(x, ndarray):
+            found.append(x.chunk.ptr)
+        elif isinstance(x, (tuple, list)):
+            found += places_of(*x)
+    return found
+
+
 def ones_like_meta(x: Any) -> Any:
     """What stands for an array while only the result's shape and type are asked for."""
     if isinstance(x, np.ndarray):
@@ -35,7 +46,7 @@ def ones_like_meta(x: Any) -> Any:
 def run(name: str, function: Callable[..., Any], *args: Any, out: ndarray | None = None, **how: Any) -> Any:
     """function(*args) as one launch into new memory, or into `out`."""
     hosts = [host_of(x, name) for x in args]
-    how = {key: host_of(x, name) for key, x in how.items()}
+    given, how = how, {key: host_of(x, name) for key, x in how.items()}
     with np.errstate(all="ignore"):
         like = np.asarray(
             function(*(ones_like_meta(x) for x in hosts), **{k: ones_like_meta(v) for k, v in how.items()})
@@ -49,7 +60,8 @@ def run(name: str, function: Callable[..., Any], *args: Any, out: ndarray | None
         with np.errstate(all="ignore"):
             target[...] = function(*hosts, **how)
 
-    machine_now().launch(name, work, bytes_of(*hosts, *how.values(), target))
+    places = places_of(*args, *given.values(), y)
+    machine_now().launch(name, work, bytes_of(*hosts, *how.values(), target), places=places)
     return y
 
 
@@ -124,10 +136,16 @@ class ndarray:
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`")
 
     def set(self, values: np.ndarray, stream: Any = None) -> None:
-        machine_now().upload("set()")
+        machine = machine_now()
+        machine.upload("set()")
         if values.shape != self.shape or values.dtype != self.dtype:
             raise ValueError(f"set() of {values.dtype} {values.shape} into {self.dtype} {self.shape}")
+        now = machine.stream if stream is None else stream
+        now.works("set()", [self.chunk.ptr])
+        machine.order.copy(now.number, now.clock, values)
         self.host[...] = values
+        if stream is None:  # CuPy then waits
+            machine.wait("set()")
 
     def __len__(self) -> int:
         return len(self.host)
@@ -180,7 +198,8 @@ class ndarray:
             with np.errstate(all="ignore"):
                 target[where] = what
 
-        machine_now().launch("copy", work, bytes_of(what, self.host[key] if _is_basic(key) else what))
+        moved = bytes_of(what, self.host[key] if _is_basic(key) else what)
+        machine_now().launch("copy", work, moved, places=places_of(self, key, value))
 
     # New arrays
     def copy(self, order: str = "C") -> ndarray:
@@ -192,8 +211,9 @@ class ndarray:
         return run("astype", lambda x: x.astype(dtype), self)
 
     def fill(self, value: Any) -> None:
+        places = places_of(self, value)
         target, value = self.host, host_of(value, "fill")
-        machine_now().launch("fill", lambda: target.fill(value), bytes_of(value, target))
+        machine_now().launch("fill", lambda: target.fill(value), bytes_of(value, target), places=places)
 
 
 def _is_basic(key: Any) -> bool:

@@ -17,6 +17,7 @@ import fake_cublas
 import fake_cupy
 import numpy as np
 import pytest
+from fake_array import places_of
 from fake_machine import bytes_of
 
 from gpuprop.backend import cublas, cublaslt, cuda_setup, device, emulator, kernels, random
@@ -40,7 +41,8 @@ class FakeCudaModule:
             with emulator.options(mode="fast"):
                 self.module.launch(name, grid, block, hosts, shared_mem=shared_mem)
 
-        fake_cupy.machine_now().launch(name.partition("<")[0], work, bytes_of(*hosts))
+        places = places_of(*args)
+        fake_cupy.machine_now().launch(name.partition("<")[0], work, bytes_of(*hosts), places=places)
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from fake_array import asarray, host_of, ndarray, new, run
+from fake_array import asarray, host_of, ndarray, new, places_of, run
 from fake_machine import (
     CaptureViolation,
     Chunk,
@@ -42,8 +42,6 @@ class FakeCupy(types.ModuleType):
         self.__file__ = __file__
         self.machine = Machine()
         self.lib = types.SimpleNamespace(stride_tricks=types.SimpleNamespace(as_strided=self._as_strided))
-        null = Stream(null=True)
-        self.machine.state.stream = null
         runtime = types.SimpleNamespace(
             getDeviceCount=lambda: 1, getDevice=lambda: 0, CUDARuntimeError=CudaError,
             streamCaptureModeThreadLocal=1, memGetInfo=lambda: (1 << 30, 1 << 31),
@@ -52,10 +50,10 @@ class FakeCupy(types.ModuleType):
         )  # fmt: skip
         self.cuda = types.SimpleNamespace(
             runtime=runtime, Device=Device, Stream=Stream, Graph=Graph, Event=Event,
-            get_current_stream=lambda: self.machine.state.stream or null,
+            get_current_stream=lambda: self.machine.stream,
             MemoryPool=lambda: MemoryPool(self.machine), using_allocator=self._using_allocator,
             get_elapsed_time=lambda start, stop: 1.0,
-            alloc_pinned_memory=lambda size: aligned(size),
+            alloc_pinned_memory=lambda size: self.machine.order.pin(aligned(size)),
             MemoryPointer=lambda chunk, offset: chunk, Memory=self.machine.raw,
             memory=types.SimpleNamespace(OutOfMemoryError=type("OutOfMemoryError", (MemoryError,), {})),
             driver=types.SimpleNamespace(CUDADriverError=CudaError),
@@ -124,7 +122,8 @@ class FakeCupy(types.ModuleType):
     def copyto(self, target: ndarray, source: Any, where: Any = True) -> None:
         to, value, at = target.host, host_of(source, "copyto"), host_of(where, "copyto")
         moved = bytes_of(to, value, at)
-        self.machine.launch("copyto", lambda: np.copyto(to, value, where=at, casting="unsafe"), moved)
+        work = lambda: np.copyto(to, value, where=at, casting="unsafe")  # noqa: E731
+        self.machine.launch("copyto", work, moved, places=places_of(target, source, where))
 
     def einsum(self, *_: Any, **__: Any) -> Any:
         raise AssertionError("einsum of CuPy arrays goes around gpuprop.backend.gemm")

@@ -3,19 +3,23 @@
 Every operation is a launch, with a name, that is done at once, or while a stream is captured only written
 down, for `Graph.launch` to do. What a launch reads and writes is fixed when it is made, as on a GPU. Waiting
 for the device, copies from the host and memory from another pool than the capture's own are refused while
-capturing. Memory that is given back to a pool is given out again, so that what is used after its time shows.
+capturing. Memory that is given back to a pool is given out again, to the same stream, so that what is used
+after its time shows. Work is done at once, but only what events and waits order may touch the same memory:
+see fake_order.py.
 """
 
 from __future__ import annotations
 
+import itertools
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from fake_order import Clock, Order, merge
 
 # Operations that CuPy composes of several kernels; all others count one.
 LAUNCHES = {"pad": 2, "argsort": 3, "flatnonzero": 4, "cumsum": 2, "tri": 2, "stack": 1}
@@ -25,8 +29,11 @@ class CaptureViolation(RuntimeError):
     """What CUDA would refuse, or silently do wrong, while a stream is captured."""
 
 
+Node = tuple[str, Callable[[], None], tuple[int, ...]]  # a launch: its name, what it does, where
+
+
 class State(threading.local):
-    stream: Any = None
+    stream: Any = None  # None: the default one
     allocator: Any = None
 
 
@@ -57,23 +64,39 @@ class Machine:
         self.costs: list[Cost] = []
         self.waits: list[str] = []
         self.reads: list[str] = []  # host to device
-        self.capture: list[tuple[str, Callable[[], None]]] | None = None
+        self.capture: list[Node] | None = None
         self.capture_pool: Any = None
+        self.order = Order()
+        self.default_clock: Clock = {}
+        self.default_stream = Stream(null=True)
+        self.idle = True  # the device is done with all that events ask for; False: with nothing yet
         self.default_pool = MemoryPool(self)
 
-    def launch(self, name: str, work: Callable[[], None], moved: int = 0, flops: int = 0) -> None:
-        """Do `work`, or write it down. moved: bytes it reads and writes; flops: of products."""
+    @property
+    def stream(self) -> Stream:
+        """The current one of this thread."""
+        return self.state.stream or self.default_stream
+
+    def launch(
+        self, name: str, work: Callable[[], None], moved: int = 0, flops: int = 0,
+        places: Iterable[int] = (), stream: Stream | None = None,
+    ) -> None:  # fmt: skip
+        """Do `work`, or write it down. moved: bytes it reads and writes; flops: of products; places: the
+        memory that it touches; stream: the current one."""
         self.costs.append(Cost(name, moved, flops))
         self.launches += [name] * LAUNCHES.get(name, 1)
         if self.capture is not None:
-            self.capture.append((name, work))
+            self.capture.append((name, work, tuple(places)))
         else:
+            (stream or self.stream).works(name, places)
             work()
 
-    def wait(self, what: str) -> None:
+    def wait(self, what: str, clock: Clock | None = None) -> None:
+        """The host waits for what `clock` knows, that of the current stream."""
         if self.capture is not None:
             raise CaptureViolation(f"cudaErrorStreamCaptureUnsupported: {what} waits for the device")
         self.waits.append(what)
+        self.order.learn(self.stream.clock if clock is None else clock)
 
     def upload(self, what: str) -> None:
         if self.capture is not None:
@@ -91,44 +114,54 @@ class Machine:
         """Memory straight from the driver."""
         if self.capture is not None:
             raise CaptureViolation(f"{size} bytes are allocated outside the pool of the capture")
-        return Chunk(None, aligned(size))
+        memory = aligned(size)
+        self.order.users.pop(memory.ctypes.data, None)
+        return Chunk(None, memory)
 
 
 class Chunk:
     """Memory of a pool, in use as long as this lives."""
 
-    def __init__(self, pool: MemoryPool | None, memory: np.ndarray) -> None:
+    def __init__(self, pool: MemoryPool | None, memory: np.ndarray, stream: int = 0) -> None:
         self.memory = memory
         self.ptr = memory.ctypes.data
         self.size = memory.nbytes
         if pool is not None:
-            weakref.finalize(self, pool.take_back, memory)
+            weakref.finalize(self, pool.take_back, memory, stream)
 
 
 class MemoryPool:
-    """Memory that is handed out again. `blocks` is what it ever took from the machine."""
+    """Memory that is handed out again, to the stream that had it. `blocks` is what it ever took from the
+    machine, `given` how often it was asked for some, `used` how many bytes are in use."""
 
     def __init__(self, machine: Machine | None = None) -> None:
         self.machine = machine or sys.modules["cupy"].machine
-        self.free: list[np.ndarray] = []
-        self.blocks = 0
+        self.free: dict[int, list[np.ndarray]] = {}
+        self.blocks = self.given = self.used = 0
 
     def malloc(self, size: int) -> Chunk:
         wanted = max(1, -(-size // 512)) * 512
-        for i, memory in enumerate(self.free):
+        stream = self.machine.stream.number
+        self.given += 1
+        self.used += wanted
+        free = self.free.get(stream, [])
+        for i, memory in enumerate(free):
             if memory.nbytes == wanted:
-                return Chunk(self, self.free.pop(i))
+                return Chunk(self, free.pop(i), stream)
         self.blocks += 1
-        return Chunk(self, aligned(wanted))
+        memory = aligned(wanted)
+        self.machine.order.users.pop(memory.ctypes.data, None)  # what was there before is done
+        return Chunk(self, memory, stream)
 
-    def take_back(self, memory: np.ndarray) -> None:
-        self.free.append(memory)
+    def take_back(self, memory: np.ndarray, stream: int) -> None:
+        self.used -= memory.nbytes
+        self.free.setdefault(stream, []).append(memory)
 
     def used_bytes(self) -> int:
-        return 0
+        return self.used
 
     def total_bytes(self) -> int:
-        return 0
+        return self.used + sum(memory.nbytes for free in self.free.values() for memory in free)
 
     def free_all_blocks(self) -> None:
         self.free.clear()
@@ -147,15 +180,28 @@ def machine_now() -> Machine:
     return sys.modules["cupy"].machine
 
 
+_numbers = itertools.count(1)
+
+
 class Stream:
-    """A stream. `capture` is of this thread's launches, whichever stream is current."""
+    """A stream. `capture` is of this thread's launches, whichever stream is current. Work of streams that
+    are not non-blocking, which all wait for each other, counts as that of the default stream."""
 
     null: Any = None
 
     def __init__(self, null: bool = False, non_blocking: bool = False) -> None:
         self.is_null = null
         self.ptr = 0 if null else id(self)
+        self.number = next(_numbers) if non_blocking else 0
+        self._clock: Clock = {}
         self._before: list[Any] = []
+
+    @property
+    def clock(self) -> Clock:
+        return self._clock if self.number else machine_now().default_clock
+
+    def works(self, name: str, places: Iterable[int]) -> None:
+        machine_now().order.work(self.number, self.clock, name, places)
 
     def __enter__(self) -> Stream:
         self._before.append(machine_now().state.stream)
@@ -186,39 +232,53 @@ class Stream:
         return machine_now().capture is not None
 
     def synchronize(self) -> None:
-        machine_now().wait("synchronize()")
+        machine_now().wait("synchronize()", self.clock)
 
     def wait_event(self, event: Any) -> None:
-        pass
+        merge(self.clock, event.clock)
 
     def record(self, event: Any = None) -> Any:
-        return event or Event()
+        event = event or Event()
+        event.record(self)
+        return event
 
 
 class Event:
+    """What a stream had to do when this was recorded."""
+
     def __init__(self, **_: Any) -> None:
-        pass
+        self.clock: Clock = {}
 
     def record(self, stream: Any = None) -> None:
-        pass
+        self.clock = dict((stream or machine_now().stream).clock)
+
+    @property
+    def done(self) -> bool:
+        """Whether the device has come so far: the host then knows."""
+        machine = machine_now()
+        if machine.idle:
+            machine.order.learn(self.clock)
+        return all(machine.order.host.get(stream, 0) >= time for stream, time in self.clock.items())
 
     def synchronize(self) -> None:
-        pass
+        machine_now().wait("Event.synchronize()", self.clock)
 
 
 class Graph:
     """What was captured. `names` are the launches."""
 
-    def __init__(self, machine: Machine, nodes: list[tuple[str, Callable[[], None]]]) -> None:
+    def __init__(self, machine: Machine, nodes: list[Node]) -> None:
         self.machine, self.nodes = machine, nodes
+        self.places = {place for _, _, places in nodes for place in places}
 
     @property
     def names(self) -> list[str]:
-        return [name for name, _ in self.nodes for _ in range(LAUNCHES.get(name, 1))]
+        return [name for name, _, _ in self.nodes for _ in range(LAUNCHES.get(name, 1))]
 
     def launch(self, stream: Any = None) -> None:
         self.machine.launches.append("graph")
-        for _, work in self.nodes:
+        (stream or self.machine.stream).works("graph", self.places)
+        for _, work, _ in self.nodes:
             work()
 
     def upload(self, stream: Any = None) -> None:

@@ -24,14 +24,14 @@ class NcclError(RuntimeError):
 
 
 class Event(fake_cupy.Event):
-    done = True
-
     def record(self, stream=None):
+        super().record(stream)
         log.append(("record", id(self), stream.ptr))
 
 
 class Stream(fake_cupy.Stream):
     def wait_event(self, event):
+        super().wait_event(event)
         log.append(("wait", id(event), self.ptr))
 
 
@@ -103,9 +103,7 @@ def install(cupy):
     """Give the fake CuPy this NCCL, and streams and events that keep a log."""
     log.clear()
     cupy.cuda.Event, cupy.cuda.Stream = Event, Stream
-    null = Stream(null=True)
-    cupy.machine.state.stream = null
-    cupy.cuda.get_current_stream = lambda: cupy.machine.state.stream or null
+    cupy.machine.default_stream = Stream(null=True)
     cupy.cuda.nccl = types.SimpleNamespace(
         available=True, NcclError=NcclError, NcclCommunicator=NcclCommunicator,
         get_unique_id=lambda: IDENTIFIER, **CODES,
