@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -147,23 +148,27 @@ SLOW_TO_IMPORT = {
 
 
 @pytest.mark.alone
-def test_importing_is_light_and_touches_no_driver():
-    """Only NumPy comes along; the rest is loaded by what needs it. CPU time, beside NumPy's own."""
+def test_importing_is_light_and_touches_no_driver(tmp_path):
+    """Only NumPy comes along; the rest is loaded by what needs it. CPU time of compiled files, as in an
+    installed package, beside NumPy's own: it is about 0.4 of that."""
     code = (
         "import json, sys, time; t0 = time.process_time()\n"
         "import numpy; t1 = time.process_time(); before = set(sys.modules)\n"
         "import gpuprop; t2 = time.process_time()\n"
         "print(json.dumps([t1 - t0, t2 - t1, sorted(set(sys.modules) - before)]))"
     )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    environment["PYTHONPYCACHEPREFIX"] = str(tmp_path)
+    command = [sys.executable, "-c", code]
     runs = [
-        json.loads(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout)
-        for _ in range(5)
-    ]
+        json.loads(subprocess.run(command, check=True, capture_output=True, env=environment).stdout)
+        for _ in range(6)
+    ][1:]  # the first compiles
     loaded = set(runs[0][2])
     assert "gpuprop.nn" in loaded
     assert not loaded & SLOW_TO_IMPORT
     assert not {name.split(".")[0] for name in loaded} & SLOW_TO_IMPORT
-    assert min(run[1] for run in runs) < 4 * min(run[0] for run in runs)
+    assert min(run[1] for run in runs) < min(run[0] for run in runs)
 
 
 def test_the_public_face_is_what_it_lists():
