@@ -77,6 +77,22 @@ def test_a_convolution_by_products_copies_no_windows(fake_gpu: Any) -> None:
     assert found["backward"][2] == 2 * w * (phased + windows)
 
 
+def test_a_maximum_over_time_of_convolutions_stores_no_activations(fake_gpu: Any) -> None:
+    """Two launches each way for all widths. Beside x and the weights, which are copied once in the order that
+    the kernels read, there is a value and a winner for each text and filter; none for each window."""
+    b, length, c, shapes = 16, 64, 32, [(24, 3), (32, 4), (40, 5)]
+    x, mask = leaf(b, length, c), gp.tensor(np.arange(length) < np.arange(b)[:, None] * 4).data
+    pairs = [(gp.Parameter(leaf(f, k, c).data, order=(1, 2, 0)), leaf(f)) for f, k in shapes]
+    leaves = [x, *(p for pair in pairs for p in pair)]
+    found = cost(fake_gpu, lambda: ops.conv1d_relu_max(x, pairs, mask, paddings="same"), *leaves)
+    weights, filters = sum(f * k * c for f, k in shapes), sum(f for f, _ in shapes)
+    join, features = 2 * (weights + filters), b * filters
+    forward = FLOAT * (join + x.size + weights + filters + 2 * features) + mask.size
+    assert found["forward"] == (2, forward // SMALL * SMALL, 0)
+    of_weights, of_x = x.size + 2 * features + weights + filters, 2 * features + weights + x.size
+    assert found["backward"] == (2, FLOAT * (of_weights + of_x) // SMALL * SMALL, 0)
+
+
 def test_matmul_of_stacks(fake_gpu: Any) -> None:
     """A transpose costs nothing, forward or backward."""
     b, m, k, n = 8, 16, 32, 24

@@ -129,7 +129,7 @@ def test_gradients_only_where_they_are_wanted(device, wanted):
     arrays = [rng.standard_normal(s) for s in ((2, 5, 4), (3, 2, 4), (3,), (2, 3, 4))]
 
     def fn(leaf):
-        x, w, b, v = (*arrays[:wanted], leaf, *arrays[wanted + 1 :])
+        x, w, b, v = (leaf if i == wanted else gp.tensor(a) for i, a in enumerate(arrays))
         return ops.conv1d_relu_max(x, [(w, b), (v, None)], paddings="same")
 
     gradcheck(fn, [arrays[wanted]])
@@ -159,13 +159,15 @@ def test_the_layer_is_its_convolutions_and_a_maximum(device):
     gp.manual_seed(0)
     layer = nn.ConvMaxOverTime(4, 3, (2, 3), padding="full")
     x, mask = texts()
-    x = x.astype(np.float32)
+    x, mask = gp.tensor(x.astype(np.float32)), gp.tensor(mask).data
     expected = [
         nn.MaxOverTime()(c(x).relu(), windows_with_tokens(mask, k, k - 1, k - 1))
         for c, k in zip(layer.convolutions, (2, 3), strict=True)
     ]
     got = layer(x, mask)
-    np.testing.assert_allclose(got.data, np.concatenate([e.data for e in expected], 1), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        got.numpy(), np.concatenate([e.numpy() for e in expected], 1), rtol=1e-5, atol=1e-6
+    )
     assert set(layer.state_dict()) == {f"convolutions.{i}.{n}" for i in (0, 1) for n in ("weight", "bias")}
 
 
