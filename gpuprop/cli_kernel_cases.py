@@ -74,7 +74,7 @@ def attention(dtype: Any) -> Results:
 def conv1d(dtype: Any) -> Results:
     """Output and gradients, of one group and of narrow ones, and what products read."""
     rows = np.random.default_rng(1)
-    texts = [rows.standard_normal((3, 5, width)).astype(dtype) for width in (3, 16)]
+    texts = [to_device(rows.standard_normal((3, 5, width)).astype(dtype)) for width in (3, 16)]
     results: Results = [padded(x, 2, 9, 1, 31) for x in texts]
     for groups in (1, 4):
         rng = np.random.default_rng(0)

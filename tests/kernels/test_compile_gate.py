@@ -24,6 +24,7 @@ LEAST_WARPS = (
     (r"attention_.*, 64>", 8),  # a tile of 64 x 64 takes a block's registers: there is room for one
     (r"attention_", 16),  # one block multiplies while another loads
     (r"conv1d_(forward|backward_input|backward_weight)<", 16),  # the same
+    (r"conv1d_relu_max_(forward|backward_weight)<", 16),  # the same, and loads ahead into registers
     (r"layer_norm_backward_warp<(float, .*, 8|__.*, 4)>", 8),  # 32 numbers a lane of x, dy and both sums
     (
         r"layer_norm_backward_warp<(float, .*, 4|__.*, 2)>",
