@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ..backend.arrays import Array, get_xp
+from ..backend.buffers import lasting_zeros
 from ..tensors import Parameter
 
 ALIGNED = 16  # elements, 32 bytes of half types: kernels and tensor cores want 16 bytes at a time
@@ -37,7 +38,7 @@ class Arena:
             starts.append(-(-(starts[-1] + p.size) // ALIGNED) * ALIGNED)
         self.ranges = [(a, a + p.size) for a, p in zip(starts, self.parameters, strict=False)]
         self.size = self.ranges[-1][1]
-        self.data, self.grads = (xp.zeros(self.size, first.dtype) for _ in range(2))
+        self.data, self.grads = (lasting_zeros(xp, self.size, first.dtype) for _ in range(2))
         self.work: dict[str, Array] = {}
         for p, (start, _) in zip(self.parameters, self.ranges, strict=True):
             self._adopt(p, start)

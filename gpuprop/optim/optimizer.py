@@ -11,7 +11,7 @@ import numpy as np
 
 from ..backend import random
 from ..backend.arrays import Array, get_xp, to_host
-from ..backend.buffers import empty
+from ..backend.buffers import empty, lasting_zeros
 from ..backend.floats import CAN_FLUSH, flushed, keep_freed_pages
 from ..backend.recording import before, depends, number, recording
 from ..backend.threads import over_rows
@@ -70,7 +70,8 @@ class Optimizer:
             keep_freed_pages()
         self.arenas = [Arena(group["params"]) for group in self.param_groups]
         self.state: list[dict[str, Array]] = [
-            {slot: get_xp(a.data).zeros_like(a.data) for slot in self.slots} for a in self.arenas
+            {slot: lasting_zeros(get_xp(a.data), a.size, a.data.dtype) for slot in self.slots}
+            for a in self.arenas
         ]
         self._count = get_xp(self.arenas[0].data).zeros(1, np.int64)
 

@@ -145,8 +145,18 @@ def test_a_larger_buffer_takes_the_place_of_a_smaller_free_one():
     made((64, 256))
     larger = made((64, 300))
     assert buffers.pool.held() == 64 * 320 * 4
+    place = address(larger)
     del larger
-    assert made((64, 256)).base.nbytes == 64 * 320 * 4
+    assert address(made((64, 256))) == place
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_memory_begins_at_a_cache_line(dtype):
+    held = [buffers.empty(np, (n, 33), dtype) for n in range(250, 1250, 100)]
+    held += [buffers.lasting_zeros(np, n, dtype) for n in (1, 1000, 100_000)]
+    assert [address(x) % 64 for x in held] == [0] * len(held)
+    assert [x.shape for x in held[-3:]] == [(1,), (1000,), (100_000,)]
+    assert not any(x.any() for x in held[-3:])
 
 
 def test_threads_never_get_the_same_memory():
