@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..backend.arrays import Array, get_xp
+from ..backend.gemm import matmul as product
 from ..backend.gemm import rows
 from ..backend.half import wide
 from ..backprop import Context
@@ -14,6 +15,7 @@ from ..errors import ShapeError
 from ..op import Op
 from ..tensors import Tensor
 from . import layer_norm_kernels, layer_norm_rows
+from .rowwise import row_dots, row_sums
 
 FEW, FEW_ROWS = 1 << 14, 256  # elements and rows up to which the formula's fewer calls are faster
 
@@ -58,8 +60,8 @@ class LayerNorm(Op):
 def formula(x: Array, weight: Array, bias: Array, eps: float) -> tuple[Array, Array, Array]:
     """y (N, D), x̂ (N, D) and 1 / √(σ² + ε) (N, 1) for rows x (N, D)."""
     share = 1.0 / max(1, x.shape[1])
-    normal = x - x.sum(axis=1, keepdims=True) * share
-    inverse = 1.0 / get_xp(x).sqrt((normal * normal).sum(axis=1, keepdims=True) * share + eps)
+    normal = x - row_sums(x) * share
+    inverse = 1.0 / get_xp(x).sqrt(row_dots(normal, normal) * share + eps)
     normal *= inverse
     y = normal * weight
     y += bias
@@ -68,11 +70,10 @@ def formula(x: Array, weight: Array, bias: Array, eps: float) -> tuple[Array, Ar
 
 def formula_gradients(dy: Array, weight: Array, normal: Array, inverse: Array) -> tuple[Array, Array, Array]:
     """dx (N, D), dw and db (D,) from dy (N, D) and what `formula` gave."""
-    share = 1.0 / max(1, dy.shape[1])
     by_normal, g = dy * normal, dy * weight
-    along = (by_normal * weight).sum(axis=1, keepdims=True) * share
-    g -= g.sum(axis=1, keepdims=True) * share
-    g -= normal * along
+    share = (weight * (1.0 / max(1, dy.shape[1])))[:, None]
+    g -= product(dy, share)
+    g -= normal * product(by_normal, share)
     g *= inverse
     return g, by_normal.sum(axis=0), dy.sum(axis=0)
 

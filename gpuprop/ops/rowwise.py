@@ -15,6 +15,7 @@ from ..backend.threads import host_size, over_rows
 
 ROW_BLOCK = 1 << 16  # elements at a time: what stays in a core's cache
 NARROW = 5  # columns up to which a column at a time is faster than a row at a time
+LONG = 512  # columns from which a row at a time is faster than a buffer of several
 WIDE = 32  # columns from which a row's products are summed as they are made
 FEW = 1 << 13  # elements of at most 64 rows up to which the number of calls is what counts
 LEAST, MOST = 1e-18, 1e18  # of sums of exponentials: quotients of two of them are numbers in float32 too
@@ -66,11 +67,29 @@ def row_dots(a: Array, b: Array) -> Array:
     return np.einsum("...i,...i->...", a, b)[..., None]
 
 
+class RowAtATime:
+    """Inside, NumPy broadcasts against rows (N, C) a row at a time. By itself it copies what is broadcast to
+    fill a buffer of 8192 elements, which takes twice as long as the operation where C >= `LONG`."""
+
+    __slots__ = ("before",)
+
+    def __enter__(self) -> None:
+        self.before = np.setbufsize(16)
+
+    def __exit__(self, *_: object) -> None:
+        np.setbufsize(self.before)
+
+
 def against_rows(f: Callable[..., Any], x: Array, numbers: Array, out: Array) -> None:
     """f(x, numbers, out) for an element-wise f of x (N, C) and a number a row, (N, 1)."""
-    if isinstance(x, np.ndarray) and 1 < x.shape[1] <= NARROW:
+    if not isinstance(x, np.ndarray):
+        f(x, numbers, out)
+    elif 1 < x.shape[1] <= NARROW:
         for c in range(x.shape[1]):
             f(x[:, c], numbers[:, 0], out[:, c])
+    elif x.shape[1] >= LONG and x.dtype == numbers.dtype == out.dtype:
+        with RowAtATime():
+            f(x, numbers, out)
     else:
         f(x, numbers, out)
 

@@ -25,6 +25,18 @@ def test_sums_products_and_numbers_against_rows(shape):
     np.testing.assert_array_equal(out, a - b[:, :1])
 
 
+def test_numpy_broadcasts_as_before_after_long_rows():
+    before, seen, x = np.getbufsize(), [], np.zeros((2, 2000))
+
+    def fails(*_):
+        seen.append(np.getbufsize())
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        rowwise.against_rows(fails, x, x[:, :1], x)
+    assert seen[0] < before == np.getbufsize()
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(
     ("fast", "formula"), [("softmax", softmax_formula), ("log_softmax", log_softmax_formula)]
