@@ -270,9 +270,14 @@ def through_relu(dy: Array, y: Array) -> Array:
 
 
 def relu_gradient(dy: Array, y: Array, out: Array) -> None:
-    """dy where y is above 0, else 0, into `out`."""
+    """dy where y is above 0, else 0, into `out`, an array of its own."""
     xp = get_xp(y)
-    xp.multiply(dy, xp.greater(y, 0, empty(xp, y.shape, bool)), out)
+    above = xp.greater(y, 0, empty(xp, y.shape, bool))
+    if xp is np and y.size > SMALL:
+        np.copyto(out, above)  # as numbers, faster than the product's own conversion
+        out *= dy
+    else:
+        xp.multiply(dy, above, out)
 
 
 def add(a: Any, b: Any) -> Tensor:

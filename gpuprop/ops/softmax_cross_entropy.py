@@ -25,7 +25,7 @@ from .softmax_cross_entropy_kernels import Options, sum_type
 
 BLOCK = 65536  # elements the formula works on at a time: they stay in a core's cache
 NO_BAD_ROW = 2**64 - 1
-_UNSIGNED = {name: np.dtype(f"u{np.dtype(name).itemsize}") for name in LABEL_TYPES}
+_UNSIGNED = {np.dtype(name): np.dtype(f"u{np.dtype(name).itemsize}") for name in LABEL_TYPES}
 REDUCTIONS = ("mean", "sum", "none")
 
 
@@ -184,7 +184,7 @@ def softmax_cross_entropy(
     z, t = data_of(logits), beside(targets, logits)
     _check(z, t, label_smoothing, reduction)
     _check_numbers(z_loss, soft_cap)
-    if t.dtype.name not in LABEL_TYPES:
+    if t.dtype not in _UNSIGNED:
         t = t.astype(np.int64)
     w = None if weight is None else get_xp(z).ascontiguousarray(beside(weight, logits), dtype=sum_type(z))
     if w is not None and w.shape != z.shape[-1:]:
@@ -232,7 +232,7 @@ def _check(z: Array, t: Array, smoothing: float, reduction: str) -> None:
 
 def _all_are_classes(t: Array, classes: int) -> bool:
     """Whether NumPy targets are all in 0..classes - 1: a negative one is a large number without its sign."""
-    return bool(t.size and np.maximum.reduce(t.view(_UNSIGNED[t.dtype.name]), axis=None) < classes)
+    return bool(t.size and np.maximum.reduce(t.view(_UNSIGNED[t.dtype]), axis=None) < classes)
 
 
 def _first_bad(t: Array, classes: int, ignore_index: int) -> int:
