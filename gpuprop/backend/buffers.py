@@ -1,9 +1,9 @@
 """Memory that operations on a CPU use again: a new array takes the place of one that nobody refers to now.
 
 A training step makes the same arrays as the step before. Fresh memory for each costs page faults, so `empty`
-keeps the memory it hands out and is told, by a weak reference, when the array has gone. An array that the user
-keeps, or any view of one, is not gone, so it is never overwritten, and nothing has to be given back. What
-was freed last is handed out first: it is still in the cache.
+keeps the memory it hands out and is told, by a weak reference, when the array has gone. An array that a user
+keeps, or any view of one, is not gone, so it is never overwritten, and nothing has to be given back. What was
+freed last is handed out first: it is still in the cache.
 
 Sizes are rounded up to an eighth of their power of two, so that batches of slightly different shapes share
 memory, and a block up to twice as large serves where there is no other. What was not needed for some time is
