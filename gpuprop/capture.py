@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .backend import cublas, cuda_setup, random
+from .backend import cublas, cuda_setup, graph_nodes, random
 from .backend.device import Device, get_device, resolve
 from .backend.gemm import get_matmul_precision
 from .backend.recording import Recording
@@ -70,6 +70,13 @@ class Captured:
         xp = cuda_setup.import_cupy()
         with xp.cuda.Device(device.index):
             return self._run(xp, (device, *_state(), *signature(inputs)), inputs, staged)
+
+    @property
+    def launches(self) -> int | None:
+        """Nodes of the graph that was used last: kernels, copies and fills. None before there is one, and
+        where the driver does not say."""
+        graph = next(reversed(self._graphs.values())).graph if self._graphs else None
+        return None if graph is None else graph_nodes.count(graph)
 
     def clear(self) -> None:
         """Forget all graphs, and give their memory back to the pool."""

@@ -17,36 +17,45 @@ from .bench import growth
 from .bench.catalogue import all_cases
 from .bench.measure import run
 from .bench.readme_table import ratio, time_of
+from .cli_bench_gpu import bench_gpu
 from .errors import DataError
 
-BENCH_HELP = """Time operations (forward and backward) and whole training steps on this machine's CPU.
+BENCH_HELP = """Time operations (forward and backward) and whole training steps on this machine's CPU or GPU.
 
 NAMES: what to measure; all of it without any. With --peer torch, PyTorch does the same work in turns with us,
-and the ratio of the times is shown: below 1 is faster than PyTorch.
+and the ratio of the times is shown: on a CPU ours over PyTorch's, on a GPU PyTorch's over ours.
 
 With --growth, training steps on more and more rows, and the exponent with which their cost grows.
+
+With --device cuda, each row is compared with float64 first: a wrong one has no time, and the exit code is 1.
+--suite gpu measures all of them beside PyTorch within 8 minutes, into gpuprop/bench/results/GPU-DATE.json.
 """
 
 
 def bench(
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAMES]...", show_default=False)] = None,
-    device: Annotated[str, typer.Option(help="What to measure; so far the CPU only.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     peer: Annotated[str, typer.Option(help="torch or none.")] = "none",
     threads: Annotated[int, typer.Option(min=0, help="0: GPUPROP_THREADS, or all cores.")] = 0,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each peer; medians are shown.")] = 3,
     seconds: Annotated[float, typer.Option(min=0.0, help="Length of a turn.")] = 0.5,
     grow: Annotated[bool, typer.Option("--growth", help="How cost grows with the rows of a batch.")] = False,
+    suite: Annotated[str | None, typer.Option(help="gpu: all rows of the GPU, with PyTorch.")] = None,
+    limit: Annotated[float | None, typer.Option(min=0.0, help="Seconds for a GPU's rows.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the result here too.")] = None,
 ) -> None:
+    if peer not in ("torch", "none"):
+        raise DataError(f"bench: the peer is torch or none, not {peer!r}")
+    if suite is not None or device.partition(":")[0] == "cuda":
+        bench_gpu(names, "cuda" if device == "cpu" else device, peer, suite, limit, json_file)
+        return
     known: Collection[str] = growth.STEPS if grow else all_cases()
     chosen = names or list(known)
     unknown = [name for name in chosen if name not in known]
     if unknown:
         raise DataError(f"bench: no {', '.join(unknown)}; there is {', '.join(known)}")
     if device != "cpu":
-        raise DataError(f"bench measures the CPU, not {device!r}: use --device cpu")
-    if peer not in ("torch", "none"):
-        raise DataError(f"bench: the peer is torch or none, not {peer!r}")
+        raise DataError(f"bench measures cpu, cuda and cuda:N, not {device!r}")
     if peer == "torch" and importlib.util.find_spec("torch") is None:
         raise DataError("bench: PyTorch is not installed: pip install torch, or leave --peer out")
     if threads:

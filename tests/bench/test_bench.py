@@ -56,7 +56,7 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path):
     ("args", "message"),
     [
         (["nothing"], "no nothing; there is mlp64"),
-        (["--device", "cuda"], "measures the CPU"),
+        (["--device", "emulated"], "measures cpu, cuda and cuda:N, not 'emulated'"),
         (["--peer", "jax"], "torch or none"),
     ],
 )

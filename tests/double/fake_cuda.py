@@ -20,7 +20,7 @@ import pytest
 from fake_array import places_of
 from fake_machine import bytes_of
 
-from gpuprop.backend import cublas, cublaslt, cuda_setup, device, emulator, kernels, random
+from gpuprop.backend import cublas, cublaslt, cuda_setup, device, emulator, graph_nodes, kernels, random
 from gpuprop.testing import unavailable
 
 reason = emulator.available()
@@ -87,6 +87,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[fake_cupy.Machine]:
     monkeypatch.setattr(device, "_default", device._default)  # what a command sets does not outlive it
     monkeypatch.setattr(device, "_followed", device._Followed())
     monkeypatch.setattr(cuda_setup, "count", lambda: 1)
+    monkeypatch.setattr(graph_nodes, "count", lambda graph: len(graph.names))
     monkeypatch.setattr(cuda_setup, "import_cupy", lambda: cupy)
     with np.errstate(all="ignore"), device.use_device("cuda"):
         yield cupy.machine

@@ -1,0 +1,274 @@
+"""The GPU bench as a whole, on the fake GPU and with clocks that are told what to say: gates, time limits,
+the JSON, the tables and the command."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from gpu_tiny import FakeTimer, sizes_of
+from typer.testing import CliRunner
+
+import gpuprop as gp
+from gpuprop import cli_bench_gpu
+from gpuprop.bench import (
+    floors,
+    gates,
+    gpu_measure,
+    gpu_peers,
+    gpu_row,
+    gpu_suite,
+    gpu_table,
+    gpu_targets,
+    gpu_work,
+)
+from gpuprop.bench.gpu_catalogue import gpu_cases
+from gpuprop.cli_bench import bench
+
+app = typer.Typer()
+app.command()(bench)
+CASES = gpu_cases()
+SPEEDS = floors.Speeds(4e12, {"fp32": 5e13, "tf32": 4e14, "bf16": 8e14})
+WRONG = "cross_entropy_16"
+
+
+class FakeClock:
+    """Goes on by `step` each time somebody looks."""
+
+    def __init__(self, step: float = 0.0) -> None:
+        self.now, self.step = 0.0, step
+
+    def __call__(self) -> float:
+        self.now += self.step
+        return self.now
+
+
+def tiny(case: Any) -> Any:
+    return sizes_of(case.name), sizes_of(case.name)
+
+
+def measured(names: list[str], cases: Any = CASES, **settings: Any) -> dict[str, Any]:
+    """A suite of these rows at tiny sizes, without PyTorch."""
+    given = {"timer": FakeTimer(2.0), "speeds": SPEEDS, "sizes": tiny, "torch": None, **settings}
+    return gpu_suite.run([cases[n] for n in names], False, given.pop("limit", 1e9), **given)
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sets of inputs and samples; no search for garbage, which is long beside PyTorch."""
+    monkeypatch.setattr(gpu_row.gc, "collect", lambda: 0)
+    monkeypatch.setattr(gpu_work, "ROTATED", 1)
+    monkeypatch.setattr(gpu_measure, "SAMPLES", 2)
+    monkeypatch.setattr(gpu_measure, "MOST_SAMPLES", 3)
+
+
+def made_wrong(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Rows of which one computes something else on the GPU than on the CPU."""
+    right = CASES[WRONG]
+
+    def ours(sizes: Any, store: Any) -> Any:
+        work = right.ours(sizes, store)
+        found = work.values
+        factor = 1.0 if gp.get_device().type == "cpu" else 1.01
+        work.values = lambda run, most: {n: factor * v for n, v in found(run, most).items()}
+        return work
+
+    return CASES | {WRONG: replace(right, ours=ours)}
+
+
+def test_a_row_says_what_was_measured(fake_gpu: Any) -> None:
+    result = measured(["cross_entropy_16", "step_mlp"], torch=None)
+    assert result["format"] == gpu_suite.FORMAT
+    assert result["machine"]["gpu"] == "Fake"
+    assert result["versions"]["cupy"] == "14.2.0"
+    assert result["left_out"] == []
+    operation, step = result["rows"]
+    assert operation["bytes"] == 12 * (2 * 4 * 16 + 12)
+    assert operation["floor_ms"] == pytest.approx(operation["bytes"] / 4e12 * 1e3)
+    assert operation["of_floor"] == pytest.approx(operation["floor_ms"] / 2.0)
+    assert operation["ours"]["captured"] == {
+        "ms": 2.0, "q1": 2.0, "q3": 2.0, "wall_ms": 4.0, "samples": 3, "repeats": 1,
+    }  # fmt: skip
+    assert operation["ours"]["launches"] == 4
+    assert step["ours"]["launches"] <= 12
+    assert 0 < step["error"]["captured"] < gates.BOUNDS["tf32"] * gates.STEP
+    assert operation["peers"]["graph"] == {"missing": "no --peer torch"}
+    assert operation["ratios"] == {}
+    json.dumps(result, allow_nan=False)
+    assert gp.get_matmul_precision() == "highest"
+
+
+def test_peers_are_gated_timed_and_compared_and_those_that_fail_say_why(
+    fake_gpu: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = pytest.importorskip("torch")
+
+    def refuse(*_: Any, **how: Any) -> Any:
+        raise RuntimeError(f"no compiler\nfor {how or 'this'}")
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: None)
+    monkeypatch.setattr(gpu_peers, "graphed", refuse)
+    (row,) = measured(["conv1d_fb_tf32"], torch=torch, torch_device="cpu")["rows"]
+    assert row["ratios"] == {"eager": 1.0, "channels_last": 1.0}
+    assert row["peers"]["eager"]["samples"] == 3
+    assert row["peers"]["compiled"] == {"missing": "RuntimeError: no compiler for this"}
+    assert row["peers"]["reduce_overhead"]["missing"].endswith("{'mode': 'reduce-overhead'}")
+    assert "missing" in row["peers"]["graph"]
+    assert 0 <= row["differences"]["channels_last"] < 2e-3
+    assert row["verdict"] == gpu_targets.BELOW  # 1x, not 1.3x
+
+
+def test_a_peer_that_is_wrong_is_not_timed(fake_gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(gpu_peers, "graphed", lambda torch, work: lambda i: None)  # does nothing
+    monkeypatch.setattr(torch, "compile", lambda f, **_: lambda t: 1.01 * f(t))
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: None)
+    (row,) = measured([WRONG], torch=torch, torch_device="cpu")["rows"]
+    assert set(row["ratios"]) == {"eager"}
+    assert row["peers"]["compiled"]["missing"].startswith("WrongError: ")
+    assert "missing" in row["peers"]["graph"]
+
+
+def test_a_wrong_row_has_no_time_and_the_others_go_on(fake_gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = measured([WRONG, "embedding"], made_wrong(monkeypatch))
+    wrong, right = result["rows"]
+    assert "is 0.01 from float64, more than 0.0001" in wrong["wrong"]
+    assert not {"ours", "peers", "ratios", "of_floor", "failed"} & wrong.keys()
+    assert "ours" in right
+    assert not gpu_suite.is_right(result)
+    table = gpu_table.markdown(result)
+    assert next(line for line in table.splitlines() if f"| {WRONG} |" in line).endswith("| **wrong** |")
+    assert cli_bench_gpu.remarks(result)[0].startswith(f"{WRONG} wrong: ")
+
+
+def test_a_row_that_fails_says_why(fake_gpu: Any) -> None:
+    def ours(sizes: Any, store: Any) -> Any:
+        raise ValueError("no such\nkernel")
+
+    result = measured([WRONG], {WRONG: replace(CASES[WRONG], ours=ours)})
+    assert result["rows"][0]["failed"] == "ValueError: no such kernel"
+    assert not gpu_suite.is_right(result)
+
+
+def test_rows_share_the_time_and_those_left_out_are_named(fake_gpu: Any) -> None:
+    clock = FakeClock()
+    budget = gpu_suite.Budget(100.0, [1.0, 1.0, 2.0], clock)
+    assert budget.next() == 25.0
+    clock.now = 10.0  # the first needed less
+    assert budget.next() == 10.0 + 90.0 / 3
+    clock.now = 99.0
+    assert budget.next() is None
+    result = measured([WRONG, "embedding", "step_mlp"], clock=FakeClock(step=20.0), limit=30.0)
+    assert [row["name"] for row in result["rows"]] == [WRONG]
+    assert result["left_out"] == ["embedding", "step_mlp"]
+    assert "No time for embedding, step_mlp." in gpu_table.markdown(result)
+    assert cli_bench_gpu.remarks(result)[-1] == "no time for: embedding, step_mlp"
+
+
+def test_a_peer_without_time_says_so(fake_gpu: Any) -> None:
+    torch = pytest.importorskip("torch")
+    (row,) = measured([WRONG], torch=torch, torch_device="cpu", clock=FakeClock(1000.0), limit=2.5e3)["rows"]
+    assert row["peers"].pop("eager")["samples"] == 2  # no more than it has to have
+    assert all("out of time" in peer["missing"] for peer in row["peers"].values())
+    with pytest.raises(gpu_peers.OutOfTime), gpu_peers.time_limit(0.01):
+        time.sleep(5)
+
+
+def test_the_table_holds_targets_until_there_is_a_result(fake_gpu: Any, tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"a\n{gpu_table.START}\nold\n{gpu_table.END}\nb\n")
+    empty = gpu_table.markdown(None)
+    assert empty.count(gpu_table.NOT_YET) == len(CASES)
+    assert "| 0.92 of the floor, 1.2x eager | 0.97 of the floor |" in empty
+    assert gpu_table.newest(tmp_path) is None
+    path = gpu_suite.default_file({"gpu": "NVIDIA H100 80GB HBM3"}, "2026-01-02", tmp_path / "results")
+    assert path.name == "nvidia-h100-80gb-hbm3-2026-01-02.json"
+    result = measured(["cross_entropy_16"])
+    gpu_suite.save(result, path)
+    gpu_suite.save(result, path.with_name("zz-2025-12-31.json"))
+    assert gpu_table.newest(path.parent) == path
+    assert gpu_table.main([str(path), str(readme)]) == 0
+    table = readme.read_text()
+    assert table == f"a\n{gpu_table.START}\n{gpu_table.markdown(result)}{gpu_table.END}\nb\n"
+    assert "| 2.000 | 0 % | 4 | - | - | - | - |" in table
+    assert "Copy 4.00 TB/s, products 50 TFLOP/s fp32" in table
+    assert table.count("| not measured |") == len(CASES) - 1
+
+
+@pytest.fixture
+def tiny_command(fake_gpu: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The command with two rows, one of them wrong if it is told so."""
+    known = {name: CASES[name] for name in (WRONG, "embedding")}
+    tell = {"wrong": False}
+    run = gpu_suite.run
+
+    def small(cases: Any, peer: bool, limit: float, **how: Any) -> Any:
+        return run(cases, peer, limit, timer=FakeTimer(2.0), speeds=SPEEDS, sizes=tiny, torch=None, **how)
+
+    monkeypatch.setattr(gpu_suite, "run", small)
+    monkeypatch.setattr(
+        cli_bench_gpu,
+        "gpu_cases",
+        lambda: {n: made_wrong(monkeypatch)[n] for n in known} if tell["wrong"] else known,
+    )
+    return tell
+
+
+def test_the_suite_writes_its_json_and_a_wrong_row_is_an_exit_code(tiny_command: Any, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "gpu.json"
+    result = CliRunner().invoke(app, ["--suite", "gpu", "--json", str(out)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert f"wrote {out}" in result.output
+    assert [row["name"] for row in json.loads(out.read_text())["rows"]] == [WRONG, "embedding"]
+    tiny_command["wrong"] = True
+    result = CliRunner().invoke(app, [WRONG, "--device", "cuda", "--json", str(out)], catch_exceptions=False)
+    assert result.exit_code == 1
+    assert "wrong" in json.loads(out.read_text())["rows"][0]
+    assert f"{WRONG} wrong: " in result.output
+
+
+def test_without_a_place_for_it_the_result_goes_to_the_package(
+    tiny_command: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    default = gpu_suite.default_file
+    monkeypatch.setattr(
+        gpu_suite, "default_file", lambda machine, date: default(machine, date, tmp_path / "results")
+    )
+    assert CliRunner().invoke(app, ["--suite", "gpu"], catch_exceptions=False).exit_code == 0
+    (path,) = (tmp_path / "results").iterdir()
+    assert path.name.startswith("fake-20")
+    assert json.loads(path.read_text())["rows"]
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(
+        gpu_suite, "default_file", lambda machine, date: default(machine, date, tmp_path / "file")
+    )
+    with pytest.raises(gp.DataError, match="say where with --json FILE"):
+        CliRunner().invoke(app, ["--suite", "gpu"], catch_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["nothing", "--device", "cuda"], "no nothing; there is cross_entropy_32000"),
+        (["--suite", "cpu"], "--suite is gpu"),
+        (["adam_clip", "--suite", "gpu"], "without names"),
+    ],
+)
+def test_what_it_cannot_measure_is_refused(args: list[str], message: str) -> None:
+    with pytest.raises(gp.DataError, match=message):
+        CliRunner().invoke(app, args, catch_exceptions=False)
+
+
+def test_without_a_gpu_it_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> int:
+        raise gp.DeviceError("CUDA sees no GPU")
+
+    monkeypatch.setattr("gpuprop.backend.cuda_setup.count", refuse)
+    with pytest.raises(gp.DeviceError, match="'cuda' cannot be used: CUDA sees no GPU"):
+        CliRunner().invoke(app, ["--device", "cuda"], catch_exceptions=False)
