@@ -48,6 +48,7 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from . import interop, models, parallel, testing, text, training
+    from .costs import cost
     from .explanation import explain
     from .testing import gradcheck
     from .training import Trainer, load, save
@@ -74,6 +75,7 @@ __all__ = [
     "available_devices",
     "capture",
     "concatenate",
+    "cost",
     "explain",
     "get_device",
     "get_matmul_precision",
@@ -112,6 +114,7 @@ _LAZY = {
     "testing": ("gpuprop.testing", None),
     "text": ("gpuprop.text", None),
     "training": ("gpuprop.training", None),
+    "cost": ("gpuprop.costs", "cost"),
     "explain": ("gpuprop.explanation", "explain"),
     "gradcheck": ("gpuprop.testing", "gradcheck"),
     "Trainer": ("gpuprop.training", "Trainer"),

@@ -12,7 +12,7 @@ from typing import Any
 from .backend.arrays import get_xp, is_cupy
 from .backend.gemm import sum_of_squares
 from .backprop import Context, Node, Watcher, watching
-from .flops import Shape, backward_flops
+from .flops import Shape, amount, backward_flops
 from .nn.attribution import Layers, joined
 from .nn.module import Module
 from .ops.operands import is_array
@@ -48,8 +48,8 @@ class Row:
             self.layer,
             self.operation,
             f"{_shapes(self.arrived)} → {_shapes(self.returned)}",
-            _amount(self.bytes, 1024, "B"),
-            _amount(self.flops, 1000, ""),
+            amount(self.bytes, 1024, "B"),
+            amount(self.flops, 1000, ""),
             f"{self.norm:.3g}",
             _seconds(self.seconds),
         ]
@@ -104,8 +104,8 @@ class Explanation:
 
     def summary(self) -> str:
         """One line: the loss, how many operations, and what they took in all."""
-        total_bytes = _amount(sum(row.bytes for row in self.rows), 1024, "B")
-        flops = _amount(sum(row.flops for row in self.rows), 1000, "FLOPs")
+        total_bytes = amount(sum(row.bytes for row in self.rows), 1024, "B")
+        flops = amount(sum(row.flops for row in self.rows), 1000, "FLOPs")
         return (
             f"loss {self.loss:.4g}: backward through {len(self.rows)} operations, {total_bytes}, {flops}, "
             f"{_seconds(self.seconds)}"
@@ -140,8 +140,8 @@ class Explanation:
             [
                 t.operation,
                 str(t.count),
-                _amount(t.bytes, 1024, "B"),
-                _amount(t.flops, 1000, ""),
+                amount(t.bytes, 1024, "B"),
+                amount(t.flops, 1000, ""),
                 _seconds(t.seconds),
                 f"{100 * t.seconds / whole:.0f} %",
             ]
@@ -255,15 +255,6 @@ def _few(names: list[str]) -> str:
 
 def _shapes(shapes: Sequence[Shape | None]) -> str:
     return " ".join(f"({', '.join(map(str, s))})" for s in shapes if s is not None) or "nothing"
-
-
-def _amount(value: float, base: int, unit: str) -> str:
-    """1234567 -> "1.23 M" or, in bytes, "1.18 MiB"."""
-    for prefix in ("", "k" if base == 1000 else "Ki", *("MGT" if base == 1000 else ("Mi", "Gi", "Ti"))):
-        if value < 999.5 or prefix.startswith("T"):
-            return f"{value:.3g} {prefix}{unit}".rstrip()
-        value /= base
-    raise AssertionError("no amount is beyond the last prefix")
 
 
 def _seconds(seconds: float) -> str:

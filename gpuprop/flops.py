@@ -34,6 +34,15 @@ def backward_flops(op: Any, ctx: Context, dy: list[Shape | None], gradients: lis
     return sum(math.prod(shape) for shape in gradients if shape is not None)
 
 
+def amount(value: float, base: int, unit: str) -> str:
+    """1234567 -> "1.23 M" or, in bytes, "1.18 MiB"."""
+    for prefix in ("", "k" if base == 1000 else "Ki", *("MGT" if base == 1000 else ("Mi", "Gi", "Ti"))):
+        if value < 999.5 or prefix.startswith("T"):
+            return f"{value:.3g} {prefix}{unit}".rstrip()
+        value /= base
+    raise AssertionError("no amount is beyond the last prefix")
+
+
 def _linear(ctx: Context, dy: int) -> int:
     """dx = dz W, dW = dzᵀ x, db = Σ dz; dz = dy where y > 0."""
     weight, y = ctx.saved[1:]

@@ -87,6 +87,11 @@ def _tiles(direction: str, name: str, x: Array, *others: Array | None) -> tuple[
         pack = 1
     types = ", ".join(kernels.c_types(x.dtype))
     kernel = kernels.project("activation", f"activation_{direction}<{types}, {pack}, {ACTIVATIONS[name]}>")
+    parts = parts_of(rows, width, pack)
+    return kernel, math.ceil(width / (WARP * pack)) * parts, parts
+
+
+def parts_of(rows: int, width: int, pack: int) -> int:
+    """Into how many parts the rows (N, C) are cut, where a thread takes `pack` columns."""
     tiles = math.ceil(width / (WARP * pack))
-    parts = min(math.ceil(rows / LEAST_ROWS), max(1, MOST_BLOCKS // tiles))
-    return kernel, tiles * parts, parts
+    return min(math.ceil(rows / LEAST_ROWS), max(1, MOST_BLOCKS // tiles))

@@ -79,12 +79,15 @@ def _result(ctx: Context, i: int, wanted: bool, partial: Array) -> Array | None:
 
 def _packs(x: Array, *others: Array) -> int | None:
     """How many packs of 16 bytes a lane of a warp needs for a row of x (N, D); None where none will do."""
-    if not aligned(x, *others):
-        return None
-    per_pack = PACK // x.dtype.itemsize
-    wanted = math.ceil(x.shape[1] / (32 * per_pack))
-    whole = x.shape[1] % per_pack == 0
-    return next((k for k in LAYER_NORM_PACKS[x.dtype.itemsize] if whole and k >= wanted), None)
+    return packs_of(x.shape[1], x.dtype.itemsize) if aligned(x, *others) else None
+
+
+def packs_of(width: int, itemsize: int) -> int | None:
+    """The same, for rows of `width` elements of so many bytes."""
+    per_pack = PACK // itemsize
+    wanted = math.ceil(width / (32 * per_pack))
+    whole = width % per_pack == 0
+    return next((k for k in LAYER_NORM_PACKS[itemsize] if whole and k >= wanted), None)
 
 
 def _sum_type(x: Array) -> Any:

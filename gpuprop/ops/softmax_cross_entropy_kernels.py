@@ -64,7 +64,7 @@ def forward(
     gradient = xp.empty(z.shape, z.dtype) if at_once else None
     log_sum_exp = xp.empty(n, dtype) if wants_gradient and not at_once else None
     losses, result = (xp.empty(n, dtype), None) if each else (None, xp.empty((), dtype))
-    name, block, grid, shared = _plan(z)
+    name, block, grid, shared = plan(z)
     work = (None, None) if each else (xp.empty(grid, dtype), arrivals(z))
     arrays = (z, t, w, weight_sum, total, gradient, losses, log_sum_exp, result, *work, first_bad)
     _fused(name, z)(grid, block, (*arrays, *z.shape, *_numbers(options)), shared_mem=shared)
@@ -91,13 +91,18 @@ def backward(dy: Array, z: Array, t: Array, options: Options, saved: Saved) -> A
 def _total(z: Array, t: Array, options: Options) -> Array:
     """Σ w[target] over the rows that count, (1,)."""
     xp, dtype = get_xp(z), sum_type(z)
-    total, grid = xp.empty(1, dtype), min(math.ceil(len(t) / (8 * THREADS)), MOST_BLOCKS)
+    total, grid = xp.empty(1, dtype), total_blocks(len(t))
     args = (t, options.weight, xp.empty(grid, dtype), arrivals(z), total)
     _fused("total", z, plain=True)(grid, THREADS, (*args, *z.shape, options.ignore_index))
     return total
 
 
-def _plan(z: Array) -> tuple[str, int, int, int]:
+def total_blocks(rows: int) -> int:
+    """The grid of the kernel that adds up the weights of so many targets."""
+    return min(math.ceil(rows / (8 * THREADS)), MOST_BLOCKS)
+
+
+def plan(z: Array) -> tuple[str, int, int, int]:
     """Kernel, block, grid and bytes of shared memory for logits z (N, C)."""
     (n, classes), pack = z.shape, PACK // z.dtype.itemsize
     size = np.dtype(sum_type(z)).itemsize

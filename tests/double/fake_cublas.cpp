@@ -364,7 +364,8 @@ void* fake_last_stream() { return last_stream; }
 // A captured product keeps what its description was at the call.
 void* fake_copy_description(void* description) { return new Description(*static_cast<Description*>(description)); }
 
-// m, n, k, the bytes of an element, and how many P, Q and D there are, of a product with an epilogue.
+// m, n, k, the bytes of an element, how many P, Q and D there are, and the elements of the bias or of the sums, of a
+// product with an epilogue.
 void fake_sizes(void* description, void* a_layout, void* b_layout, void* d_layout, int64_t* found) {
     const auto *la = static_cast<Layout*>(a_layout), *lb = static_cast<Layout*>(b_layout),
                *ld = static_cast<Layout*>(d_layout);
@@ -375,6 +376,8 @@ void fake_sizes(void* description, void* a_layout, void* b_layout, void* d_layou
     found[4] = la->step ? la->batch : 1;  // a stride of 0 repeats
     found[5] = lb->step ? lb->batch : 1;
     found[6] = ld->batch;
+    const auto* of = static_cast<Description*>(description);
+    found[7] = !of->bias ? 0 : of->epilogue == 512 ? ld->columns : ld->rows;
 }
 
 // Whether a product on this handle would not have to allocate.

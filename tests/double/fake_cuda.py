@@ -24,6 +24,8 @@ from gpuprop.backend import cublas, cublaslt, cuda_setup, device, emulator, grap
 from gpuprop.testing import unavailable
 
 reason = emulator.available()
+# Arguments that a kernel reads and writes.
+IN_PLACE = {"adam": (0, 2, 3), "embedding_backward": (3,), "embedding_backward_finish": (2,)}
 
 
 class FakeCudaModule:
@@ -41,8 +43,9 @@ class FakeCudaModule:
             with emulator.options(mode="fast"):
                 self.module.launch(name, grid, block, hosts, shared_mem=shared_mem)
 
-        places = places_of(*args)
-        fake_cupy.machine_now().launch(name.partition("<")[0], work, bytes_of(*hosts), places=places)
+        kernel = name.partition("<")[0]
+        moved = bytes_of(*hosts) + bytes_of(*(hosts[i] for i in IN_PLACE.get(kernel, ())))
+        fake_cupy.machine_now().launch(kernel, work, moved, places=places_of(*args))
 
 
 @functools.cache

@@ -1,0 +1,69 @@
+"""`gp.cost`: what an operation costs on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from . import layers, optimizers, sequences, simple
+from .measure import LONG, Cost, Spec
+
+FORMULAS: dict[str, Callable[..., Cost]] = {
+    **simple.FORMULAS,
+    **layers.FORMULAS,
+    **sequences.FORMULAS,
+    **optimizers.FORMULAS,
+}
+
+
+def cost(op: Any, *inputs: Any, dtype: Any = "float32", **options: Any) -> Cost:
+    """Launches, bytes and FLOPs of `op` on a GPU, forward and backward, from shapes and types alone: nothing
+    is computed, and no GPU is needed.
+
+        gp.cost(ops.linear, (64, 300), (100, 300), (100,), activation="relu")
+        gp.cost("softmax_cross_entropy", (8192, 131072), (8192,), dtype="bfloat16")
+        gp.cost(optim.AdamW, (1_000_000,), clip=True)
+
+    op: a function of gp.ops, or its name; or Adam or AdamW, whose step is the forward pass here. inputs: as
+    op takes them, each a shape, of type `dtype` and with a gradient (ids, targets and masks: of their own
+    types, without); or an array or a tensor, of its type, with a gradient if it requires one; None for one
+    that is left out. options: as op takes them.
+
+    Dense, contiguous inputs are supposed, a gradient of ones for the backward pass, and the epilogues of
+    cublasLt, which float64 does without. Raises ValueError for an operation whose cost is not known, as it
+    hangs on values (`pack`) or on how CuPy composes it (`max_pool1d`).
+    """
+    name = op if isinstance(op, str) else getattr(op, "__name__", repr(op))
+    if name not in FORMULAS:
+        raise ValueError(f"the cost of {name} is not known; of these it is: {', '.join(sorted(FORMULAS))}")
+    formula = FORMULAS[name]
+    return formula(
+        *(_spec(x, np_dtype(dtype)) for x in inputs), **{k: _option(v) for k, v in options.items()}
+    )
+
+
+def np_dtype(dtype: Any) -> Any:
+    """The NumPy type, bfloat16 too where ml_dtypes is installed."""
+    if isinstance(dtype, str) and dtype == "bfloat16":
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(dtype)
+
+
+def _spec(x: Any, dtype: Any) -> Any:
+    """A shape or an array as a Spec; a list of them as a list; numbers and None as they are."""
+    if isinstance(x, tuple) and all(isinstance(n, int) for n in x):
+        return Spec(x, dtype, True)
+    if isinstance(x, (list, tuple)):
+        return [_spec(part, dtype) for part in x]
+    if hasattr(x, "shape") and hasattr(x, "dtype"):
+        return Spec(tuple(x.shape), np.dtype(x.dtype), bool(getattr(x, "requires_grad", False)))
+    return x
+
+
+def _option(x: Any) -> Any:
+    """An array among the options counts with its shape."""
+    return _spec(x, LONG) if hasattr(x, "shape") and hasattr(x, "dtype") else x

@@ -1,0 +1,152 @@
+"""Layers that work row by row, and losses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..backend.half import is_half
+from ..backend.instantiations import PACK
+from ..ops import activation_kernels, embedding_kernels, layer_norm_kernels
+from ..ops import softmax_cross_entropy_kernels as in_kernels
+from ..ops.linear import Linear, MatMul
+from .measure import INT, LONG, Cost, Pass, Spec, add_up, both, gradient_flops, launch
+
+
+def linear(x: Spec, weight: Spec, bias: Spec | None = None, *, activation: str | None = None) -> Cost:
+    """One product each for y, dx and dW, with bias, ReLU and the sums of db inside."""
+    x2, (out, inner), relu = x.rows(), weight.shape, activation is not None
+    y = x2.like(len(x2), out)
+    epilogue, after = x.dtype != np.float64, bias is not None or relu
+    forward = launch(x2, weight, bias if epilogue else None, y)
+    forward += launch(y, bias, y) if after and not epilogue else Pass()
+    backward = launch(y, y, y) if relu else Pass()
+    backward += launch(y, weight, x2) if x.needs_grad else Pass()
+    need_bias = bias is not None and bias.needs_grad
+    sums_inside = need_bias and weight.needs_grad and epilogue
+    backward += launch(x2, y, weight, bias if sums_inside else None) if weight.needs_grad else Pass()
+    backward += column_sums(y) if need_bias and not sums_inside else Pass()
+    flops = gradient_flops(Linear, (x2, weight, y if relu else None), y, x, weight, bias)
+    wanted = x.needs_grad or weight.needs_grad or need_bias
+    own = y.size * (2 * inner + (bias is not None) + relu)
+    return Cost(both([forward], own), both([backward], flops) if wanted else Pass())
+
+
+def column_sums(x: Spec) -> Pass:
+    """Σ over the rows of x (N, C), by activation.cu: in parts, then of the parts."""
+    rows, width = x.shape
+    pack = PACK // x.dtype.itemsize
+    parts = activation_kernels.parts_of(rows, width, pack if width % pack == 0 else 1)
+    partial = x.sums(parts, width)
+    return launch(x, partial) + launch(partial, x.like(width))
+
+
+def matmul(a: Spec, b: Spec) -> Cost:
+    """A product forward, and one for each gradient; of what a stack shares, the gradients are added up."""
+    lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    y = a.like(*lead, a.shape[-2], b.shape[-1])
+    backward = Pass()
+    for x, other in ((a, b), (b, a)):
+        if x.needs_grad:
+            whole = x.like(*lead, *x.shape[-2:])
+            backward += launch(y, other, whole) + (add_up(whole, x) if whole.shape != x.shape else Pass())
+    forward = launch(a, b, y, flops=2 * y.size * a.shape[-1])
+    flops = gradient_flops(MatMul, (a, b), y, a, b)
+    return Cost(forward, both([backward], flops) if a.needs_grad or b.needs_grad else Pass())
+
+
+def softmax_cross_entropy(
+    logits: Spec, targets: Spec, *, weight: Any = None, reduction: str = "mean", **_: Any
+) -> Cost:
+    """Two passes in all: logits are read, and their gradient is written by the forward pass already, which a
+    launch of the backward pass leaves as it is where dy is 1. float16, and losses row by row, take two walks
+    over the logits."""
+    z, t = logits.rows(), targets.like(targets.size, dtype=LONG)
+    classes = None if weight is None else z.sums(z.shape[1])
+    forward = launch(0)  # the number of the first bad row
+    forward += launch(classes) if classes is not None else Pass()
+    each = reduction == "none"
+    if reduction == "mean":
+        forward += launch(t, classes, z.sums(in_kernels.total_blocks(len(z))))
+    grid = in_kernels.plan(z)[2]
+    at_once = z.needs_grad and not each and z.dtype != np.float16
+    kept = z if at_once else z.sums(len(z)) if z.needs_grad else None
+    forward += launch(z, t, classes, kept, z.sums(len(z) if each else grid), flops=z.size)
+    backward = launch(0)
+    if not at_once:
+        backward = launch(z, t, classes, z.sums(len(z)), z.sums(len(z)) if each else None, z)
+    return Cost(forward, both([backward], z.size) if z.needs_grad else Pass())
+
+
+def binary_cross_entropy(logits: Spec, targets: Spec, weight: Any = None, pos_weight: Any = None) -> Cost:
+    """|z|, -, exp, log1p, + max(z, 0), - y z; backward σ(z) in four launches, - y, times dy. Half types are
+    computed in float32."""
+    if weight is not None or pos_weight is not None:
+        raise ValueError("the cost of binary_cross_entropy is known without weight and pos_weight alone")
+    half, z = is_half(logits.dtype), logits.sums(*logits.shape)
+    n = z.nbytes
+    widened = launch(logits, z).times(2) if half else Pass()
+    backward = Pass(6, 14 * n, z.size) + (launch(z, logits) if half else Pass())
+    return Cost(Pass(8, 19 * n, z.size) + widened, backward if logits.needs_grad else Pass())
+
+
+def layer_norm(x: Spec, weight: Spec, bias: Spec, eps: float = 1e-5) -> Cost:
+    """x is read once each way where a warp holds a row; then the partial sums of dweight and dbias."""
+    x2, mean = x.rows(), x.sums(x.size // x.shape[-1])
+    n, width = x2.shape
+    forward = launch(x2, weight, bias, x2, mean, mean, flops=x.size)
+    parts = min(math.ceil(n / layer_norm_kernels.WARPS), layer_norm_kernels.MOST_PARTS)
+    partial, constants = x.sums(parts, 2, width), weight.needs_grad or bias.needs_grad
+    held = layer_norm_kernels.packs_of(width, x.dtype.itemsize) is not None
+    backward = Pass()
+    if held:
+        backward += launch(x2, x2, weight, mean, mean, x2, partial)
+    else:
+        backward += launch(x2, x2, weight, mean, mean, x2) if x.needs_grad else Pass()
+        backward += launch(x2, x2, mean, mean, partial) if constants else Pass()
+    sums = [x.sums(width) for y in (weight, bias) if y.needs_grad]
+    backward += launch(partial, *sums) if constants else Pass()
+    if is_half(x.dtype):  # summed in float32, then stored as the parameter
+        backward += launch(x.sums(width), x.like(width)).times(len(sums))
+    wanted = [y.size for y in (x, weight, bias) if y.needs_grad]
+    return Cost(forward, both([backward], sum(wanted)) if wanted else Pass())
+
+
+def embedding(ids: Spec, table: Spec, *, padding_idx: int | None = None) -> Cost:
+    """Rows are read and written; backward they are sorted by id, and added to rows of the table, which is
+    cleared before. Of a table that is larger than what is asked for, so many rows count."""
+    n, width = ids.size, table.shape[1]
+    y, labels = table.like(n, width), ids.like(n, dtype=ids.dtype if ids.dtype.kind in "iu" else LONG)
+    touched = min(table.nbytes, y.nbytes)
+    forward = launch(touched, labels, y, flops=y.size)
+    order, chunks = y.like(n, dtype=INT), math.ceil(n / embedding_kernels.CHUNK)
+    partial = table.sums(chunks, 2, width)
+    backward = [
+        launch(table),
+        launch(labels, 4 * order.nbytes),
+        launch(order, order, y, 2 * touched, partial),
+        launch(order, partial, 2 * touched) if chunks > 1 else Pass(),
+    ]
+    return Cost(forward, both(backward, table.size) if table.needs_grad else Pass())
+
+
+def dropout(x: Spec, p: float, **_: Any) -> Cost:
+    """A pass each way: the mask is made again, not kept."""
+    if p == 0.0 or x.size == 0:
+        return Cost(Pass())
+    one = launch(x, x, flops=x.size)
+    return Cost(one, one if x.needs_grad else Pass())
+
+
+FORMULAS: dict[str, Callable[..., Cost]] = {
+    "binary_cross_entropy": binary_cross_entropy,
+    "dropout": dropout,
+    "embedding": embedding,
+    "layer_norm": layer_norm,
+    "linear": linear,
+    "matmul": matmul,
+    "softmax_cross_entropy": softmax_cross_entropy,
+}
