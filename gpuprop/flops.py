@@ -12,6 +12,7 @@ from typing import Any
 
 from .backprop import Context
 from .ops.attention import AdditiveWeights, DotProductWeights
+from .ops.bidirectional import Bidirectional
 from .ops.conv1d import Conv1d
 from .ops.conv1d_relu_max import ConvReluMax
 from .ops.gru import GRU
@@ -79,6 +80,19 @@ def _recurrent(ctx: Context, dy: int) -> int:
     return int(positions * (2 * products + biases))
 
 
+def _bidirectional(ctx: Context, dy: int) -> int:
+    """As `_recurrent`, of both directions."""
+    x, weights_ih, weights_hh = ctx.saved[:3]
+    need_x, wants = ctx.needs_grad[0], ctx.needs_grad[1:]
+    products = weights_ih.size * need_x + sum(w.size for w in weights_hh)
+    biases = 0
+    for d in range(2):
+        need_ih, need_hh, *need_biases = wants[4 * d : 4 * d + 4]
+        products += weights_ih.size // 2 * need_ih + weights_hh[d].size * need_hh
+        biases += weights_ih.shape[0] // 2 * sum(need_biases)
+    return int(x.shape[0] * x.shape[1] * (2 * products + biases))
+
+
 def _dot_product(ctx: Context, dy: int) -> int:
     """dE = A (dA - Σ A dA), then dq = dE k and dk = dEᵀ q."""
     return dy * (4 + 2 * ctx.saved[0].shape[-1] * sum(ctx.needs_grad))
@@ -110,6 +124,7 @@ _PRODUCTS: dict[Any, Count] = {
     ConvReluMax: _conv_relu_max,
     GRU: _recurrent,
     LSTM: _recurrent,
+    Bidirectional: _bidirectional,
     DotProductWeights: _dot_product,
     AdditiveWeights: _additive,
 }

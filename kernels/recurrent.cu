@@ -4,11 +4,9 @@
 // A thread a number of the state (batch, size). `gates` holds W_ih x of this time, one gate after another in a row, and becomes
 // the gates; backward makes their gradients of them. mask (batch, length) is true at real tokens and may be null: at padding the
 // state passes unchanged, y is 0 and dy counts nothing. y and dy are (batch, length, size).
-#include "common.cuh"
+#include "recurrent.cuh"
 
 constexpr int THREADS = 256;
-
-template <typename Acc> __device__ inline Acc logistic(Acc x) { return Acc(0.5) * tanh(Acc(0.5) * x) + Acc(0.5); }
 
 // Where the number i of the state is: its row, its column, and its place in y.
 struct Place {
@@ -22,7 +20,6 @@ __device__ inline Place place_of(long long i, int size, int length, int t) {
   return {row, column, row * length + t, (row * length + t) * size + column};
 }
 
-// r = σ(.)   q = 1 - z = σ(-.)   n = tanh(W_in x + b_in + r s)   s = W_hn h + b_hn   h' = h + q (n - h)
 // gates become r, q, n, with q = 0 at padding; products is W_hh h; s goes to `reset`.
 template <typename T, typename Acc>
 __global__ void __launch_bounds__(THREADS)
@@ -35,17 +32,18 @@ gru_forward(T* __restrict__ gates, const T* __restrict__ products, const T* __re
     T* gate = gates + at.row * 3 * size + c;
     const T* product = products + at.row * 3 * size + c;
     const bool real = !mask || mask[at.token];
-    const Acc h = to_acc(before[i]), s = to_acc(product[2 * size]) + to_acc(bias_hh[2 * size + c]);
-    const Acc r = logistic(to_acc(gate[0]) + to_acc(bias_ih[c]) + to_acc(product[0]) + to_acc(bias_hh[c]));
-    const Acc z = to_acc(gate[size]) + to_acc(bias_ih[size + c]) + to_acc(product[size]) + to_acc(bias_hh[size + c]);
-    const Acc q = real ? logistic(-z) : Acc(0);
-    const Acc n = tanh(to_acc(gate[2 * size]) + to_acc(bias_ih[2 * size + c]) + r * s), next = h + q * (n - h);
-    gate[0] = from_acc<T>(r);
-    gate[size] = from_acc<T>(q);
-    gate[2 * size] = from_acc<T>(n);
-    reset[i] = from_acc<T>(s);
-    after[i] = from_acc<T>(next);
-    y[at.output] = from_acc<T>(real ? next : Acc(0));
+    Acc x[3], e[3];
+    for (int j = 0; j < 3; ++j) {
+      x[j] = to_acc(gate[j * size]) + to_acc(bias_ih[j * size + c]);
+      e[j] = to_acc(product[j * size]) + to_acc(bias_hh[j * size + c]);
+    }
+    const GruStep<Acc> step = gru_step(x, e, to_acc(before[i]), real);
+    gate[0] = from_acc<T>(step.r);
+    gate[size] = from_acc<T>(step.q);
+    gate[2 * size] = from_acc<T>(step.n);
+    reset[i] = from_acc<T>(e[2]);
+    after[i] = from_acc<T>(step.next);
+    y[at.output] = from_acc<T>(real ? step.next : Acc(0));
   }
 }
 
@@ -62,18 +60,17 @@ gru_backward(T* __restrict__ gates, const T* __restrict__ reset, const T* __rest
     T* into = inner + at.row * 3 * size + at.column;
     Acc d = to_acc(carry[i]) + (product ? to_acc(product[i]) : Acc(0));
     if (dy && (!mask || mask[at.token])) d += to_acc(dy[at.output]);
-    const Acc r = to_acc(gate[0]), q = to_acc(gate[size]), n = to_acc(gate[2 * size]);
-    const Acc u = q * d, dn = u * (1 - n * n), dz = u * (to_acc(before[i]) - n) * (1 - q);
-    const Acc dr = dn * to_acc(reset[i]) * r * (1 - r);
-    gate[0] = into[0] = from_acc<T>(dr);
-    gate[size] = into[size] = from_acc<T>(dz);
-    gate[2 * size] = from_acc<T>(dn);
-    into[2 * size] = from_acc<T>(r * dn);
-    carry[i] = from_acc<T>(d - u);
+    const GruGradient<Acc> found = gru_gradient(
+        to_acc(gate[0]), to_acc(gate[size]), to_acc(gate[2 * size]), to_acc(reset[i]), to_acc(before[i]), d);
+    gate[0] = into[0] = from_acc<T>(found.dr);
+    gate[size] = into[size] = from_acc<T>(found.dz);
+    gate[2 * size] = from_acc<T>(found.dn);
+    into[2 * size] = from_acc<T>(found.inner);
+    carry[i] = from_acc<T>(found.carry);
   }
 }
 
-// i, f, o = σ(.)   g = tanh(.)   c' = f c + i g   h' = o tanh c'        gates become i, f, g, o, with i = 0, f = 1 at padding
+// gates become i, f, g, o, with i = 0, f = 1 at padding
 template <typename T, typename Acc>
 __global__ void __launch_bounds__(THREADS)
 lstm_forward(T* __restrict__ gates, const T* __restrict__ products, const T* __restrict__ bias_ih,
@@ -90,16 +87,12 @@ lstm_forward(T* __restrict__ gates, const T* __restrict__ products, const T* __r
       const int c = j * size + at.column;
       x[j] = to_acc(gate[j * size]) + to_acc(product[j * size]) + to_acc(bias_ih[c]) + to_acc(bias_hh[c]);
     }
-    const Acc i = real ? logistic(x[0]) : Acc(0), f = real ? logistic(x[1]) : Acc(1), g = tanh(x[2]), o = logistic(x[3]);
-    const Acc c = f * to_acc(c_before[k]) + i * g, tanh_of_c = tanh(c), h = o * tanh_of_c;
-    gate[0] = from_acc<T>(i);
-    gate[size] = from_acc<T>(f);
-    gate[2 * size] = from_acc<T>(g);
-    gate[3 * size] = from_acc<T>(o);
-    c_after[k] = from_acc<T>(c);
-    tanh_c[k] = from_acc<T>(tanh_of_c);
-    h_after[k] = real ? from_acc<T>(h) : h_before[k];
-    y[at.output] = from_acc<T>(real ? h : Acc(0));
+    const LstmStep<Acc> step = lstm_step(x, to_acc(c_before[k]), real);
+    for (int j = 0; j < 4; ++j) gate[j * size] = from_acc<T>(step.gates[j]);
+    c_after[k] = from_acc<T>(step.c);
+    tanh_c[k] = from_acc<T>(step.tanh_c);
+    h_after[k] = real ? from_acc<T>(step.h) : h_before[k];
+    y[at.output] = from_acc<T>(real ? step.h : Acc(0));
   }
 }
 
@@ -117,12 +110,10 @@ lstm_backward(T* __restrict__ gates, const T* __restrict__ tanh_c, const T* __re
     carry[k] = from_acc<T>(real ? Acc(0) : d);
     if (!real) d = 0;
     if (dy && real) d += to_acc(dy[at.output]);
-    const Acc i = to_acc(gate[0]), f = to_acc(gate[size]), g = to_acc(gate[2 * size]), o = to_acc(gate[3 * size]);
-    const Acc tanh_of_c = to_acc(tanh_c[k]), dc = to_acc(cell[k]) + d * o * (1 - tanh_of_c * tanh_of_c);
-    gate[0] = from_acc<T>(dc * g * i * (1 - i));
-    gate[size] = from_acc<T>(dc * to_acc(c_before[k]) * f * (1 - f));
-    gate[2 * size] = from_acc<T>(dc * i * (1 - g * g));
-    gate[3 * size] = from_acc<T>(d * tanh_of_c * o * (1 - o));
-    cell[k] = from_acc<T>(dc * f);
+    Acc of[4];
+    for (int j = 0; j < 4; ++j) of[j] = to_acc(gate[j * size]);
+    const LstmGradient<Acc> found = lstm_gradient(of, to_acc(tanh_c[k]), to_acc(c_before[k]), d, to_acc(cell[k]));
+    for (int j = 0; j < 4; ++j) gate[j * size] = from_acc<T>(found.gates[j]);
+    cell[k] = from_acc<T>(found.carry);
   }
 }

@@ -19,6 +19,7 @@ LAYER_NORM_PACKS = {
 }  # by the bytes of an element: packs a lane
 ACTIVATIONS = {"identity": 0, "relu": 1, "gelu_tanh": 2, "gelu": 3}  # as in activation.cu
 ROW_ELEMENTS = (8, 32)  # of a row that a thread of such a team holds in registers
+SEQUENCE_ROWS = (1, 4)  # of the batch that a block of recurrent_sequence.cu owns
 TEAMS = (32, 256)  # threads that share a row of the softmax: a warp, or a block
 
 
@@ -89,6 +90,11 @@ def _recurrent(value: str, acc: str) -> list[str]:
     return [f"{name}<{value}, {acc}>" for name in names]
 
 
+def _recurrent_sequence(value: str, acc: str) -> list[str]:
+    names = [f"{cell}_sequence_{way}" for cell in ("gru", "lstm") for way in ("forward", "backward")]
+    return [f"{name}<{value}, {acc}, {rows}>" for name in names for rows in SEQUENCE_ROWS]
+
+
 def _each(*names: str) -> dict[str, list[str]]:
     return {dtype: [f"{name}<{value}>" for name in names] for dtype, (value, _) in C_TYPES.items()}
 
@@ -106,12 +112,8 @@ INSTANTIATIONS: dict[str, dict[str, list[str]]] = {
     "dropout.cu": _each("dropout", "dropout_rows"),
     "embedding.cu": {dtype: _embedding(*types) for dtype, types in C_TYPES.items()},
     "layer_norm.cu": {dtype: _layer_norm(*types) for dtype, types in C_TYPES.items()},
-    "recurrent.cu": {
-        dtype: [
-            f"{name}_{way}<{', '.join(types)}>" for name in ("gru", "lstm") for way in ("forward", "backward")
-        ]
-        for dtype, types in C_TYPES.items()
-    },
+    "recurrent.cu": {dtype: _recurrent(*types) for dtype, types in C_TYPES.items()},
+    "recurrent_sequence.cu": {dtype: _recurrent_sequence(*types) for dtype, types in C_TYPES.items()},
     "softmax_cross_entropy.cu": {dtype: _softmax_cross_entropy(*types) for dtype, types in C_TYPES.items()},
     "softmax_cross_entropy_fused.cu": {
         dtype: _softmax_cross_entropy_fused(*types) for dtype, types in C_TYPES.items()

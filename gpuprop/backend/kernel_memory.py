@@ -1,7 +1,10 @@
-"""What our kernels ask of memory: where arrays begin, and the count of blocks that have come to an end."""
+"""What our kernels ask of memory: where arrays begin, how much of it a block shares, and the count of blocks
+that have come to an end."""
 
 from __future__ import annotations
 
+import functools
+import sys
 import threading
 from typing import Any
 
@@ -10,12 +13,23 @@ import numpy as np
 from .arrays import Array, get_xp, is_cupy
 from .instantiations import PACK
 
+SHARED_OF_EMULATOR = 227 << 10  # as sm_90, which the emulator is by default
 _of_thread = threading.local()
 
 
 def aligned(*arrays: Any) -> bool:
     """True when all arrays begin at a multiple of 16 bytes, as kernels that move 16 bytes at a time need."""
     return all((a.data.ptr if is_cupy(a) else a.__array_interface__["data"][0]) % PACK == 0 for a in arrays)
+
+
+def shared_memory(like: Array) -> int:
+    """Bytes of shared memory that a block can have when it asks, on the GPU of `like` or on the emulator."""
+    return _shared_memory_of(like.device.id) if is_cupy(like) else SHARED_OF_EMULATOR
+
+
+@functools.cache
+def _shared_memory_of(gpu: int) -> int:
+    return int(sys.modules["cupy"].cuda.Device(gpu).attributes["MaxSharedMemoryPerBlockOptin"])
 
 
 def arrivals(like: Array) -> Array:

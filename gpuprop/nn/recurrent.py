@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,12 @@ import numpy as np
 from ..backend.arrays import Array, get_xp
 from ..backend.random import new_stream
 from ..errors import DataError, ShapeError
+from ..ops.bidirectional import bidirectional
 from ..ops.dropout import dropout as drop
 from ..ops.gru import gru
 from ..ops.lstm import lstm
 from ..ops.operands import beside, data_of, is_array
-from ..ops.shapes import concatenate, stack
+from ..ops.shapes import concatenate
 from ..tensors import Parameter, Tensor
 from . import init
 from .checks import positive, probability, require_text
@@ -29,6 +31,7 @@ class Recurrent(Module):
     """
 
     gates: int
+    cell: Callable[..., tuple[Tensor, ...]]  # one direction of one layer
 
     def __init__(
         self, input_size: int, hidden_size: int, num_layers: int = 1, bidirectional: bool = False,
@@ -60,23 +63,26 @@ class Recurrent(Module):
     def _weights(self, suffix: str) -> list[Parameter]:
         return [getattr(self, name + suffix) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
 
-    def _one(self, x: Any, suffix: str, first: tuple[Any, ...], mask: Any) -> tuple[Tensor, ...]:
-        """One direction of one layer: (output, last states...)."""
-        raise NotImplementedError
+    def _layer(self, x: Any, layer: tuple[str, ...], first: list[tuple[Any, ...]], mask: Any) -> list[Tensor]:
+        """One layer, whose directions have these suffixes and first states: its output, and the last states
+        (directions, B, H)."""
+        weights = [self._weights(suffix) for suffix in layer]
+        if len(layer) == 2:
+            return list(bidirectional(self.cell, x, weights, first, mask=mask))
+        output, *last = self.cell(x, *weights[0], *first[0], mask=mask)
+        return [output, *(state.reshape(1, *state.shape) for state in last)]
 
     def _run(self, x: Any, mask: Any, first: tuple[Any, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """All layers. first and the returned last states: one tensor (layers·directions, B, H) per state."""
-        lasts: list[tuple[Tensor, ...]] = []
+        lasts: list[list[Tensor]] = []
         for k, layer in enumerate(self._suffixes):
             if k and self.training and self.dropout:
                 x = drop(x, self.dropout, stream=self._stream)
-            outputs = []
-            for suffix in layer:
-                output, *last = self._one(x, suffix, tuple(s[len(lasts)] for s in first), mask)
-                outputs.append(output)
-                lasts.append(tuple(last))
-            x = outputs[0] if len(outputs) == 1 else concatenate(outputs, axis=-1)
-        return x, tuple(stack(states) for states in zip(*lasts, strict=True))
+            places = range(k * len(layer), (k + 1) * len(layer))
+            x, *last = self._layer(x, layer, [tuple(s[i] for s in first) for i in places], mask)
+            lasts.append(last)
+        states = zip(*lasts, strict=True)
+        return x, tuple(s[0] if len(s) == 1 else concatenate(s, axis=0) for s in states)
 
     def _mask(self, x: Any, lengths: Any, mask: Any) -> Array | None:
         """The mask (B, L) that `lengths` or `mask` describe, on x's device; None when there is neither."""
@@ -134,6 +140,7 @@ class GRU(Recurrent):
     """
 
     gates = 3
+    cell = staticmethod(gru)
 
     def forward(
         self, x: Any, lengths: Any = None, h0: Any = None, *, mask: Any = None
@@ -141,9 +148,6 @@ class GRU(Recurrent):
         require_text("GRU", x, self.input_size)
         output, (h_n,) = self._run(x, self._mask(x, lengths, mask), (self._initial("h0", h0, x),))
         return output, h_n
-
-    def _one(self, x: Any, suffix: str, first: tuple[Any, ...], mask: Any) -> tuple[Tensor, ...]:
-        return gru(x, *self._weights(suffix), *first, mask=mask, reverse=suffix.endswith("_reverse"))
 
 
 class LSTM(Recurrent):
@@ -155,6 +159,7 @@ class LSTM(Recurrent):
     """
 
     gates = 4
+    cell = staticmethod(lstm)
 
     def forward(
         self, x: Any, lengths: Any = None, state: Any = None, *, mask: Any = None
@@ -166,6 +171,3 @@ class LSTM(Recurrent):
         first = (self._initial("h0", h0, x), self._initial("c0", c0, x))
         output, (h_n, c_n) = self._run(x, self._mask(x, lengths, mask), first)
         return output, (h_n, c_n)
-
-    def _one(self, x: Any, suffix: str, first: tuple[Any, ...], mask: Any) -> tuple[Tensor, ...]:
-        return lstm(x, *self._weights(suffix), *first, mask=mask, reverse=suffix.endswith("_reverse"))

@@ -5,6 +5,7 @@ The functions here take tensors, arrays or numbers and return tensors.
 
 from ..tensor_methods import table as _methods
 from .attention import additive_attention_weights, attention, attention_weights
+from .bidirectional import bidirectional
 from .binary_cross_entropy import binary_cross_entropy
 from .cast import cast
 from .conv1d import conv1d
@@ -47,6 +48,7 @@ __all__ = [
     "attention",
     "attention_weights",
     "avg_pool1d",
+    "bidirectional",
     "binary_cross_entropy",
     "cast",
     "concatenate",

@@ -12,7 +12,7 @@ from ..backend.threads import over_rows
 from ..backprop import Context
 from ..op import Op
 from ..tensors import Tensor
-from . import recurrent, recurrent_kernels
+from . import persistent_kernels, recurrent, recurrent_kernels
 from .cast import as_weight
 from .linear import column_sums, weight_gradient
 from .masks import real_tokens
@@ -43,6 +43,8 @@ class GRU(Op):
         h0: Array | None, *, mask: Array | None, reverse: bool,
     ) -> tuple[Array, Array]:  # fmt: skip
         weights = (weight_ih, weight_hh, bias_ih, bias_hh)
+        if persistent_kernels.fits(x, [weights]):
+            return persistent_kernels.forward(ctx, x, [weights], [h0], None, mask, reverse)[:2]
         if recurrent_kernels.usable(x, *weights):
             return recurrent_kernels.forward(ctx, x, weights, h0, None, mask, reverse, cells=False)[:2]
         xp = get_xp(x)
@@ -76,7 +78,9 @@ class GRU(Op):
 
     @staticmethod
     def backward(ctx: Context, dy: Array | None, dh_n: Array | None) -> tuple[Array | None, ...]:
-        if len(ctx.saved) == recurrent_kernels.SAVED:
+        if isinstance(ctx.saved[-1], persistent_kernels.Kept):
+            return persistent_kernels.backward(ctx, dy, dh_n)
+        if isinstance(ctx.saved[-1], recurrent_kernels.Kept):
             return recurrent_kernels.backward(ctx, dy, dh_n, None)
         sequence, weight_ih, weight_hh, gates, reset, h, pad, reverse = ctx.saved
         need_x, need_wi, need_wh, need_bi, need_bh, need_h0 = ctx.needs_grad

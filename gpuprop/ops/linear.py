@@ -44,18 +44,11 @@ class Linear(Op):
     @staticmethod
     def backward(ctx: Context, dy: Array) -> tuple[Array | None, ...]:
         x, weight, y = ctx.saved
-        need_x, need_w, need_b = ctx.needs_grad
         dz = rows(dy)
         if y is not None:
             dz = through_relu(dz, y)
-        dx = product(dz, weight).reshape(x.shape) if need_x else None
-        if need_w and need_b:
-            return (dx, *weight_and_bias_gradients(ctx, rows(x), dz))
-        return (
-            dx,
-            weight_gradient(ctx, 1, rows(x), dz) if need_w else None,
-            column_sums(dz, ctx.destination(2)) if need_b else None,
-        )
+        dx = product(dz, weight).reshape(x.shape) if ctx.needs_grad[0] else None
+        return (dx, *weight_and_bias_gradients(ctx, rows(x), dz))
 
 
 def _finish(xp: Any, y: Array, bias: Array | None, relu: bool, start: int, stop: int) -> None:
@@ -78,18 +71,24 @@ def weight_gradient(ctx: Context, i: int, x: Array, dy: Array) -> Array:
     return into
 
 
-def weight_and_bias_gradients(ctx: Context, x: Array, dy: Array) -> tuple[Array, Array]:
-    """dyᵀ x (O, I) of input 1 and the sums of dy (O,) of input 2, for x (N, I), dy (N, O): on a GPU in one
-    product where cuBLAS can."""
-    if is_cupy(dy):
-        xp, dw, db = get_xp(dy), ctx.destination(1), ctx.destination(2)
-        dw = xp.empty((x.shape[1], dy.shape[1]), dy.dtype).T if dw is None else dw
-        db = xp.empty(dy.shape[1], dw.dtype) if db is None else db
-        if with_sums(x.T, dy, dw.T, db):
-            return dw, db
-        product(x.T, dy, out=dw.T)
-        return dw, column_sums(dy, db)
-    return weight_gradient(ctx, 1, x, dy), column_sums(dy, ctx.destination(2))
+def weight_and_bias_gradients(
+    ctx: Context, x: Array, dy: Array, weight: int = 1, bias: int = 2
+) -> tuple[Array | None, Array | None]:
+    """dyᵀ x (O, I) and the sums of dy (O,) for x (N, I), dy (N, O), of the inputs with these numbers, None of
+    one that is not wanted: on a GPU both in one product where cuBLAS can."""
+    need_w, need_b = ctx.needs_grad[weight], ctx.needs_grad[bias]
+    if not (need_w and need_b and is_cupy(dy)):
+        return (
+            weight_gradient(ctx, weight, x, dy) if need_w else None,
+            column_sums(dy, ctx.destination(bias)) if need_b else None,
+        )
+    xp, dw, db = get_xp(dy), ctx.destination(weight), ctx.destination(bias)
+    dw = xp.empty((x.shape[1], dy.shape[1]), dy.dtype).T if dw is None else dw
+    db = xp.empty(dy.shape[1], dw.dtype) if db is None else db
+    if with_sums(x.T, dy, dw.T, db):
+        return dw, db
+    product(x.T, dy, out=dw.T)
+    return dw, column_sums(dy, db)
 
 
 def column_sums(x: Array, out: Array | None = None) -> Array:

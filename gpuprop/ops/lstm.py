@@ -13,7 +13,7 @@ from ..backend.threads import over_rows
 from ..backprop import Context
 from ..op import Op
 from ..tensors import Tensor
-from . import recurrent, recurrent_kernels
+from . import persistent_kernels, recurrent, recurrent_kernels
 from .cast import as_weight
 from .masks import real_tokens
 
@@ -43,6 +43,8 @@ class LSTM(Op):
         h0: Array | None, c0: Array | None, *, mask: Array | None, reverse: bool,
     ) -> tuple[Array, Array, Array]:  # fmt: skip
         arrays = (weight_ih, weight_hh, bias_ih, bias_hh)
+        if persistent_kernels.fits(x, [arrays]):
+            return persistent_kernels.forward(ctx, x, [arrays], [h0], [c0], mask, reverse)
         if recurrent_kernels.usable(x, *arrays):
             return recurrent_kernels.forward(ctx, x, arrays, h0, c0, mask, reverse, cells=True)
         xp = get_xp(x)
@@ -72,7 +74,9 @@ class LSTM(Op):
     def backward(
         ctx: Context, dy: Array | None, dh_n: Array | None, dc_n: Array | None
     ) -> tuple[Array | None, ...]:
-        if len(ctx.saved) == recurrent_kernels.SAVED:
+        if isinstance(ctx.saved[-1], persistent_kernels.Kept):
+            return persistent_kernels.backward(ctx, dy, dh_n, dc_n)
+        if isinstance(ctx.saved[-1], recurrent_kernels.Kept):
             return recurrent_kernels.backward(ctx, dy, dh_n, dc_n)
         sequence, weight_ih, weight_hh, parts, tanh_c, h, pad, padded, reverse = ctx.saved
         need_x, need_wi, need_wh, need_bi, need_bh, need_h0, need_c0 = ctx.needs_grad

@@ -18,7 +18,6 @@ from . import activation_kernels, recurrent
 from .linear import column_sums, weight_gradient
 
 THREADS, MOST_BLOCKS = 256, 65536
-SAVED = 4  # values that `forward` saves
 
 
 class Kept(NamedTuple):

@@ -11,6 +11,7 @@ import pytest
 
 import gpuprop as gp
 from gpuprop import ops
+from gpuprop.ops import persistent_kernels
 
 FLOAT = 4
 SMALL = 1 << 12  # bytes that do not count: sums, flags, numbers of the random generator
@@ -138,14 +139,40 @@ def test_arithmetic_is_a_pass_each(fake_gpu: Any) -> None:
     assert cost(fake_gpu, lambda: x * y, x, y) == {"forward": (1, 3 * n, 0), "backward": (2, 6 * n, 0)}
 
 
-def test_a_time_step_of_a_gru(fake_gpu: Any) -> None:
-    """Products for x and for the weights over all times at once; at each time one for the state, and the
-    launches of its gates. One kernel over all times would take these 25 a time away."""
+def recurrent_costs(machine: Any, gates: int, length: int, b: int = 8, size: int = 16) -> dict[str, Any]:
+    w, u = (gp.Parameter(leaf(gates * size, size).data, order=(1, 0)) for _ in range(2))
+    x, b_ih, b_hh = leaf(b, length, size), leaf(gates * size), leaf(gates * size)
+    operation: Any = ops.gru if gates == 3 else ops.lstm
+    return cost(machine, lambda: operation(x, w, u, b_ih, b_hh)[0], x, w, u, b_ih, b_hh)
+
+
+@pytest.mark.parametrize(("gates", "kept"), [(3, 2), (4, 3)])
+def test_recurrence_is_a_launch_each_way_whatever_the_length(fake_gpu: Any, gates: int, kept: int) -> None:
+    """Beside it a product for x, and backward one for dx and one each for the weights with their biases. Each
+    number is moved once, what is written in place counting once: kept are the state before, and s, or c and
+    tanh c; a GRU has gradients of W_hh h + b_hh of its own."""
+    b, size = 8, 16
+    for length in (2, 64):
+        found = recurrent_costs(fake_gpu, gates, length)
+        numbers, weights, biases = b * length * size, gates * size * size, gates * size
+        product = numbers + gates * numbers + weights
+        forward = product + (gates + kept + 1) * numbers + weights + 2 * biases + b * size
+        backward = 3 * product + 2 * biases + (gates + 3 + (3 if gates == 3 else 0)) * numbers + weights
+        flops = 2 * b * length * gates * size * size  # of the products that stand alone
+        assert found == {
+            "forward": (2, FLOAT * forward // SMALL * SMALL, flops),
+            "backward": (4, FLOAT * backward // SMALL * SMALL, 3 * flops),
+        }
+
+
+def test_a_time_step_of_a_gru(fake_gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it does not fit one kernel: products for x and for the weights over all times at once; at each
+    time one for the state, and one kernel, each way."""
+    monkeypatch.setattr(persistent_kernels, "fits", lambda *_: False)
     b, size, launches = 8, 16, []
     for length in (4, 8):
-        x, w, u, bias = leaf(b, length, size), leaf(3 * size, size), leaf(3 * size, size), leaf(3 * size)
-        found = cost(fake_gpu, lambda x=x, w=w, u=u, bias=bias: ops.gru(x, w, u, bias, bias)[0])  # type: ignore[misc]
+        found = recurrent_costs(fake_gpu, 3, length)
         launches.append(sum(n for n, _, _ in found.values()))
         assert found["forward"][2] == 2 * b * length * 3 * size * 2 * size
         assert found["backward"][2] == 2 * found["forward"][2]
-    assert (launches[1] - launches[0]) / 4 <= 25
+    assert launches[1] - launches[0] == 4 * 4

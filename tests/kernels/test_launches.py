@@ -8,6 +8,7 @@ import pytest
 import gpuprop as gp
 from gpuprop import optim
 from gpuprop.backend import kernels
+from gpuprop.ops import persistent_kernels
 from gpuprop.testing import unavailable
 
 REASON = unavailable("emulated")
@@ -19,6 +20,7 @@ IN_PLACE = {  # arguments that are read and written
     "gru_backward": {"gates", "carry"},
     "lstm_forward": {"gates"},
     "lstm_backward": {"gates", "carry", "cell"},
+    **{f"{cell}_sequence_{way}": {"gates"} for cell in ("gru", "lstm") for way in ("forward", "backward")},
 }
 
 
@@ -128,9 +130,10 @@ def test_cross_entropy_is_two_passes(launches, rows, classes, kernel):
 
 
 @pytest.mark.parametrize(("name", "gates", "numbers"), [("gru", 3, (13, 14)), ("lstm", 4, (18, 15))])
-def test_a_time_step_is_one_kernel_each_way(launches, name, gates, numbers):
+def test_a_time_step_is_one_kernel_each_way(launches, monkeypatch, name, gates, numbers):
     """Beside its product. Forward moves W x, W h, the gates, the states and the output, backward the gates,
     their gradients, the states and dy: so many numbers for each of the state; each is moved once."""
+    monkeypatch.setattr(persistent_kernels, "fits", lambda *_: False)
     batch, size = 64, 64
     for length in (1, 2):
         launches.clear()
@@ -142,3 +145,18 @@ def test_a_time_step_is_one_kernel_each_way(launches, name, gates, numbers):
         assert [kernel for kernel, _ in found] == [f"{name}_forward"] * length + [f"{name}_backward"] * length
         if length == 1:
             assert [moved // (4 * batch * size) for _, moved in found] == list(numbers)
+
+
+@pytest.mark.parametrize(("name", "gates", "numbers"), [("gru", 3, (9, 12)), ("lstm", 4, (12, 11))])
+def test_all_times_are_one_kernel_each_way(launches, name, gates, numbers):
+    """So many numbers for each of the state are moved, each once: forward W x, the gates, what is kept and
+    the output, backward all that and dy, and the gradients; the states themselves stay on the chip."""
+    batch, size, length = 16, 32, 40
+    shapes = ((batch, length, 8), (gates * size, 8), (gates * size, size), gates * size, gates * size)
+    leaves = [gp.tensor(np.zeros(s, np.float32), requires_grad=True) for s in shapes]
+    output = getattr(gp.ops, name)(*leaves)[0]
+    output.backward(np.ones(output.shape, np.float32))
+    found = [launch for launch in launches if launch[0].startswith(name)]
+    assert [kernel for kernel, _ in found] == [f"{name}_sequence_forward", f"{name}_sequence_backward"]
+    weights = 4 * gates * size * size
+    assert [(moved - weights) / (4 * batch * size * length) for _, moved in found] == list(numbers)
