@@ -201,6 +201,25 @@ def recurrent(dtype: Any) -> Results:
     return results
 
 
+def recurrent_sequence(dtype: Any) -> Results:
+    """As `recurrent`, in both directions over all times: whole packs, and a size that is not."""
+    kept = np.float32 if get_device().type == "cpu" and np.dtype(dtype).itemsize == 2 else dtype
+    mask = np.array([[True, True, True], [False, True, False], [True, False, True]])
+    results: Results = []
+    for operation, gates, size in ((ops.gru, 3, 6), (ops.gru, 3, 32), (ops.lstm, 4, 6), (ops.lstm, 4, 32)):
+        rng = np.random.default_rng(0)
+        shapes = ((gates * size, 5), (gates * size, size), gates * size, gates * size)
+        draws = [
+            (rng.standard_normal(s) / 8).astype(dtype).astype(kept) for s in ((3, 3, 5), *shapes, *shapes)
+        ]
+        x, *weights = (tensor(a, requires_grad=True) for a in draws)
+        first = [(None,) * (gates - 2)] * 2
+        outputs = ops.bidirectional(operation, x, [weights[:4], weights[4:]], first, mask=mask)
+        outputs[0].backward(rng.uniform(0.1, 0.2, outputs[0].shape).astype(kept))
+        results += [*(y.data for y in outputs), *(leaf.grad for leaf in (x, *weights))]
+    return results
+
+
 OURS: dict[str, Callable[[Any], Results]] = {
     "activation.cu": activation,
     "adam.cu": adam,
@@ -211,6 +230,7 @@ OURS: dict[str, Callable[[Any], Results]] = {
     "embedding.cu": embedding,
     "layer_norm.cu": layer_norm,
     "recurrent.cu": recurrent,
+    "recurrent_sequence.cu": recurrent_sequence,
     "softmax_cross_entropy.cu": softmax_cross_entropy,
     "softmax_cross_entropy_fused.cu": softmax_cross_entropy_fused,
 }

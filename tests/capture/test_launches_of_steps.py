@@ -24,8 +24,9 @@ class TwoLayers(nn.Module):
 
 
 # The most that each may have, which goes down as operations are fused. The goals of 12 for two layers and 25
-# for the convolutional classifier are held; a recurrent layer would be one kernel over all time steps.
-MOST = {"two layers": 12, "mlp": 30, "cnn": 23, "gru": 452, "transformer": 73}
+# for the convolutional classifier are held. Of a layer of GRU in both directions come 9: weights joined, a
+# product and a kernel forward, a kernel and 5 products backward; of its maximum over time 19.
+MOST = {"two layers": 12, "mlp": 30, "cnn": 23, "gru": 44, "transformer": 73}
 
 
 @pytest.mark.parametrize("name", MOST)

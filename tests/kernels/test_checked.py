@@ -10,7 +10,7 @@ import pytest
 from gpuprop.backend.device import get_device, use_device
 from gpuprop.backend.instantiations import C_TYPES
 from gpuprop.backend.random import manual_seed
-from gpuprop.cli_kernel_cases import adam
+from gpuprop.cli_kernel_cases import adam, recurrent_sequence
 from gpuprop.ops import activation_kernels
 from gpuprop.ops.conv1d import conv1d
 from gpuprop.ops.conv1d_relu_max import conv1d_relu_max
@@ -149,6 +149,7 @@ def recur(dtype, operation, gates, **options):
 CASES = {
     "gru": lambda dtype: recur(dtype, gru, 3),
     "lstm": lambda dtype: recur(dtype, lstm, 4, reverse=True),
+    "gru-lstm-sequence": recurrent_sequence,
     "activation-plain": lambda dtype: activate(dtype, "gelu", 37),
     "activation-packs": lambda dtype: activate(dtype, "gelu_tanh", 136),
     "activation-relu": lambda dtype: activate(dtype, "relu", 264),

@@ -15,6 +15,9 @@ from gpuprop.backend.occupancy import occupancy
 ARCHITECTURES = ("sm_80", "sm_90")
 
 MAXIMUM = "conv1d_relu_max.cu"
+SEQUENCE = (
+    "recurrent_sequence.cu"  # eight packs of weights on their way a thread, and four while they are held
+)
 FUSED = "softmax_cross_entropy_fused.cu"
 # kernel -> 16-byte loads and stores of global memory at least, threads a block, warps a processor at least.
 # A memory of 4.3 TB/s and 0.7 µs wants 23 KB on their way to each of 132 processors: 32 warps with twice 16
@@ -37,6 +40,9 @@ HOT = {
     ("layer_norm.cu", "layer_norm_forward_warp<__nv_bfloat16, float, 2>"): (6, 2, 256, 40),
     ("layer_norm.cu", "layer_norm_backward_warp<float, float, 4>"): (12, 4, 256, 16),
     ("layer_norm.cu", "layer_norm_backward_warp<__nv_bfloat16, float, 2>"): (6, 2, 256, 16),
+    (SEQUENCE, "gru_sequence_forward<float, float, 4>"): (12, 0, 512, 16),
+    (SEQUENCE, "gru_sequence_backward<float, float, 4>"): (12, 0, 512, 16),
+    (SEQUENCE, "lstm_sequence_backward<__nv_bfloat16, float, 4>"): (12, 0, 512, 16),
     (FUSED, "softmax_cross_entropy_slab<float, float>"): (1, 1, 128, 40),
     (FUSED, "softmax_cross_entropy_team<float, float, 32, 32>"): (8, 8, 256, 24),
     (FUSED, "softmax_cross_entropy_team<__nv_bfloat16, float, 256, 32>"): (4, 4, 256, 24),
