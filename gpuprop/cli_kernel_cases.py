@@ -104,6 +104,20 @@ def conv1d_relu_max(dtype: Any) -> Results:
     return results
 
 
+def conv1d_depthwise(dtype: Any) -> Results:
+    """Output and gradients of one filter a channel: several runs of a text, and dilation."""
+    results: Results = []
+    for length, channels, taps, dilation in ((70, 24, 4, 1), (9, 8, 3, 2)):
+        rng = np.random.default_rng(0)
+        x = tensor(rng.standard_normal((2, length, channels)).astype(dtype), requires_grad=True)
+        weight = Parameter(to_device(rng.standard_normal((channels, taps, 1)).astype(dtype)))
+        bias = Parameter(to_device(rng.standard_normal(channels).astype(dtype)))
+        y = ops.conv1d(x, weight, bias, padding="same", dilation=dilation, groups=channels)
+        y.backward(rng.standard_normal(y.shape).astype(dtype))
+        results += [y.data, x.grad, weight.grad, bias.grad]
+    return results
+
+
 def softmax_cross_entropy(dtype: Any) -> Results:
     """Loss and gradient by the simple kernels, which rows that begin anywhere are left to."""
     return _losses(dtype, ((40, np.int64), (1100, np.int32)), shift=1)
@@ -226,6 +240,7 @@ OURS: dict[str, Callable[[Any], Results]] = {
     "attention.cu": attention,
     "conv1d.cu": conv1d,
     "conv1d_relu_max.cu": conv1d_relu_max,
+    "conv1d_depthwise.cu": conv1d_depthwise,
     "dropout.cu": dropout,
     "embedding.cu": embedding,
     "layer_norm.cu": layer_norm,

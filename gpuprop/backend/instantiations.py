@@ -18,6 +18,7 @@ LAYER_NORM_PACKS = {
     8: (1, 2, 4, 8),
 }  # by the bytes of an element: packs a lane
 ACTIVATIONS = {"identity": 0, "relu": 1, "gelu_tanh": 2, "gelu": 3}  # as in activation.cu
+DEPTHWISE_TAPS = (3, 4, 5, 7)  # of filters whose window a thread holds in registers
 ROW_ELEMENTS = (8, 32)  # of a row that a thread of such a team holds in registers
 SEQUENCE_ROWS = (1, 4)  # of the batch that a block of recurrent_sequence.cu owns
 TEAMS = (32, 256)  # threads that share a row of the softmax: a warp, or a block
@@ -34,6 +35,11 @@ def _conv1d_relu_max(value: str, acc: str) -> list[str]:
     names = ("forward", "backward_weight", "backward_input")
     each = [f"conv1d_relu_max_{name}<{value}, {acc}>" for name in names]
     return [f"conv1d_relu_max_join<{value}>", *each]
+
+
+def _conv1d_depthwise(value: str, acc: str) -> list[str]:
+    ways = [f"{way}<{value}, {acc}, {taps}>" for way in ("forward", "backward") for taps in DEPTHWISE_TAPS]
+    return [f"conv1d_depthwise_{name}" for name in (*ways, f"sum<{value}, {acc}>")]
 
 
 def _softmax_cross_entropy(value: str, acc: str) -> list[str]:
@@ -109,6 +115,7 @@ INSTANTIATIONS: dict[str, dict[str, list[str]]] = {
     "attention.cu": {dtype: _attention(*types) for dtype, types in C_TYPES.items()},
     "conv1d.cu": {dtype: _conv1d(*types) for dtype, types in C_TYPES.items()},
     "conv1d_relu_max.cu": {dtype: _conv1d_relu_max(*types) for dtype, types in C_TYPES.items()},
+    "conv1d_depthwise.cu": {dtype: _conv1d_depthwise(*types) for dtype, types in C_TYPES.items()},
     "dropout.cu": _each("dropout", "dropout_rows"),
     "embedding.cu": {dtype: _embedding(*types) for dtype, types in C_TYPES.items()},
     "layer_norm.cu": {dtype: _layer_norm(*types) for dtype, types in C_TYPES.items()},

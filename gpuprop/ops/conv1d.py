@@ -14,7 +14,7 @@ from ..backend.half import is_half
 from ..backprop import Context
 from ..op import Op
 from ..tensors import Tensor
-from . import conv1d_kernels, conv1d_products, conv1d_rows
+from . import conv1d_depthwise, conv1d_kernels, conv1d_products, conv1d_rows
 from .cast import as_weight
 from .operands import data_of
 from .windows import Geometry, Padding, geometry_of
@@ -69,7 +69,8 @@ class Conv1d(Op):
 
 def _way(x: Array, weight: Array, at: Geometry) -> Any:
     """The module that computes on x (B, L, channels) with weight (K, C, O), where kernels can be launched."""
-    return conv1d_products if conv1d_products.suits(x, weight, at) else conv1d_kernels
+    ways = (conv1d_products, conv1d_depthwise)
+    return next((way for way in ways if way.suits(x, weight, at)), conv1d_kernels)
 
 
 # The formulas. weight (K, C, O) is in its memory order here, and half types come as float32.

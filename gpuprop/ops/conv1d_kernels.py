@@ -17,6 +17,7 @@ from .windows import Geometry
 
 THREADS, TILE, DEPTH = 256, 64, 16  # as in conv1d.cu
 NARROW = 16  # groups with fewer channels than this leave a tile mostly idle
+MOST_GRID = 2**31 - 1
 BLOCKS, SUMS = 512, 2**17  # what a sum over the batch is split into, at most: blocks, or single threads
 
 
@@ -56,7 +57,7 @@ def _tiles(rows: int, columns: int, groups: int) -> int:
 
 def grid(blocks: int) -> int:
     """How many blocks to launch for that many; kernels walk what is beyond the grid."""
-    return max(1, min(blocks, 2**31 - 1))
+    return max(1, min(blocks, MOST_GRID))
 
 
 def forward(x: Array, weight: Array, bias: Array | None, at: Geometry) -> Array:

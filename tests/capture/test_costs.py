@@ -17,8 +17,8 @@ FLOAT = 4
 SMALL = 1 << 12  # bytes that do not count: sums, flags, numbers of the random generator
 
 
-def leaf(*shape: int) -> gp.Tensor:
-    values = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+def leaf(*shape: int, dtype: str = "float32") -> gp.Tensor:
+    values = np.random.default_rng(0).standard_normal(shape).astype(dtype)
     return gp.tensor(values, requires_grad=True)
 
 
@@ -92,6 +92,24 @@ def test_a_maximum_over_time_of_convolutions_stores_no_activations(fake_gpu: Any
     assert found["forward"] == (2, forward // SMALL * SMALL, 0)
     of_weights, of_x = x.size + 2 * features + weights + filters, 2 * features + weights + x.size
     assert found["backward"] == (2, FLOAT * (of_weights + of_x) // SMALL * SMALL, 0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_depthwise_convolution_is_a_pass_each_way(fake_gpu: Any, dtype: str) -> None:
+    """x read and y written; x and dy read, dx written, and the other gradients made beside."""
+    b, length, c, k = 64, 64, 128, 4
+    x, bias = leaf(b, length, c, dtype=dtype), leaf(c, dtype=dtype)
+    weight = gp.Parameter(leaf(c, k, 1, dtype=dtype).data, order=(1, 2, 0))
+    found = cost(
+        fake_gpu, lambda: ops.conv1d(x, weight, bias, padding="causal", groups=c), x, weight, bias
+    )  # fmt: skip
+    assert found["forward"] == (1, 2 * x.data.nbytes, 0)
+    launches, moved, _ = found["backward"]
+    assert [cost.name for cost in fake_gpu.costs] == ["conv1d_depthwise_backward", "conv1d_depthwise_sum"]
+    partial = fake_gpu.costs[1].moved
+    assert launches == 2
+    assert moved <= 3 * x.data.nbytes + 2 * partial
+    assert partial <= x.data.nbytes / 4
 
 
 def test_matmul_of_stacks(fake_gpu: Any) -> None:

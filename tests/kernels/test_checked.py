@@ -37,12 +37,12 @@ def dtype_named(name):
     return np.dtype(pytest.importorskip("ml_dtypes").bfloat16 if name == "bfloat16" else name)
 
 
-def convolution(dtype, groups):
+def convolution(dtype, groups, channels=8, out=68):
     """70 x 68 results in a group: two row tiles, two column tiles, two runs of pairs."""
     rng = np.random.default_rng(0)
-    x = tensor(rng.standard_normal((2, 35, 8)).astype(dtype), requires_grad=True)
-    weight = Parameter(rng.standard_normal((68, 3, 8 // groups)).astype(dtype), order=(1, 2, 0))
-    bias = Parameter(rng.standard_normal(68).astype(dtype))
+    x = tensor(rng.standard_normal((2, 35, channels)).astype(dtype), requires_grad=True)
+    weight = Parameter(rng.standard_normal((out, 3, channels // groups)).astype(dtype), order=(1, 2, 0))
+    bias = Parameter(rng.standard_normal(out).astype(dtype))
     y = conv1d(x, weight, bias, padding="same", dilation=2, groups=groups)
     y.backward(rng.standard_normal(y.shape).astype(dtype))
     return y.data, x.grad, weight.grad, bias.grad
@@ -157,6 +157,7 @@ CASES = {
     "attention-short": lambda dtype: attend(dtype, 20, 31),
     "attention-long": lambda dtype: attend(dtype, 67, 70, causal=True, dropout=0.25),
     "conv1d": lambda dtype: convolution(dtype, 1),
+    "conv1d-depthwise": lambda dtype: convolution(dtype, 24, 24, 24),
     "conv1d-narrow": lambda dtype: convolution(dtype, 4),
     "conv1d-relu-max-long": lambda dtype: features(dtype, 2, 70, 8, [(68, 3), (5, 1)]),
     "conv1d-relu-max-short": lambda dtype: features(

@@ -3,9 +3,9 @@ on the fake GPU against the CPU."""
 
 from __future__ import annotations
 
-import ml_dtypes
 import numpy as np
 import pytest
+from convolutions import NAMES, TOLERANCE, dtype_named
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,8 +16,6 @@ from gpuprop.backend.device import use_device
 from gpuprop.ops import conv1d_products
 from gpuprop.ops.windows import Geometry
 
-DTYPES = {"float64": np.float64, "float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
-TOLERANCE = {"float64": 1e-13, "float32": 2e-6, "float16": 1e-3, "bfloat16": 8e-3}
 SHAPES = [  # batch, length, channels, out, kernel, options
     pytest.param(3, 11, 4, 5, 3, {}, id="no-padding-and-windows-left-over"),
     pytest.param(2, 9, 16, 8, 5, {"padding": "same"}, id="same"),
@@ -64,7 +62,7 @@ def test_the_map_of_indices(problem, seed):
     dy = rng.standard_normal((batch, at.out_length(length, kernel), out))
     y = conv1d_products.forward(x, weight, bias, at)
     found = (y, *conv1d_products.backward(dy, x, weight, at, (True, True, True)))
-    for name, got, want in zip(("y", "dx", "dw", "db"), found, loops(x, weight, bias, dy, at), strict=True):
+    for name, got, want in zip(NAMES, found, loops(x, weight, bias, dy, at), strict=True):
         assert got.shape == want.shape, name
         assert np.abs(got - want).max() <= 1e-12 * max(1, np.abs(want).max()), name
 
@@ -87,18 +85,18 @@ def always(monkeypatch):
     monkeypatch.setattr(conv1d_products, "NARROW", 0)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize(("batch", "length", "channels", "out", "kernel", "options"), SHAPES)
 def test_the_gpu_gives_what_the_cpu_gives(
     fake_gpu, always, dtype, batch, length, channels, out, kernel, options
 ):
     sizes = (batch, length, channels, out, kernel, options)
     with use_device("cpu"):
-        expected = run(DTYPES[dtype], *sizes)
+        expected = run(dtype_named(dtype), *sizes)
     fake_gpu.launches.clear()
-    found = run(DTYPES[dtype], *sizes)
+    found = run(dtype_named(dtype), *sizes)
     assert not [name for name in fake_gpu.launches if name in ("conv1d_forward", "conv1d_backward_weight")]
-    for name, got, want in zip(("y", "dx", "dw", "db"), found, expected, strict=True):
+    for name, got, want in zip(NAMES, found, expected, strict=True):
         assert (got.dtype, got.shape) == (want.dtype, want.shape), name
         got, want = got.astype(np.float64), want.astype(np.float64)
         assert np.abs(got - want).max() <= 2 * TOLERANCE[dtype] * max(1, np.abs(want).max()), name
@@ -161,13 +159,13 @@ def test_inside_a_captured_step(fake_gpu, always):
     assert fake_gpu.launches.count("graph") >= 2
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("channels", [5, 16])
 def test_texts_with_zeros_around_them(device, dtype, channels):
     """One number a thread, and 16 bytes a thread."""
-    x = np.random.default_rng(0).standard_normal((3, 4, channels)).astype(DTYPES[dtype])
+    x = np.random.default_rng(0).standard_normal((3, 4, channels)).astype(dtype_named(dtype))
     y = to_host(conv1d_products.padded(to_device(x), 2, 7, 1, 26))
-    expected = np.zeros((26, channels), DTYPES[dtype])
+    expected = np.zeros((26, channels), dtype_named(dtype))
     for b in range(3):
         expected[2 + 7 * b + 1 : 2 + 7 * b + 5] = x[b]
     np.testing.assert_array_equal(y, expected)
