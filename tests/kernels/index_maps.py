@@ -1,0 +1,205 @@
+"""Twins in NumPy of how kernels find what they work on: from a block, thread or job to elements of arrays.
+
+Numbers are int64 arrays or Python's, which have no end; `//` is what `quotient` does on a GPU.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+WARP = 32
+COLUMNS = 64  # of attention.cuh
+
+
+def up(n, d):
+    """n / d, rounded up."""
+    return -(-n // d)
+
+
+def threads(grid, block):
+    """The number of every thread of a grid."""
+    return np.arange(grid * block, dtype=np.int64)
+
+
+def strided(first, step, stop):
+    """What `for (i = first; i < stop; i += step)` visits, of an array of first ones, together."""
+    first = np.asarray(first, np.int64)
+    turns = np.arange(max(0, up(int(stop) - int(first.min()), int(step))), dtype=np.int64)
+    found = (first[:, None] + turns * step).reshape(-1)
+    return found[found < stop]
+
+
+def packs(start, stop, size, grid, block):
+    """adam, gradient_norm, softmax_cross_entropy_scale: elements start..stop-1, in packs of the array."""
+    last = up(stop, size)
+    k = strided(start // size + threads(grid, block), grid * block, last)
+    i = (k[:, None] * size + np.arange(size)).reshape(-1)
+    return i[(i >= start) & (i < stop)]
+
+
+def philox_blocks(n, first, grid, block):
+    """dropout: elements of blocks of 16 that are counted from `first`."""
+    begin = (first // 16 + threads(grid, block)) * 16 - first
+    i = (begin[:, None] + np.arange(16)).reshape(-1)
+    return i[(i >= 0) & (i < n)]
+
+
+def philox_blocks_of_rows(rows, width, chunks, first, grid, block):
+    """dropout_rows: elements of packed rows, each drawn where it lies in the padded batch."""
+    thread = threads(grid, block)
+    row = thread // chunks
+    thread, row = thread[row < len(rows)], row[row < len(rows)]
+    start = first + np.asarray(rows, np.int64)[row] * width
+    begin = (start // 16 + thread - row * chunks) * 16 - start
+    i = begin[:, None] + np.arange(16)
+    return (row[:, None] * width + i)[(i >= 0) & (i < width)]
+
+
+def activation_place(block, thread, rows, width, parts, pack):
+    """Place of activation.cu: column, first row, end of the rows."""
+    tiles = up(width, WARP * pack)
+    part = block // tiles
+    column = (block % tiles * WARP + thread % WARP) * pack
+    return column, rows * part // parts + thread // WARP, rows * (part + 1) // parts
+
+
+def attention_job(job, rows, columns, tile):
+    """Job of attention.cuh: matrix, first row, first column."""
+    chunks, tiles = up(columns, COLUMNS), up(rows, tile)
+    above = job // chunks
+    matrix = above // tiles
+    return matrix, (above - matrix * tiles) * tile, (job - above * chunks) * COLUMNS
+
+
+def attention_jobs(matrices, rows, columns, tile):
+    return matrices * up(rows, tile) * up(columns, COLUMNS)
+
+
+def conv1d_tile(tile, column_tiles, groups, side):
+    """conv1d_forward and _backward_input: first row, first column, group."""
+    above = tile // column_tiles
+    row_tile = above // groups
+    return row_tile * side, (tile - above * column_tiles) * side, above - row_tile * groups
+
+
+def conv1d_weight_tile(tile, row_tiles, column_tiles, groups, side):
+    """conv1d_backward_weight: first row, first column, group, split."""
+    above = tile // column_tiles
+    higher = above // row_tiles
+    split = higher // groups
+    return (
+        (above - higher * row_tiles) * side,
+        (tile - above * column_tiles) * side,
+        higher - split * groups,
+        split,
+    )
+
+
+def width_of(tile, widths, channels, tiles):
+    """Width of conv1d_relu_max.cuh: index, first feature, tile, start, for widths of (kernel, filters)."""
+    index = feature = start = 0
+    while index + 1 < len(widths):
+        kernel, filters = widths[index]
+        if tile < tiles(kernel, filters):
+            break
+        tile -= tiles(kernel, filters)
+        feature += filters
+        start += filters * kernel * channels
+        index += 1
+    return index, feature, tile, start
+
+
+def padded_row(row, front, each, before, batch, length):
+    """conv1d_pad: the row of x that row `row` of y copies, -1 for zeros."""
+    b = (row - front) // each
+    position = row - front - b * each - before
+    real = (row >= front) & (b < batch) & (position >= 0) & (position < length)
+    return np.where(real, b * length + position, -1)
+
+
+def recurrent_place(i, size, length, t):
+    """place_of of the recurrent kernels: row, column, place of the token in mask, and of the number in y."""
+    row = i // size
+    column = i - row * size
+    return row, column, row * length + t, (row * length + t) * size + column
+
+
+def slab(rows, classes, size, grid, block):
+    """softmax_cross_entropy_slab: elements that are moved, and rows that are computed."""
+    elements, own = [], []
+    for first in strided(np.arange(grid) * block, grid * block, rows).tolist():
+        count = min(rows - first, block) * classes
+        i = strided(np.arange(block) * size, block * size, count)
+        i = (i[:, None] + np.arange(size)).reshape(-1)
+        elements.append(first * classes + i[i < count])
+        row = first + np.arange(block)
+        own.append(row[row < rows])
+    return np.concatenate(elements), np.concatenate(own)
+
+
+def row_of_team(row, classes, size, team, held):
+    """softmax_cross_entropy_team: elements of a row that lie in the registers of a team, `held` a thread."""
+    start, stop = row * classes, (row + 1) * classes
+    pack = start // size + np.arange(team)[:, None] + np.arange(held // size) * team
+    i = (pack[..., None] * size + np.arange(size)).reshape(-1)
+    return i[(i >= start) & (i < stop)]
+
+
+def row_of_block(row, classes, size, block):
+    """softmax_cross_entropy_online: elements of a row that a block walks along."""
+    start, stop = row * classes, (row + 1) * classes
+    k = strided(start // size + np.arange(block), block, up(stop, size))
+    i = (k[:, None] * size + np.arange(size)).reshape(-1)
+    return i[(i >= start) & (i < stop)]
+
+
+def row_of_warp(width, size, held):
+    """layer_norm's _warp kernels: columns of a row in the registers of a warp, `held` packs a lane."""
+    lane, k = np.arange(WARP)[:, None], np.arange(held)
+    c = (((WARP * k + lane) * size)[..., None] + np.arange(size)).reshape(-1)
+    return c[c < width]
+
+
+def sort_runs(n, warps=32):
+    """sort_ids: first and last place of each warp's run."""
+    run = up(n, warps * WARP) * WARP
+    first = np.minimum(np.arange(warps) * run, n)
+    return first, np.minimum(first + run, n)
+
+
+def embedding_chunk(warp, tiles, lane, pack):
+    """embedding_backward: chunk and first column of a lane of warp `warp` of the grid."""
+    return warp // tiles, (warp % tiles * WARP + lane) * pack
+
+
+def embedding_sums(keys, rows, chunk=32):
+    """embedding_backward and _finish: for each row of the table the places that are added to it, a list for
+    each time that something is added. keys: sorted ids; `rows` and above belong to no row."""
+    n, added, partial = len(keys), {}, {}
+    for number in range(up(n, chunk)):
+        begin, end = number * chunk, min(number * chunk + chunk, n)
+        joins, places = begin > 0 and keys[begin - 1] == keys[begin], []
+        for i in range(begin, end):
+            if keys[i] >= rows:
+                break
+            places.append(i)
+            ends = i + 1 == n or keys[i + 1] != keys[i]
+            if not ends and i + 1 < end:
+                continue
+            if ends and not joins:
+                added.setdefault(keys[i], []).append(places)
+            else:
+                partial[number, 0 if joins else 1] = places
+            places, joins = [], False
+    for number in range(up(n, chunk)):
+        begin, end = number * chunk, (number + 1) * chunk
+        if end >= n or keys[end - 1] >= rows or keys[end] != keys[end - 1]:
+            continue
+        if begin > 0 and keys[begin - 1] == keys[end - 1]:
+            continue
+        places, later = list(partial[number, 1]), number + 1
+        while later * chunk < n and keys[later * chunk] == keys[end - 1]:
+            places += partial[later, 0]
+            later += 1
+        added.setdefault(keys[end - 1], []).append(places)
+    return added
