@@ -248,7 +248,8 @@ def test_rows_of_teams_wherever_they_begin(dtype):
 @pytest.mark.parametrize("itemsize", [2, 4, 8])
 def test_rows_of_layer_norm_in_a_warp(itemsize):
     size = 16 // itemsize
-    for width in {n for k in (1, 2, 4, 8) for n in around(32 * k * size, 7 * size)} - {0}:
+    edges = (32 * k * size + more for k in (1, 2, 4, 8) for more in (-size, 0, size))
+    for width in set(around(*edges)) - {0}:
         held = layer_norm_kernels.packs_of(width, itemsize)
         assert (held is None) == (width % size != 0 or width > 32 * size * (4 if itemsize == 2 else 8))
         if held is not None:
@@ -314,7 +315,7 @@ def test_attention_job_is_the_kernels():
       out[4 * i + 3] = Job::count<32>(sizes[3 * i], (int)sizes[3 * i + 1], (int)sizes[3 * i + 2]);
     }"""
     edges = [
-        (j, r, c) for j in (0, 5, 2**31, 2**33 + 7) for r in (1, 32, 33, 70_000) for c in (1, 64, 65, 1000)
+        (j, r, c) for j in (0, 5, 2**31, 2**33 + 7) for r in (1, 32, 33, 70_000) for c in (1, 64, 65, 130)
     ]
     sizes = np.array(edges, np.int64)
     found = run(source, np.zeros((len(edges), 4), np.int64), sizes)
@@ -360,6 +361,20 @@ def test_widths_are_the_kernels():
         found = run(source, np.zeros((total, 4), np.int64), given)
         twins = [maps.width_of(i, widths, 3, lambda _, filters: maps.up(filters, 64)) for i in range(total)]
         assert found.tolist() == [list(twin) for twin in twins]
+
+
+@needs_emulator
+def test_places_of_recurrent_states_are_the_kernels():
+    source = """#include "recurrent.cu"
+    extern "C" __global__ void run(const long long* numbers, long long* out, int n) {
+      const int i = blockIdx.x * blockDim.x + threadIdx.x;
+      if (i >= n) return;
+      const Place at = place_of(numbers[i], 90, 1000, 999);
+      out[4 * i] = at.row, out[4 * i + 1] = at.column, out[4 * i + 2] = at.token, out[4 * i + 3] = at.output;
+    }"""
+    numbers = np.array([0, 89, 90, 91, 2**31, 2**32 + 1, 2**40], np.int64)
+    found = run(source, np.zeros((len(numbers), 4), np.int64), numbers)
+    np.testing.assert_array_equal(found, np.stack(maps.recurrent_place(numbers, 90, 1000, 999), 1))
 
 
 @needs_emulator
