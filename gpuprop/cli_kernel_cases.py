@@ -19,6 +19,7 @@ from .ops.embedding_kernels import sort
 from .ops.scaled_dot_product_attention import Attention
 from .optim import AdamW
 from .tensors import Parameter, Tensor, tensor
+from .training.judgement import LossScale, judge
 
 Results = list[Any]
 
@@ -234,6 +235,21 @@ def recurrent_sequence(dtype: Any) -> Results:
     return results
 
 
+def step(dtype: Any) -> Results:
+    """What is decided of steps that are fine, whose gradients overflow, and whose loss is not finite; the
+    loss scale after each."""
+    results: Results = []
+    so_far, scale = to_device(np.zeros((), bool)), LossScale.beside(to_device(np.zeros(1)))
+    for loss, squares in ((1.0, 4.0), (2.0, np.inf), (3.0, 5.0), (np.nan, 1.0), (1.0, 1.0)):
+        norm = to_device(np.array([squares, 2.0], dtype))
+        overflow = scale.judge(norm)
+        values = [to_device(np.array(loss, of)) for of in (np.float32, np.float64)]
+        results += [overflow, *judge(values, None, scale.lost, overflow, so_far)]
+        results += [getattr(scale, name).copy() for name in ("scale", "used", "since", "skipped", "lost")]
+    results += judge([to_device(np.array(1.0, dtype))], norm, None, None, to_device(np.zeros((), bool)))
+    return [result.astype(np.float64) for result in results]
+
+
 OURS: dict[str, Callable[[Any], Results]] = {
     "activation.cu": activation,
     "adam.cu": adam,
@@ -248,4 +264,5 @@ OURS: dict[str, Callable[[Any], Results]] = {
     "recurrent_sequence.cu": recurrent_sequence,
     "softmax_cross_entropy.cu": softmax_cross_entropy,
     "softmax_cross_entropy_fused.cu": softmax_cross_entropy_fused,
+    "step.cu": step,
 }

@@ -125,4 +125,9 @@ INSTANTIATIONS: dict[str, dict[str, list[str]]] = {
     "softmax_cross_entropy_fused.cu": {
         dtype: _softmax_cross_entropy_fused(*types) for dtype, types in C_TYPES.items()
     },
+    "step.cu": {
+        dtype: [*(f"judge_step<{loss}, {acc}>" for loss in ("float", "double")), f"loss_scale<{acc}>"]
+        for dtype, (value, acc) in C_TYPES.items()
+        if value == acc
+    },
 }

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from ..backend.arrays import Array, get_xp
-from ..backend.gemm import sum_of_squares
 from ..tensors import Parameter, Tensor
+from .norm import squares
 
 
 def clip_grad_norm_(parameters: Iterable[Parameter], max_norm: float) -> Tensor:
@@ -20,14 +20,19 @@ def clip_grad_norm_(parameters: Iterable[Parameter], max_norm: float) -> Tensor:
     with_grad = [p for p in parameters if p.leaf.grad is not None]
     if not with_grad:
         return Tensor(np.zeros((), np.float32))
-    xp = get_xp(*(p.leaf.grad for p in with_grad))
-    total = sum(_squares(p) for p in with_grad)
-    norm = xp.sqrt(total)
+    norm = get_xp(*(p.leaf.grad for p in with_grad)).sqrt(sum(squares(p) for p in with_grad))
+    scale_gradients(with_grad, norm, max_norm)
+    return Tensor(norm)
+
+
+def scale_gradients(parameters: Iterable[Parameter], norm: Array, max_norm: float) -> None:
+    """Scale gradients whose joint 2-norm is `norm`, so that it is at most max_norm."""
+    xp = np if isinstance(norm, np.generic) else get_xp(norm)
     scale = xp.minimum(max_norm / (norm + 1e-6), 1.0)
     if xp is not np or scale != 1.0:
-        for p in with_grad:
-            _replace(p, lambda g, out: xp.multiply(g, scale.astype(g.dtype), out=out))
-    return Tensor(norm)
+        for p in parameters:
+            if p.leaf.grad is not None:
+                _replace(p, lambda g, out: xp.multiply(g, scale.astype(g.dtype), out=out))
 
 
 def check_max_norm(max_norm: float) -> None:
@@ -43,12 +48,6 @@ def clip_grad_value_(parameters: Iterable[Parameter], clip_value: float) -> None
     for p in parameters:
         if p.leaf.grad is not None:
             _replace(p, lambda g, out: get_xp(g).clip(g, -clip_value, clip_value, out=out))
-
-
-def _squares(p: Parameter) -> Array:
-    """Σ g² of one gradient, over memory in its own order."""
-    assert p.leaf.grad is not None
-    return sum_of_squares(p.leaf.grad.transpose(p.order))
 
 
 def _replace(p: Parameter, change: Callable[[Array, Array | None], Array]) -> None:

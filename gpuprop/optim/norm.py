@@ -12,6 +12,7 @@ from ..backend import kernels
 from ..backend.arrays import Array, get_xp
 from ..backend.gemm import sum_of_squares
 from ..backend.instantiations import PACK
+from ..tensors import Parameter
 from .arena import Arena
 
 THREADS = 256  # as in adam.cu
@@ -19,11 +20,39 @@ MOST_PARTS = 1024  # partial sums; their number, which decides the order of addi
 
 
 def gradient_norm(arenas: Iterable[Arena], scale: Array | None = None) -> Array:
-    """[Σ g², √(Σ g²) / scale] (2,) by kernels (adam.cu), for arenas of one type and device.
+    """[Σ g², √(Σ g²) / scale] (2,) of all gradients, not finite where one of them is not.
 
     scale: what the gradients were multiplied with, float32 () in device memory.
     """
     arenas = list(arenas)
+    if in_kernels(arenas):
+        return _in_kernels(arenas, scale)
+    with np.errstate(over="ignore", invalid="ignore"):  # that is the question
+        total = sum(squares(p) for arena in arenas for p in arena.parameters if p.leaf.grad is not None)
+    xp = get_xp(*(arena.grads for arena in arenas))
+    norm = xp.sqrt(total)
+    return xp.stack([xp.asarray(x) for x in (total, norm if scale is None else norm / scale)])
+
+
+def joint_squares(arenas: Iterable[Arena]) -> Array:
+    """[Σ g², ...] of all gradients, not finite where one of them is not: on a CPU without what the norm's
+    bits need, a sum of its own for each parameter."""
+    arenas = list(arenas)
+    if in_kernels(arenas):
+        return _in_kernels(arenas, None)
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = sum(sum_of_squares(arena.grads[a:b]) for arena in arenas for a, b in arena.spans())
+    return get_xp(*(arena.grads for arena in arenas)).asarray(total).reshape(1)
+
+
+def squares(p: Parameter) -> Array:
+    """Σ g² of one gradient, over memory in its own order."""
+    assert p.leaf.grad is not None
+    return sum_of_squares(p.leaf.grad.transpose(p.order))
+
+
+def _in_kernels(arenas: list[Arena], scale: Array | None) -> Array:
+    """By adam.cu, for arenas of one type and device."""
     xp = get_xp(arenas[0].grads)
     spans = [(arena, *span) for arena in arenas for span in arena.spans()]
     types = kernels.c_types(arenas[0].grads.dtype)
@@ -36,29 +65,9 @@ def gradient_norm(arenas: Iterable[Arena], scale: Array | None = None) -> Array:
     norm, kernel = xp.empty(2, sums), kernels.project("adam", f"gradient_norm<{', '.join(types)}>")
     for k, (arena, start, stop) in enumerate(spans):
         grid = blocks(stop - start, arena.grads.dtype, MOST_PARTS)
-        kernel(
-            grid,
-            THREADS,
-            (arena.grads, start, stop, work["partials"], norm, work["arrived"], scale, k == 0),
-        )
+        args = (arena.grads, start, stop, work["partials"], norm, work["arrived"], scale, k == 0)
+        kernel(grid, THREADS, args)
     return norm
-
-
-def gradients_are_finite(arenas: Iterable[Arena]) -> Array:
-    """A bool in device memory: no gradient is NaN or infinite, nor is the sum of their squares."""
-    arenas = list(arenas)
-    if in_kernels(arenas):
-        norm = gradient_norm(arenas)
-        return get_xp(norm).isfinite(norm[0])
-    with np.errstate(over="ignore", invalid="ignore"):  # that is the question
-        squares = [sum_of_squares(arena.grads[a:b]) for arena in arenas for a, b in arena.spans()]
-    if not squares:
-        return np.ones((), bool)
-    xp = get_xp(squares[0]) if not isinstance(squares[0], np.generic) else np
-    total = squares[0]
-    for square in squares[1:]:
-        total = total + square
-    return xp.asarray(xp.isfinite(total))
 
 
 def in_kernels(arenas: Iterable[Arena]) -> bool:

@@ -18,9 +18,9 @@ from ..backend.threads import over_rows
 from ..errors import CheckpointError
 from ..tensors import Parameter, Tensor
 from .arena import Arena
-from .clip import check_max_norm, clip_grad_norm_
+from .clip import check_max_norm, scale_gradients
 from .fused import FusedAdam
-from .norm import gradient_norm
+from .norm import gradient_norm, in_kernels
 
 PASSES = 4  # an update costs about as much as this many element-wise operations
 CLEAR_EVERY, TINY = 64, 1e-31  # where subnormals cannot be flushed: steps, and what counts as zero
@@ -34,10 +34,11 @@ class Optimizer:
     Making an optimizer moves the parameters into one block of memory (their values do not change).
     Parameters without a gradient are left alone by `step`, moments included.
 
-    Two things may be said before each `step`, which forgets them again. Both are in device memory, so that no
-    GPU is waited for:
+    Three things may be said before each `step`, which forgets them again. All are in device memory, so that
+    no GPU is waited for:
     skip: a bool; where it is True, parameters, moments and `steps` stay as they are.
     grad_scale: a float32 (); the gradients were multiplied with it, and the step divides them again.
+    norm: what `gradient_norm` gave for these gradients, so that `clip_grad_norm` need not compute it.
     """
 
     slots: ClassVar[tuple[str, ...]] = ()
@@ -48,6 +49,7 @@ class Optimizer:
         self.param_groups: list[dict[str, Any]] = []
         self.skip: Array | None = None
         self.grad_scale: Array | None = None
+        self.norm: Array | None = None
         self._clip: tuple[Array | None, float] = (None, 1.0)  # norm of the gradients, and its limit
         entries = list(parameters)
         if not entries:
@@ -77,6 +79,7 @@ class Optimizer:
 
     def zero_grad(self) -> None:
         """Forget all gradients: the next backward overwrites them."""
+        self.norm = None
         for group in self.param_groups:
             for p in group["params"]:
                 p.grad = None
@@ -106,18 +109,25 @@ class Optimizer:
 
         Returns the norm before. A kernel that updates scales on its way: `grad` then stays as it was.
         """
-        fused = self.fused()
-        if fused is None:
-            self._unscale()
-            return clip_grad_norm_((p for group in self.param_groups for p in group["params"]), max_norm)
         check_max_norm(max_norm)
-        norm = gradient_norm(self.arenas, self.grad_scale)
-        self._clip = (norm, max_norm)
+        norm = self.gradient_norm() if self.norm is None else self.norm
+        if self.fused() is not None:
+            self._clip = (norm, max_norm)
+        else:
+            self.unscale()
+            scale_gradients((p for arena in self.arenas for p in arena.parameters), norm[1], max_norm)
         return Tensor(norm[1:].reshape(()))
+
+    def gradient_norm(self) -> Array:
+        """[Σ g², √(Σ g²)] (2,), of all gradients as they are and of those without `grad_scale`: neither is
+        finite where a gradient is not."""
+        if not in_kernels(self.arenas):
+            self.unscale()
+        return gradient_norm(self.arenas, self.grad_scale)
 
     def step(self) -> None:
         """Update every parameter that has a gradient, unless `skip` is set and True."""
-        skip, self.skip = self.skip, None
+        skip, self.skip, self.norm = self.skip, None, None
         fused = self.fused()
         if fused is not None:
             clip, self._clip = self._clip, (None, 1.0)
@@ -126,11 +136,12 @@ class Optimizer:
             fused.refresh(self.param_groups)
             fused.step(self.state, clip, scale, skip if skip is None else get_xp(skip).asarray(skip))
         else:
-            self._unscale()
+            self.unscale()
             self._step_arrays(skip)
         random.advance_step()
 
-    def _unscale(self) -> None:
+    def unscale(self) -> None:
+        """Divide the gradients by `grad_scale`, where it is set, which `step` does otherwise."""
         scale, self.grad_scale = self.grad_scale, None
         if scale is None:
             return

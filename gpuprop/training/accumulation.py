@@ -63,7 +63,7 @@ def backward_of_shares(
         with random.rows_from(row):
             value = float_loss(loss(batch))
             start = precision.scaled(value)
-            value.backward(start if shares is None else start * shares[k].astype(start.dtype))
+            value.backward(start if shares is None else start * shares[k].astype(start.dtype, copy=False))
         row += getattr(batch, "size", 1)
         done.append(value)
     return done

@@ -96,6 +96,8 @@ class DeviceStep:
             losses = of.ranks.backward(of.loss, of.count, batches, of.precision)
         overflow = of.precision.unscale()
         of.optimizer.skip = of.guard.watch(number, batches, [loss for loss, _ in losses], overflow)
+        if of.observers:
+            of.optimizer.unscale()
         for observer in of.observers:
             observer.after_backward()
         return losses, self._update()
@@ -108,7 +110,7 @@ class DeviceStep:
         sent = self._sent[1] if self._sent is not None and self._sent[0] is batches else None
         inputs = (list(batches), of.ranks.given(of.count, batches), of.clip_norm)
         losses, bad, norm = self.graph.call(inputs, sent)
-        of.guard.took(number, random_step, batches, losses, bad, replayed=True)
+        of.guard.took(number, random_step, batches, losses, bad, of.precision.left(), replayed=True)
         for observer in of.observers:
             observer.after_backward()
         return of.ranks.counted(losses, of.count, batches), norm

@@ -64,8 +64,9 @@ class Divergence:
         self._vanished = 0  # looks in a row: at the first step a layer before weights of 0 has no gradient
         self._told: set[str] = set()
 
-    def measure(self, step: int, losses: Sequence[Tensor]) -> None:
-        """Take the gradients of step `step`, before clipping and update, if it is to be looked at."""
+    def measure(self, step: int, losses: Sequence[Tensor], scale: Array | None = None) -> None:
+        """Take the gradients of step `step`, before clipping and update, if it is to be looked at. scale:
+        what they are multiplied with, float32 () in device memory."""
         if step > NORMS_EVERY and step % NORMS_EVERY != 1:
             return
         layers = list(_layers(self.model).items())
@@ -75,6 +76,7 @@ class Divergence:
         xp = get_xp(parts[0].data)
         groups = (parts, others, [p for _, layer in layers for p in layer])
         values: list[Any] = [sum(_square(p) for p in group) for group in groups]
+        values = values if scale is None else [value / (scale * scale) for value in values]
         values.append(sum(sum_of_squares(arena.data) for arena in self.optimizer.arenas))
         values.append(sum(loss.data.astype("float32") for loss in losses) / len(losses))
         self._waiting.append((step, first, last, xp.stack([xp.asarray(v).reshape(()) for v in values])))

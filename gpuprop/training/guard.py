@@ -20,10 +20,11 @@ from ..backprop import no_grad
 from ..errors import DataError, GpupropError, TrainingError
 from ..nn.module import Module
 from ..optim import Optimizer
-from ..optim.norm import gradients_are_finite
+from ..optim.norm import joint_squares
 from ..tensors import Tensor
 from .divergence import Divergence
 from .failure import replay, save_failure
+from .judgement import judge
 from .locate import Finding
 from .precision import OVERFLOW, Precision
 from .progress import Display
@@ -78,34 +79,32 @@ class Guard:
         memory, whether to skip the update."""
         random_step = random.state.step
         bad, skip = self.look(losses, overflow)
-        self.took(number, random_step, batches, losses, bad)
+        self.took(number, random_step, batches, losses, bad, self.trainer.optimizer.grad_scale)
         return skip
 
     def look(self, losses: Sequence[Tensor], overflow: Array | None) -> tuple[Array, Array]:
         """(whether this step or one before was not finite, whether to skip the update), in device memory;
         what a captured step does of `watch`."""
-        xp = get_xp(losses[0].data)
+        xp, of = get_xp(losses[0].data), self.trainer
         if self._bad is None or get_xp(self._bad) is not xp:
             self._bad = xp.zeros((), bool)
-        bad = self._bad
-        for loss in losses:
-            bad = bad | ~xp.isfinite(loss.data).all()
-        if overflow is None:
-            bad = bad | ~xp.asarray(gradients_are_finite(self.trainer.optimizer.arenas))
-        elif self.trainer.precision.lost is not None:
-            bad = bad | self.trainer.precision.lost
-        bad = xp.asarray(bad)
-        self._bad[...] = bad
-        return bad, bad if overflow is None else xp.asarray(bad | overflow)
+        values = [loss.data for loss in losses]
+        if overflow is not None:  # the loss scale has looked at the gradients
+            return judge(values, None, of.precision.lost, overflow, self._bad)
+        if of.clip_norm is None:
+            return judge(values, joint_squares(of.optimizer.arenas), None, None, self._bad)
+        of.optimizer.norm = of.optimizer.gradient_norm()
+        return judge(values, of.optimizer.norm, None, None, self._bad)
 
     def took(
         self, number: int, random_step: int, batches: Sequence[Any], losses: Sequence[Tensor], bad: Array,
-        replayed: bool = False,
+        scale: Array | None = None, replayed: bool = False,
     ) -> None:  # fmt: skip
-        """Remember step `number` until it is read of. random_step: the random numbers it drew."""
+        """Remember step `number` until it is read of. random_step: the random numbers it drew. scale: what
+        its gradients are multiplied with."""
         row = self.trainer.ranks.first_row
         self._taken.append(Taken(number, random_step, list(batches), list(losses), bad, replayed, row))
-        self._divergence.measure(number, losses)
+        self._divergence.measure(number, losses, scale)
 
     def read(self, epoch: int) -> None:
         """Hear of the steps since the last time (waits for the device). Raises TrainingError, with the first

@@ -21,7 +21,8 @@ class Observer:
         return type(self).after_backward is not Observer.after_backward
 
     def before_step(self, model: Module, step: int) -> None:
-        """Step number `step`, from 1, begins; the gradients are still those of the step before."""
+        """Step number `step`, from 1, begins; the gradients are still those of the step before (in float16 on
+        a GPU times its loss scale)."""
 
     def after_backward(self) -> None:
         """The parameters have the gradients of this step, not clipped."""

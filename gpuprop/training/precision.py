@@ -12,6 +12,9 @@ with a scale that is as large as it can be without overflow, and the gradients a
         loss.backward(precision.scaled(loss))
     optimizer.skip = precision.unscale()
     optimizer.step()
+
+The scale costs no launch of its own: the backward pass starts from it, so that the loss' kernel reads it, and
+the optimizer's kernel divides by it on its way.
 """
 
 from __future__ import annotations
@@ -28,12 +31,10 @@ from ..backend.recording import ones
 from ..errors import DataError, DeviceError, TrainingError
 from ..nn.module import Module
 from ..optim import Optimizer
-from ..optim.norm import gradients_are_finite
 from ..tensors import Parameter, Tensor
+from .judgement import LEAST_SCALE, LossScale
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
-FIRST_SCALE, LEAST_SCALE, MOST_SCALE = 2.0**15, 2.0**-10, 2.0**24
-GROW_AFTER = 2000  # steps without overflow
 OVERFLOW = f"gradients overflow float16 even with a loss scale of {LEAST_SCALE:.3g}"
 
 
@@ -63,8 +64,13 @@ class Precision:
         return ones(xp, loss.data) if share == 1.0 else xp.full_like(loss.data, share)
 
     def unscale(self) -> Array | None:
-        """Bring the gradients back to their size. Returns a bool in device memory, True when they overflowed
-        and the step is to be skipped, or None in precisions that need no scale."""
+        """Tell the optimizer to bring the gradients back to their size. Returns a bool in device memory, True
+        when they overflowed and the step is to be skipped, or None in precisions that need no scale."""
+        return None
+
+    def left(self) -> Array | None:
+        """What the gradients are still multiplied with after a step, float32 () in device memory, as the
+        optimizer's kernel has divided on its way; None for nothing."""
         return None
 
     def read(self) -> None:
@@ -153,34 +159,36 @@ class ScaledPrecision(MixedPrecision):
 
     def __init__(self, model: Module, optimizer: Optimizer) -> None:
         super().__init__(model, optimizer, np.dtype(np.float16))
-        xp = get_xp(optimizer.arenas[0].data)
-        self.scale = xp.full((), FIRST_SCALE, np.float32)
-        self._since = xp.zeros((), np.int64)  # steps since the last overflow, or since the scale grew
-        self._skipped = xp.zeros((), np.int64)
-        self.lost: Array = xp.zeros((), bool)
+        self._scale = LossScale.beside(optimizer.arenas[0].data)
         self._known = self._recorded = 0  # of the skipped: what the host has heard of, and written down
 
+    @property
+    def scale(self) -> Array:
+        """What losses are multiplied with, float32 () in device memory."""
+        return self._scale.scale
+
+    @property
+    def lost(self) -> Array:  # type: ignore[override]
+        return self._scale.lost
+
     def scaled(self, loss: Tensor, share: float = 1.0) -> Array:
-        xp = get_xp(loss.data)
-        return xp.asarray(super().scaled(loss, share) * self.scale)
+        start = self.scale if share == 1.0 else get_xp(loss.data).asarray(self.scale * share)
+        return start.astype(loss.dtype, copy=False).reshape(loss.shape)
 
     def unscale(self) -> Array:
-        xp = get_xp(self.scale)
-        inverse = xp.asarray(1.0 / self.scale)
-        for arena in self.optimizer.arenas:
-            for start, stop in arena.spans():
-                arena.grads[start:stop] *= inverse.astype(arena.grads.dtype)
-        overflow = ~gradients_are_finite(self.optimizer.arenas)
-        self.lost |= overflow & (self.scale <= LEAST_SCALE)
-        grows = self._since + 1 >= GROW_AFTER
-        factor = xp.where(overflow, 0.5, xp.where(grows, 2.0, 1.0))
-        self.scale[...] = xp.clip(self.scale * factor, LEAST_SCALE, MOST_SCALE)
-        self._since[...] = xp.where(overflow | grows, 0, self._since + 1)
-        self._skipped += overflow
-        return xp.asarray(overflow)
+        of = self.optimizer
+        of.grad_scale = self.scale
+        of.norm = of.gradient_norm()
+        overflow = self._scale.judge(of.norm)
+        if of.grad_scale is not None:  # still to be divided by, when the scale has changed
+            of.grad_scale = self._scale.used
+        return overflow
+
+    def left(self) -> Array | None:
+        return None if self.optimizer.fused() is None else self._scale.used
 
     def read(self) -> None:
-        self._known = int(to_host(self._skipped))
+        self._known = int(to_host(self._scale.skipped))
         if bool(to_host(self.lost)):
             raise TrainingError(
                 f"{OVERFLOW}: train with --precision bf16 or fp32, or lower the learning rate"
@@ -194,15 +202,15 @@ class ScaledPrecision(MixedPrecision):
     def state_dict(self) -> dict[str, Any]:
         return {
             "scale": float(to_host(self.scale)),
-            "since": int(to_host(self._since)),
-            "skipped": int(to_host(self._skipped)),
+            "since": int(to_host(self._scale.since)),
+            "skipped": int(to_host(self._scale.skipped)),
             "known": self._known,
             "recorded": self._recorded,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.scale[...], self._since[...] = float(state["scale"]), int(state["since"])
-        self._skipped[...] = int(state["skipped"])
+        self.scale[...], self._scale.since[...] = float(state["scale"]), int(state["since"])
+        self._scale.skipped[...] = int(state["skipped"])
         self._known, self._recorded = int(state["known"]), int(state["recorded"])
 
 

@@ -197,7 +197,7 @@ class ParallelRanks(Ranks):
                     start = precision.scaled(value, shares[k])
                 else:
                     start = precision.scaled(value)
-                    start = start * shares[k].astype(start.dtype)
+                    start = start * shares[k].astype(start.dtype, copy=False)
                 with last:
                     value.backward(start)
             part = part + value.data.astype(np.float64) * shares[k]

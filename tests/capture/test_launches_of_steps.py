@@ -54,3 +54,25 @@ def test_launches(fake_gpu: Any, name: str) -> None:
     assert names.count("adam") == names.count("gradient_norm") == 1
     if name == "two layers":  # bias and ReLU, and sums for biases, are epilogues of the products
         assert (names.count("gemm_epilogue"), names.count("gemm")) == (4, 1)
+
+
+# Beside forward, backward and the optimizer a step of the trainer has the judgement of losses and gradients, the
+# gathering of the results and, in half types, copies of the weights and of the batch in these.
+OF_TRAINER = {"fp32": 14, "bf16": 16, "fp16": 17}
+
+
+@pytest.mark.parametrize("precision", OF_TRAINER)
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+def test_launches_of_the_trainer(fake_gpu: Any, precision: str, clip_norm: float | None) -> None:
+    """Two layers. Clipping costs none: the norm is computed anyway, to see whether gradients are finite."""
+    gp.manual_seed(0)
+    model, criterion = TwoLayers(), nn.CrossEntropyLoss()
+    of = gp.Trainer(
+        model, lambda b: criterion(model(b[0], None), b[1]), optim.AdamW(model.parameters()),
+        clip_norm=clip_norm, precision=precision, progress="off", capture=True,
+    )  # fmt: skip
+    of.fit([(np.ones((6, 16), np.float32), np.arange(6) % 3)] * 3, epochs=1)
+    (graph,) = of.device_step.graph._graphs.values()
+    names = graph.graph.names
+    assert len(names) <= OF_TRAINER[precision], Counter(names)
+    assert names.count("gradient_norm") == names.count("judge_step") == 1

@@ -10,7 +10,7 @@ import gpuprop as gp
 from gpuprop import nn
 from gpuprop.backend.arrays import to_host
 from gpuprop.models import TextCNN
-from gpuprop.training import make_precision
+from gpuprop.training import judgement, make_precision
 from gpuprop.training import precision as module
 
 from .test_accumulation import CASES, trainer
@@ -143,7 +143,7 @@ def test_an_overflow_skips_the_step_and_halves_the_scale():
     assert optimizer.steps == 3
     assert trainer.state.step == 5
     assert trainer.history[0]["skipped_steps"] == 2
-    assert trainer.history[0]["loss_scale"] == module.FIRST_SCALE / 4
+    assert trainer.history[0]["loss_scale"] == judgement.FIRST_SCALE / 4
     assert np.isfinite(model.weight.numpy()).all()
 
 
@@ -156,13 +156,13 @@ def test_skipped_steps_are_counted_an_epoch():
 
 
 def test_the_scale_grows_after_a_while_without_overflow(monkeypatch):
-    monkeypatch.setattr(module, "GROW_AFTER", 3)
+    monkeypatch.setattr(judgement, "GROW_AFTER", 3)
     model = scalar_model()
     trainer = fit(model, Planted(model, {2}), 8, precision="fp16")  # 3 good steps, doubled; 3 more, doubled
-    assert trainer.history[0]["loss_scale"] == module.FIRST_SCALE / 2 * 4
-    monkeypatch.setattr(module, "MOST_SCALE", module.FIRST_SCALE)
+    assert trainer.history[0]["loss_scale"] == judgement.FIRST_SCALE / 2 * 4
+    monkeypatch.setattr(judgement, "MOST_SCALE", judgement.FIRST_SCALE)
     trainer = fit(model, Planted(model, set()), 8, precision="fp16")
-    assert trainer.history[0]["loss_scale"] == module.FIRST_SCALE
+    assert trainer.history[0]["loss_scale"] == judgement.FIRST_SCALE
 
 
 class Overflow(gp.Op):
@@ -198,9 +198,9 @@ def test_gradients_that_overflow_at_every_scale_stop_training_within_ten_steps(t
 def test_a_scale_that_is_the_least_but_does_not_overflow_goes_on():
     model = scalar_model()
     trainer = fit(model, Planted(model, set()), 1, precision="fp16")
-    trainer.precision.scale[...] = module.LEAST_SCALE
+    trainer.precision.scale[...] = judgement.LEAST_SCALE
     trainer.fit([np.ones((1, 1), np.float32)], epochs=2)
-    assert trainer.history[1]["loss_scale"] == module.LEAST_SCALE
+    assert trainer.history[1]["loss_scale"] == judgement.LEAST_SCALE
 
 
 def test_a_loop_of_ones_own_hears_of_it_too():
