@@ -239,6 +239,7 @@ def step(dtype: Any) -> Results:
     """What is decided of steps that are fine, whose gradients overflow, and whose loss is not finite; the
     loss scale after each."""
     results: Results = []
+    dtype = np.float64 if dtype == np.float64 else np.float32  # of sums
     so_far, scale = to_device(np.zeros((), bool)), LossScale.beside(to_device(np.zeros(1)))
     for loss, squares in ((1.0, 4.0), (2.0, np.inf), (3.0, 5.0), (np.nan, 1.0), (1.0, 1.0)):
         norm = to_device(np.array([squares, 2.0], dtype))

@@ -94,10 +94,8 @@ class DeviceStep:
         of.optimizer.zero_grad()
         with of.precision.computing():
             losses = of.ranks.backward(of.loss, of.count, batches, of.precision)
-        overflow = of.precision.unscale()
+        overflow = of.precision.unscale(now=bool(of.observers))
         of.optimizer.skip = of.guard.watch(number, batches, [loss for loss, _ in losses], overflow)
-        if of.observers:
-            of.optimizer.unscale()
         for observer in of.observers:
             observer.after_backward()
         return losses, self._update()
@@ -123,7 +121,7 @@ class DeviceStep:
         of.optimizer.zero_grad()
         with of.precision.computing():
             losses = of.ranks.captured(of.loss, batches, given, of.precision)
-        overflow = of.precision.unscale()
+        overflow = of.precision.unscale(now=False)
         bad, of.optimizer.skip = of.guard.look(losses, overflow)
         return losses, bad, self._update()
 

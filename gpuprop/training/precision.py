@@ -14,7 +14,7 @@ with a scale that is as large as it can be without overflow, and the gradients a
     optimizer.step()
 
 The scale costs no launch of its own: the backward pass starts from it, so that the loss' kernel reads it, and
-the optimizer's kernel divides by it on its way.
+a trainer leaves the division to the optimizer's kernel.
 """
 
 from __future__ import annotations
@@ -63,14 +63,15 @@ class Precision:
         xp = get_xp(loss.data)
         return ones(xp, loss.data) if share == 1.0 else xp.full_like(loss.data, share)
 
-    def unscale(self) -> Array | None:
-        """Tell the optimizer to bring the gradients back to their size. Returns a bool in device memory, True
-        when they overflowed and the step is to be skipped, or None in precisions that need no scale."""
+    def unscale(self, now: bool = True) -> Array | None:
+        """Bring the gradients back to their size; with now=False, where the optimizer's kernel can, on its
+        way. Returns a bool in device memory, True when they overflowed and the step is to be skipped, or None
+        in precisions that need no scale."""
         return None
 
     def left(self) -> Array | None:
-        """What the gradients are still multiplied with after a step, float32 () in device memory, as the
-        optimizer's kernel has divided on its way; None for nothing."""
+        """What the gradients are still multiplied with after `unscale(now=False)` and a step, float32 () in
+        device memory; None for nothing."""
         return None
 
     def read(self) -> None:
@@ -175,13 +176,15 @@ class ScaledPrecision(MixedPrecision):
         start = self.scale if share == 1.0 else get_xp(loss.data).asarray(self.scale * share)
         return start.astype(loss.dtype, copy=False).reshape(loss.shape)
 
-    def unscale(self) -> Array:
+    def unscale(self, now: bool = True) -> Array:
         of = self.optimizer
         of.grad_scale = self.scale
         of.norm = of.gradient_norm()
         overflow = self._scale.judge(of.norm)
         if of.grad_scale is not None:  # still to be divided by, when the scale has changed
             of.grad_scale = self._scale.used
+        if now:
+            of.unscale()
         return overflow
 
     def left(self) -> Array | None:

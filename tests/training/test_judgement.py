@@ -157,3 +157,20 @@ def test_a_scale_is_divided_out_before_observers_look(device):
         of.fit(list(batches()), epochs=1)
         found[precision] = list(seen)
     np.testing.assert_allclose(found["fp16"], found["fp32"], rtol=1e-2)
+
+
+def test_a_scale_is_divided_out_by_hand(device):
+    """As docs/training.md does it, with `clip_grad_norm_`."""
+    x, norms = to_device(np.ones((2, 16), np.float32)), {}
+    for name in ("fp32", "fp16"):
+        gp.manual_seed(0)
+        model = nn.Linear(16, 3)
+        optimizer = optim.AdamW(model.parameters())
+        precision = gp.training.make_precision(name, model, optimizer)
+        with precision.computing():
+            loss = (model(x) ** 2).mean()
+            loss.backward(precision.scaled(loss))
+        optimizer.skip = precision.unscale()
+        norms[name] = optim.clip_grad_norm_(model.parameters(), 1.0).item()
+        optimizer.step()
+    assert norms["fp16"] == pytest.approx(norms["fp32"], rel=1e-2)
