@@ -56,8 +56,8 @@ def test_launches(fake_gpu: Any, name: str) -> None:
         assert (names.count("gemm_epilogue"), names.count("gemm")) == (4, 1)
 
 
-# Beside forward, backward and the optimizer a step of the trainer has the judgement of losses and gradients, the
-# gathering of the results and, in half types, copies of the weights and of the batch in these.
+# Beside forward, backward and the optimizer a step of the trainer has the judgement of losses and gradients,
+# the gathering of the results and, in half types, copies of the weights and of the batch in these.
 OF_TRAINER = {"fp32": 14, "bf16": 16, "fp16": 17}
 
 
