@@ -9,7 +9,7 @@ from ..backend.half import wide
 from ..backprop import Context
 from ..op import Op
 from ..tensors import Tensor
-from .elementwise import sigmoid_of
+from .exponential import exponential, logistic
 
 
 class BinaryCrossEntropy(Op):
@@ -28,8 +28,7 @@ class BinaryCrossEntropy(Op):
         ctx.save(z, y, q, w, dtype)
         loss = xp.empty_like(z)
         xp.absolute(z, out=loss)
-        xp.negative(loss, out=loss)
-        xp.exp(loss, out=loss)
+        exponential(loss, loss, -1.0)
         xp.log1p(loss, out=loss)
         if pos_weight is None:  # max(-z, 0) + z = max(z, 0)
             loss += xp.maximum(z, 0)
@@ -43,7 +42,7 @@ class BinaryCrossEntropy(Op):
     @staticmethod
     def backward(ctx: Context, dy: Array) -> Array:
         z, y, q, w, dtype = ctx.saved
-        dz = sigmoid_of(z)
+        dz = logistic(z)
         if isinstance(q, float):
             dz -= y
         else:

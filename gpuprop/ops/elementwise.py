@@ -15,6 +15,7 @@ from ..op import Op
 from ..tensors import Tensor
 from . import activation_kernels
 from .blockwise import alike, blockwise, maximum_with_zero
+from .exponential import logistic
 from .operands import is_array
 
 SMALL = 1 << 11  # elements up to which memory that is used again does not pay
@@ -216,21 +217,12 @@ def _tanh_gradient(dy: Array, y: Array, out: Array) -> None:
     xp.multiply(out, dy, out)
 
 
-def sigmoid_of(x: Array, out: Array | None = None) -> Array:
-    """1 / (1 + e^-x) = (1 + tanh(x / 2)) / 2 on plain arrays: exact for large |x| and without overflow."""
-    xp = get_xp(x)
-    y = xp.multiply(x, 0.5, out=xp.empty_like(x) if out is None else out)
-    xp.tanh(y, y)
-    xp.multiply(y, 0.5, y)
-    return xp.add(y, 0.5, y)
-
-
 class Sigmoid(Op):
     """y = 1 / (1 + e^-x)        dx = y (1 - y) dy"""
 
     @staticmethod
     def forward(ctx: Context, x: Array) -> Array:
-        y = blockwise(sigmoid_of, x)
+        y = blockwise(logistic, x)
         ctx.save(y)
         return y
 

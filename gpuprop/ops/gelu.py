@@ -16,6 +16,7 @@ from ..op import Op
 from ..tensors import Tensor
 from . import activation_kernels
 from .blockwise import blockwise, computed, in_blocks, kept_type
+from .exponential import exponential
 
 APPROXIMATE = ("tanh", "none")
 SLOPE = math.sqrt(2 / math.pi)
@@ -101,8 +102,7 @@ def _exact(x: Array, y: Array, factor: Array | None = None) -> None:
     if factor is not None:
         with np.errstate(over="ignore"):
             xp.multiply(x, x, factor)
-        factor *= -0.5
-        xp.exp(factor, factor)
+            exponential(factor, factor, -0.5)
         factor *= x
         factor *= 1 / math.sqrt(2 * math.pi)
         factor += y
