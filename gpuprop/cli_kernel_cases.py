@@ -198,6 +198,20 @@ def layer_norm(dtype: Any) -> Results:
     return results
 
 
+def pooling(dtype: Any) -> Results:
+    """Maximum and mean over time and their gradients, of texts with gaps and of one without a token."""
+    results: Results = []
+    for channels in (37, 264):
+        rng = np.random.default_rng(0)
+        x = tensor(rng.standard_normal((3, 19, channels)).astype(dtype), requires_grad=True)
+        mask = to_device(rng.random((3, 19)) < np.array([[0.7], [0.0], [1.0]]))
+        for y in (ops.max_over_time(x, mask), ops.mean_over_time(x, mask)):
+            y.backward(rng.standard_normal(y.shape).astype(dtype))
+            results.append(y.data)
+        results.append(x.grad)
+    return results
+
+
 def recurrent(dtype: Any) -> Results:
     """Outputs, states and gradients of a GRU and an LSTM over padded rows; of half types one time, since what
     is stored each time is rounded, while the formula is computed in float32."""
@@ -261,6 +275,7 @@ OURS: dict[str, Callable[[Any], Results]] = {
     "dropout.cu": dropout,
     "embedding.cu": embedding,
     "layer_norm.cu": layer_norm,
+    "pooling.cu": pooling,
     "recurrent.cu": recurrent,
     "recurrent_sequence.cu": recurrent_sequence,
     "softmax_cross_entropy.cu": softmax_cross_entropy,

@@ -36,6 +36,12 @@ struct Max {
   template <typename T> __device__ T operator()(T a, T b) const { return a < b ? b : a; }
 };
 
+// Whether v at place t goes before the largest so far, at `winner` (-1: none): among equal ones the first, NaN before all.
+template <typename Acc>
+__device__ inline bool wins(Acc v, int t, Acc largest, int winner) {
+  return winner < 0 || v > largest || (v == largest && t < winner) || v != v;
+}
+
 // Combines `v` over a team of TEAM neighbouring threads and hands the result to each of them, always in the same order.
 // TEAM is a power of two: up to 32 it is a part of a warp, above it is the whole (one-dimensional) block.
 // Every thread of the block must call it.

@@ -245,7 +245,7 @@ conv1d_relu_max_backward_weight(const T* __restrict__ x, const T* __restrict__ d
 // A warp owns a run of channels at one position. It asks 32 features at a time, and adds those that hit in order.
 // add: to what dx holds already.
 template <typename T, typename Acc>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, 4)  // without, some compilers save registers, and spill
 conv1d_relu_max_backward_input(const T* __restrict__ dy, const int* __restrict__ winner, const T* __restrict__ joined,
                                T* __restrict__ dx, Widths widths, long long batch, int length, int channels, int features,
                                bool packed, bool add) {

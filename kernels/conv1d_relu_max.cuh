@@ -1,4 +1,4 @@
-// What the kernels of conv1d_relu_max.cu share: the widths, runs of elements, and which window goes before which.
+// What the kernels of conv1d_relu_max.cu share: the widths, runs of elements, and which windows count.
 #pragma once
 #include "common.cuh"
 
@@ -64,10 +64,4 @@ __device__ inline bool holds_token(const bool* __restrict__ mask, int t, int lef
   for (int l = first < 0 ? 0 : first; l < stop; ++l)
     if (mask[l]) return true;
   return false;
-}
-
-// Whether c at t goes before what was the largest: among equal ones the first; NaN before all.
-template <typename Acc>
-__device__ inline bool wins(Acc c, int t, Acc largest, int winner) {
-  return winner < 0 || c > largest || (c == largest && t < winner) || c != c;
 }

@@ -8,18 +8,19 @@
 
 constexpr int THREADS = 256;
 
-// N columns a thread: 16 bytes, or one where rows are not whole packs. An id outside the table gives a row of NaN.
+// N columns a thread: 16 bytes, or one where rows are not whole packs. An id outside the table gives a row of NaN, the id
+// `blank` a row of zeros.
 template <typename T, typename Id, int N>
 __global__ void __launch_bounds__(THREADS)
 embedding_forward(const T* __restrict__ table, const Id* __restrict__ ids, T* __restrict__ y, long long n, int rows,
-                  int columns) {
+                  int columns, long long blank) {
   const int packs = columns / N;
   for (long long i = grid_thread(); i < n * packs; i += grid_threads()) {
     const long long place = quotient(i, packs), id = ids[place];
     const int c = (int)(i - place * packs) * N;
-    Pack<T, N> pack;
+    Pack<T, N> pack = {};
     if (id >= 0 && id < rows) {
-      pack = load_pack<T, N>(table + id * columns + c);
+      if (id != blank) pack = load_pack<T, N>(table + id * columns + c);
     } else {
       using Acc = decltype(to_acc(pack.v[0]));
       for (int e = 0; e < N; ++e) pack.v[e] = from_acc<T>(Acc(nan("")));

@@ -91,6 +91,11 @@ def _embedding(value: str, acc: str) -> list[str]:
     return [*forward, *backward, f"add_sorted_rows<{value}>", *atomic, *sort]
 
 
+def _pooling(value: str, acc: str) -> list[str]:
+    names = [f"{name}_over_time_{way}" for name in ("max", "mean") for way in ("forward", "backward")]
+    return [f"{name}<{value}, {acc}, {n}>" for name in names for n in (PACK // _BYTES[value], 1)]
+
+
 def _recurrent(value: str, acc: str) -> list[str]:
     names = ("gru_forward", "gru_backward", "lstm_forward", "lstm_backward")
     return [f"{name}<{value}, {acc}>" for name in names]
@@ -119,6 +124,7 @@ INSTANTIATIONS: dict[str, dict[str, list[str]]] = {
     "dropout.cu": _each("dropout", "dropout_rows"),
     "embedding.cu": {dtype: _embedding(*types) for dtype, types in C_TYPES.items()},
     "layer_norm.cu": {dtype: _layer_norm(*types) for dtype, types in C_TYPES.items()},
+    "pooling.cu": {dtype: _pooling(*types) for dtype, types in C_TYPES.items()},
     "recurrent.cu": {dtype: _recurrent(*types) for dtype, types in C_TYPES.items()},
     "recurrent_sequence.cu": {dtype: _recurrent_sequence(*types) for dtype, types in C_TYPES.items()},
     "softmax_cross_entropy.cu": {dtype: _softmax_cross_entropy(*types) for dtype, types in C_TYPES.items()},

@@ -71,6 +71,10 @@ class Recording:
             self._ones[key] = self.xp.ones(shape, dtype)
         return self._ones[key]
 
+    def is_ones(self, array: Any) -> bool:
+        """Whether it is one of those that `ones` made."""
+        return any(array is known for known in self._ones.values())
+
     def depends(self, name: Any, read: Callable[[], Any]) -> None:
         """The launches are right as long as read() gives what it gives now."""
         self._conditions[name] = (read, read())
@@ -135,6 +139,12 @@ def ones(xp: Any, like: Array) -> Array:
     if now is None or xp is np:
         return xp.ones_like(like)
     return now.ones(tuple(like.shape), like.dtype)
+
+
+def known_ones(array: Array) -> bool:
+    """Whether an array is sure to hold ones, without a look at it: `ones` made it for a recorded step."""
+    now = _current.get()
+    return now is not None and now.is_ones(array)
 
 
 def depends(name: Any, read: Callable[[], Any]) -> None:

@@ -76,7 +76,7 @@ class EmbeddingClassifier(ConfiguredModel):
         self.static = freeze
 
     def embed(self, ids: Any, mask: Any) -> tuple[Tensor, Array]:
-        """Word vectors (B, L, embedding_dim), zero at padding, and the mask (B, L)."""
+        """Word vectors (B, L, embedding_dim), zero at padding whatever its row holds, and the mask (B, L)."""
         ids, mask = token_ids(type(self).__name__, ids, mask, self.embedding.weight, self.padding_idx)
-        vectors = self.embedding(ids)
+        vectors = self.embedding(ids, zero_padding=True)
         return (vectors.detach() if self.static else vectors), mask

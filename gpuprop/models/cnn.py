@@ -77,8 +77,8 @@ class TextCNN(EmbeddingClassifier):
         if self.training and self.max_norm is not None:
             self._limit_norm(self.max_norm)
         x, mask = self.embed(ids, mask)
-        x = self.embedding_dropout(x) * mask[..., None]  # zero vectors there, whatever the padding row holds
-        return self.output(self.dropout(conv_max_over_time(x, self.convolutions, mask)))
+        features = conv_max_over_time(self.embedding_dropout(x), self.convolutions, mask)
+        return self.output(self.dropout(features))
 
     def _limit_norm(self, limit: float) -> None:
         """Scale rows of the last weight down to `limit` before they are used (Kim 2014, section 2.1)."""

@@ -60,7 +60,7 @@ class FeedForwardClassifier(EmbeddingClassifier):
         self.average = MeanOverTime()
         self.dropout = Dropout(self._config["dropout"])
         sizes = [embedding_dim, *hidden]
-        self.hidden = ModuleList([Linear(a, b) for a, b in pairwise(sizes)])
+        self.hidden = ModuleList([Linear(a, b, activation="relu") for a, b in pairwise(sizes)])
         self.output = Linear(sizes[-1], num_classes)
 
     def forward(self, ids: Any, mask: Any = None) -> Tensor:
@@ -68,7 +68,7 @@ class FeedForwardClassifier(EmbeddingClassifier):
         x, mask = self.embed(ids, mask)
         h = self.dropout(self.average(x, self._thinned(mask)))
         for layer in self.hidden:
-            h = self.dropout(layer(h).relu())
+            h = self.dropout(layer(h))
         return self.output(h)
 
     def _thinned(self, mask: Array) -> Array:

@@ -28,8 +28,9 @@ class Embedding(Module):
         if padding_idx is not None:
             self.weight.data[padding_idx] = 0
 
-    def forward(self, ids: Any) -> Tensor:
-        return ops.embedding(ids, self.weight, padding_idx=self.padding_idx)
+    def forward(self, ids: Any, *, zero_padding: bool = False) -> Tensor:
+        """zero_padding: the vector of `padding_idx` is zeros, whatever its row holds."""
+        return ops.embedding(ids, self.weight, padding_idx=self.padding_idx, zero_padding=zero_padding)
 
     def extra_repr(self) -> str:
         padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"

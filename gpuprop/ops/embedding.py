@@ -26,17 +26,24 @@ FEW = 16  # ids up to which they are taken one by one
 class Embedding(Op):
     """y = table[ids]     table (V, D)   ids (...,) -> y (..., D)
 
-    dtable[v] = Σ dy over the places where ids == v; the row `padding_idx` gets no gradient.
+    dtable[v] = Σ dy over the places where ids == v; the row `padding_idx` gets no gradient. With zero_padding
+    y is 0 where ids == padding_idx, whatever that row holds.
     """
 
     @staticmethod
-    def forward(ctx: Context, table: Array, *, ids: Array, padding_idx: int | None) -> Array:
+    def forward(
+        ctx: Context, table: Array, *, ids: Array, padding_idx: int | None, zero_padding: bool = False
+    ) -> Array:
         ctx.save(ids, table.shape, padding_idx)
+        blank = padding_idx if zero_padding else None
         if embedding_kernels.usable(table, ids):
-            return embedding_kernels.forward(table, ids)
+            return embedding_kernels.forward(table, ids, blank)
         if get_xp(table) is not np:
             return table[ids]
-        return rows_of(table, ids.reshape(-1)).reshape(*ids.shape, table.shape[1])
+        y = rows_of(table, ids.reshape(-1)).reshape(*ids.shape, table.shape[1])
+        if blank is not None and table[blank].any():
+            y[ids == blank] = 0
+        return y
 
     @staticmethod
     def backward(ctx: Context, dy: Array) -> Array:
@@ -174,9 +181,10 @@ def add_rows(table: Array, ids: Array, values: Array) -> None:
     table[ordered[starts]] += np.add.reduceat(values[order], starts, axis=0)
 
 
-def embedding(ids: Any, table: Any, *, padding_idx: int | None = None) -> Tensor:
+def embedding(ids: Any, table: Any, *, padding_idx: int | None = None, zero_padding: bool = False) -> Tensor:
     """Rows of `table` (V, D) at integer `ids` (...,) -> (..., D).
 
+    The row `padding_idx` gets no gradient. zero_padding: it counts as zeros, whatever it holds.
     Raises DataError for ids outside 0..V-1 when they are on the host (a GPU would have to be waited for).
     """
     ids = data_of(ids)
@@ -185,7 +193,7 @@ def embedding(ids: Any, table: Any, *, padding_idx: int | None = None) -> Tensor
     ids = beside(ids, table)
     if ids.dtype.kind not in "iu":
         raise DataError(f"embedding ids must be integers, not {ids.dtype}")
-    return Embedding.apply(table, ids=ids, padding_idx=padding_idx)
+    return Embedding.apply(table, ids=ids, padding_idx=padding_idx, zero_padding=zero_padding)
 
 
 def check_ids(ids: Any, rows: int) -> None:

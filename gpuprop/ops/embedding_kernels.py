@@ -24,8 +24,9 @@ def usable(table: Array, ids: Array) -> bool:
     return fits and bool(ids.size) and bool(table.size) and kernels.usable(table)
 
 
-def forward(table: Array, ids: Array) -> Array:
-    """table[ids] for table (V, D) and ids (...,) -> (..., D); NaN for ids outside the table."""
+def forward(table: Array, ids: Array, blank: int | None = None) -> Array:
+    """table[ids] for table (V, D) and ids (...,) -> (..., D); NaN for ids outside the table, zeros for the id
+    `blank`."""
     xp = get_xp(table)
     table, ids = xp.ascontiguousarray(table), _integers(ids)
     y = xp.empty((*ids.shape, table.shape[1]), table.dtype)
@@ -33,7 +34,7 @@ def forward(table: Array, ids: Array) -> Array:
     types = f"{kernels.c_type(table.dtype)}, {LABEL_TYPES[ids.dtype.name]}, {pack}"
     kernel = kernels.project("embedding", f"embedding_forward<{types}>")
     grid = min(math.ceil(y.size / pack / THREADS), MOST_BLOCKS)
-    kernel(grid, THREADS, (table, ids, y, ids.size, *table.shape))
+    kernel(grid, THREADS, (table, ids, y, ids.size, *table.shape, -1 if blank is None else blank))
     return y
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..backend import kernels
 from ..backend.arrays import Array, get_xp
 from ..backend.buffers import empty, zeros
 from ..backend.gemm import matmul as product
@@ -14,6 +15,7 @@ from ..backprop import Context
 from ..errors import ShapeError
 from ..op import Op
 from ..tensors import Tensor
+from . import pooling_kernels
 from .masks import real_tokens
 
 LONG = 32  # positions from which a product a text is faster than its rows one by one
@@ -93,6 +95,8 @@ class MaxOverTime(Op):
 
     @staticmethod
     def forward(ctx: Context, x: Array, *, mask: Array | None) -> Array:
+        if pooling_kernels.usable(x):
+            return pooling_kernels.forward(ctx, "max", x, mask)
         xp = get_xp(x)
         if mask is not None:
             x = _without_padding(xp, x, mask)
@@ -106,6 +110,8 @@ class MaxOverTime(Op):
 
     @staticmethod
     def backward(ctx: Context, dy: Array) -> Array:
+        if kernels.usable(dy):
+            return pooling_kernels.backward(ctx, dy)
         shape, winner, real = ctx.saved
         xp = get_xp(dy)
         dx = zeros(xp, shape, dy.dtype)
@@ -123,6 +129,8 @@ class MeanOverTime(Op):
 
     @staticmethod
     def forward(ctx: Context, x: Array, *, mask: Array | None) -> Array:
+        if pooling_kernels.usable(x):
+            return pooling_kernels.forward(ctx, "mean", x, mask)
         xp = get_xp(x)
         if mask is None:
             share = xp.full(x.shape[:2], 1.0 / x.shape[1], x.dtype)
@@ -134,6 +142,8 @@ class MeanOverTime(Op):
 
     @staticmethod
     def backward(ctx: Context, dy: Array) -> Array:
+        if kernels.usable(dy):
+            return pooling_kernels.backward(ctx, dy)
         shape, share = ctx.saved
         xp = get_xp(dy)
         if share is None:

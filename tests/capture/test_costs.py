@@ -112,6 +112,14 @@ def test_a_depthwise_convolution_is_a_pass_each_way(fake_gpu: Any, dtype: str) -
     assert partial <= x.data.nbytes / 4
 
 
+@pytest.mark.parametrize("over", [ops.max_over_time, ops.mean_over_time])
+def test_pooling_over_time_is_a_pass_each_way(fake_gpu: Any, over: Any) -> None:
+    x, mask = leaf(32, 64, 32), gp.tensor(np.arange(64) < np.arange(32)[:, None]).data
+    found = cost(fake_gpu, lambda: over(x, mask), x)
+    assert {name: n for name, (n, _, _) in found.items()} == {"forward": 1, "backward": 1}
+    assert all(moved <= x.data.nbytes + 4 * SMALL for _, moved, _ in found.values())
+
+
 def test_matmul_of_stacks(fake_gpu: Any) -> None:
     """A transpose costs nothing, forward or backward."""
     b, m, k, n = 8, 16, 32, 24

@@ -19,6 +19,7 @@ from gpuprop.ops.gelu import gelu
 from gpuprop.ops.gru import gru
 from gpuprop.ops.layer_norm import layer_norm
 from gpuprop.ops.lstm import lstm
+from gpuprop.ops.pooling import max_over_time, mean_over_time
 from gpuprop.ops.scaled_dot_product_attention import scaled_dot_product_attention
 from gpuprop.ops.softmax_cross_entropy import softmax_cross_entropy
 from gpuprop.tensors import Parameter, tensor
@@ -65,6 +66,17 @@ def features(dtype, batch, length, channels, shapes):
     y = conv1d_relu_max(x, pairs, mask, paddings=[(k - 1, k - 1) for _, k in shapes])
     y.backward(rng.standard_normal(y.shape).astype(dtype))
     return y.data, x.grad, *(p.grad for pair in pairs for p in pair)
+
+
+def pool(dtype, channels):
+    """Texts of several positions a warp; one without a token."""
+    rng = np.random.default_rng(0)
+    x = tensor(rng.standard_normal((3, 19, channels)).astype(dtype), requires_grad=True)
+    mask = rng.random((3, 19)) < np.array([[0.7], [0.0], [1.0]])
+    y = [max_over_time(x, mask), mean_over_time(x, mask)]
+    for each in y:
+        each.backward(rng.standard_normal(each.shape).astype(dtype))
+    return *(each.data for each in y), x.grad
 
 
 def loss(dtype, classes, label="int64", rows=9, **options):
@@ -167,6 +179,8 @@ CASES = {
     "embedding-packs": lambda dtype: look_up(dtype, 136),
     "layer-norm-plain": lambda dtype: normalize(dtype, 37),
     "layer-norm-warp": lambda dtype: normalize(dtype, 136),
+    "pooling-plain": lambda dtype: pool(dtype, 37),
+    "pooling-packs": lambda dtype: pool(dtype, 264),
     "softmax-slab": lambda dtype: loss(dtype, 7, label_smoothing=0.1, rows=131),
     "softmax-warp": lambda dtype: loss(dtype, 70, label_smoothing=0.1, z_loss=0.01, soft_cap=4.0),
     "softmax-block": lambda dtype: loss(dtype, 1100, "int32"),

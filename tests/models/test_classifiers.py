@@ -5,6 +5,7 @@ import pytest
 from model_checks import as_float64, assert_close, gradients, random_texts, widen
 
 import gpuprop as gp
+from gpuprop.backend.arrays import to_host
 from gpuprop.models import FeedForwardClassifier, TextCNN
 from gpuprop.testing import gradcheck
 
@@ -87,6 +88,20 @@ def test_windows_of_padding_never_win(device):
     ids = np.array([[1, 2, 3, 0, 0, 0]])
     # windows: (0 1) 4, (1 1) 3, (1 1) 3, (1 0) 4; a window of padding alone would give 5
     np.testing.assert_allclose(model(ids).numpy(), [[4.0, 4.0]], rtol=1e-6)
+
+
+def test_padding_counts_as_zeros_whatever_its_row_holds(device):
+    ids, mask = random_texts([5, 2], 12)
+    found = []
+    for value in (0.0, 7.0):
+        gp.manual_seed(0)
+        model = TextCNN(12, 3, embedding_dim=4, widths=(2, 3), filters=3).eval()
+        model.embedding.weight.data[0] = value
+        y = model(ids, mask)
+        y.sum().backward()
+        found.append([y.numpy(), *(to_host(p.grad) for p in model.parameters())])
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_the_average_is_over_the_words_that_are_there(device):

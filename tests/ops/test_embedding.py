@@ -52,3 +52,14 @@ def test_rows_of_the_step_before_are_cleared():
         expected = np.bincount(ids.ravel(), minlength=50).astype(np.float32)
         expected[0] = 0
         np.testing.assert_array_equal(layer.weight.leaf.grad, np.repeat(expected[:, None], 4, axis=1))
+
+
+def test_padding_counts_as_zeros_where_that_is_asked_for(device):
+    table = gp.tensor(np.arange(6.0).reshape(3, 2) + 1, requires_grad=True)
+    ids = np.array([[1, 0], [0, 2]])
+    y = gp.ops.embedding(ids, table, padding_idx=0, zero_padding=True)
+    np.testing.assert_array_equal(y.numpy(), [[[3, 4], [0, 0]], [[0, 0], [5, 6]]])
+    y.sum().backward()
+    np.testing.assert_array_equal(gp.tensor(table.grad).numpy(), [[0, 0], [1, 1], [1, 1]])
+    kept = gp.ops.embedding(ids, table, padding_idx=0)
+    np.testing.assert_array_equal(kept.numpy()[0, 1], [1, 2])
