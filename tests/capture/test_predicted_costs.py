@@ -99,6 +99,7 @@ CASES: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("attention", ((8, 32, 64), (8, 16, 64), (8, 16, 40)), {"dropout": 0.1, "stream": 3}),
     ("additive_attention_weights", ((8, 32, 64), (8, 16, 64), (64,)), {}),
     ("additive_attention_weights", ((8, 1, 64), (8, 16, 64), (64,)), {}),
+    ("max_over_time", ((8, 32, 64),), {}),
     ("mean_over_time", ((8, 32, 64),), {}),
 ]
 
@@ -203,8 +204,8 @@ def test_what_is_not_known_says_what_is() -> None:
 
 # Where the cost hangs on values, or on how CuPy composes the operation.
 UNKNOWN = {
-    "avg_pool1d", "bidirectional", "conv1d", "conv1d_relu_max", "getitem", "gru", "join_heads", "lstm",
-    "max_over_time", "max_pool1d", "pack", "pack_labels", "packing_of", "split_heads", "unpack",
+    "avg_pool1d", "bidirectional", "conv1d", "getitem", "gru", "join_heads", "lstm", "max_pool1d", "pack",
+    "pack_labels", "packing_of", "split_heads", "unpack",
 }  # fmt: skip
 
 
@@ -212,7 +213,36 @@ def test_every_public_operation_is_known_but_these() -> None:
     public = {name for name in ops.__all__ if name[0].islower()}
     assert public - set(FORMULAS) == UNKNOWN
     assert set(FORMULAS) - public == {"Adam", "AdamW"}
-    assert public & set(FORMULAS) - {op for op, *_ in CASES} == {"cast"}  # below, as it has a type of its own
+    assert public & set(FORMULAS) - {op for op, *_ in CASES} == {"cast", "conv1d_relu_max"}  # below
+
+
+def test_a_maximum_over_time_of_convolutions(fake_gpu: Any) -> None:
+    """Weights lie in memory as a layer keeps them. Five widths are two groups."""
+    widths = [(24, 3), (32, 4), (40, 5), (8, 1), (16, 2)]
+    layers = [gp.nn.Conv1d(32, f, k, padding=k - 1) for f, k in widths]
+    x = _made((16, 64, 32), "float32")
+    mask = gp.tensor(np.arange(64) < np.arange(16)[:, None] * 4).data
+    pairs, paddings = [(c.weight, c.bias) for c in layers], [c.padding for c in layers]
+    for count, launches in ((3, 2), (5, 4)):
+        for leaf in (x, *(p for pair in pairs for p in pair)):
+            leaf.grad = None
+        inputs = x, pairs[:count], mask
+        ops.conv1d_relu_max(*inputs, paddings=paddings[:count])
+        fake_gpu.costs.clear()
+        y = ops.conv1d_relu_max(*inputs, paddings=paddings[:count])
+        forward = counted(fake_gpu)
+        dy = gp.get_xp(y.data).ones(y.shape, y.dtype)
+        fake_gpu.costs.clear()
+        y.backward(dy)
+        found = gp.cost(ops.conv1d_relu_max, *inputs, paddings=paddings[:count])
+        for part, (n, moved) in ((found.forward, forward), (found.backward, counted(fake_gpu))):
+            assert part.launches == n == launches
+            assert 0 <= moved - part.bytes <= NUMBERS * n
+        again = ops.conv1d_relu_max(*inputs, paddings=paddings[:count]).sum()
+        (row,) = [row for row in gp.explain(again).rows if row.operation == "ConvReluMax"]
+        assert found.backward.flops == row.flops
+        windows = sum(16 * (64 + k - 1) * f * (2 * k * 32) for f, k in widths[:count])
+        assert found.forward.flops == windows + y.size
 
 
 def test_a_cast(fake_gpu: Any) -> None:
