@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from . import layers, optimizers, sequences, simple
+from . import convolutions, layers, optimizers, sequences, simple
 from .measure import LONG, Cost, Spec
 
 FORMULAS: dict[str, Callable[..., Cost]] = {
     **simple.FORMULAS,
     **layers.FORMULAS,
     **sequences.FORMULAS,
+    **convolutions.FORMULAS,
     **optimizers.FORMULAS,
 }
 

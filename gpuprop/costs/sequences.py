@@ -1,4 +1,4 @@
-"""Operations along texts: attention, pooling, convolutions and recurrent layers."""
+"""Operations along texts: attention and pooling."""
 
 from __future__ import annotations
 

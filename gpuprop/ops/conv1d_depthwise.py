@@ -25,13 +25,18 @@ LONGEST = 1 << 30  # positions of a padded text, so that a thread's place in it 
 
 
 def suits(x: Array, weight: Array, at: Geometry) -> bool:
-    """Whether the kernels take x (B, L, C): one filter a channel, stride 1, channels in whole packs of 16
-    bytes, and a number of taps that they are made for."""
-    kernel_size, narrow, out = weight.shape
+    """Whether the kernels take x (B, L, C), for which kernels can be launched."""
+    return fits(x.shape, weight.shape, x.dtype.itemsize, at) and aligned(x)
+
+
+def fits(shape: tuple[int, ...], filters: tuple[int, ...], itemsize: int, at: Geometry) -> bool:
+    """Whether the kernels are made for x (B, L, C) and weight (K, C / groups, O) of these shapes: one filter
+    a channel, stride 1, channels in whole packs of 16 bytes, and so many taps."""
+    kernel_size, narrow, out = filters
     if narrow != 1 or out != at.groups or at.stride != 1 or kernel_size not in DEPTHWISE_TAPS:
         return False
-    longest = x.shape[1] + sum(at.padding) + 2 * kernel_size * at.dilation
-    return longest < LONGEST and out % (PACK // x.dtype.itemsize) == 0 and aligned(x)
+    longest = shape[1] + sum(at.padding) + 2 * kernel_size * at.dilation
+    return longest < LONGEST and out % (PACK // itemsize) == 0
 
 
 def forward(x: Array, weight: Array, bias: Array | None, at: Geometry) -> Array:
@@ -52,7 +57,7 @@ def backward(
         return _filter(dy, weight, None, x.shape, left, at, flipped=True), None, None
     xp, (kernel_size, _, channels) = get_xp(dy), weight.shape
     (batch, length, _), out_length, left = x.shape, dy.shape[1], at.padding[0]
-    cut = _cut(x, max(length + left, out_length), at.dilation, MOST_BLOCKS)
+    cut = cut_of(x.shape, x.dtype.itemsize, max(length + left, out_length), at.dilation, MOST_BLOCKS)
     dx = xp.empty_like(x) if need_x else None
     partial = xp.empty((cut.parts, kernel_size + 1, channels), conv1d_kernels.sum_type(x))
     sizes = (
@@ -88,7 +93,7 @@ def _filter(
     """y of this shape, from x with `left` zeros before it; flipped: with the taps in the other order."""
     y = get_xp(x).empty(shape, x.dtype)
     (batch, length, channels), out_length = x.shape, shape[1]
-    cut = _cut(x, out_length, at.dilation, conv1d_kernels.MOST_GRID)
+    cut = cut_of(x.shape, x.dtype.itemsize, out_length, at.dilation, conv1d_kernels.MOST_GRID)
     sizes = (batch, length, channels, out_length, left, at.dilation, int(flipped))
     args = (x, weight, bias, y, *sizes, *cut.sizes)
     _kernel("forward", x, weight.shape[0])(cut.blocks, THREADS, args)
@@ -112,9 +117,9 @@ class Cut:
         return self.across, self.parts, self.pieces, self.run
 
 
-def _cut(x: Array, total: int, dilation: int, most_blocks: int) -> Cut:
-    """By shape alone, for texts of `total` steps of time each."""
-    batch, packs = x.shape[0], x.shape[2] * x.dtype.itemsize // PACK
+def cut_of(shape: tuple[int, ...], itemsize: int, total: int, dilation: int, most_blocks: int) -> Cut:
+    """For x (B, L, C) of this shape and texts of `total` steps of time each."""
+    batch, packs = shape[0], shape[2] * itemsize // PACK
     across = min(WARP, 1 << (packs - 1).bit_length())
     tiles, steps = math.ceil(packs / across), math.ceil(total / dilation)
     wanted = math.ceil(ENOUGH / (packs * batch * dilation))

@@ -47,8 +47,8 @@ def _kernel(name: str, dtype: Any, narrow: bool = False) -> kernels.Kernel:
     )
 
 
-def _narrow(weight: Array, at: Geometry) -> bool:
-    return at.groups > 1 and min(weight.shape[1], weight.shape[2] // at.groups) < NARROW
+def _narrow(filters: tuple[int, ...], at: Geometry) -> bool:
+    return at.groups > 1 and min(filters[1], filters[2] // at.groups) < NARROW
 
 
 def _tiles(rows: int, columns: int, groups: int) -> int:
@@ -64,7 +64,7 @@ def forward(x: Array, weight: Array, bias: Array | None, at: Geometry) -> Array:
     """y (B, T, O)."""
     sizes = _sizes(x, weight, at)
     y = get_xp(x).empty((sizes[0], sizes[3], sizes[4]), x.dtype)
-    narrow = _narrow(weight, at)
+    narrow = _narrow(weight.shape, at)
     tiles = _tiles(y.shape[0] * y.shape[1], y.shape[2] // at.groups, at.groups)
     blocks = grid(math.ceil(y.size / THREADS) if narrow else tiles)
     _kernel("conv1d_forward", x.dtype, narrow)(blocks, THREADS, (x, weight, bias, y, *sizes))
@@ -74,7 +74,7 @@ def forward(x: Array, weight: Array, bias: Array | None, at: Geometry) -> Array:
 def backward_input(dy: Array, x: Array, weight: Array, at: Geometry) -> Array:
     """dx, of the shape of x."""
     dx = get_xp(x).empty(x.shape, x.dtype)
-    narrow = _narrow(weight, at)
+    narrow = _narrow(weight.shape, at)
     tiles = _tiles(x.shape[0] * x.shape[1], weight.shape[1], at.groups)
     blocks = grid(math.ceil(dx.size / THREADS) if narrow else tiles)
     _kernel("conv1d_backward_input", x.dtype, narrow)(
@@ -86,9 +86,9 @@ def backward_input(dy: Array, x: Array, weight: Array, at: Geometry) -> Array:
 def backward_weight(dy: Array, x: Array, weight: Array, at: Geometry) -> Array:
     """dweight (K, C, O)."""
     kernel_size, channels, out = weight.shape
-    pairs, narrow = dy.shape[0] * dy.shape[1], _narrow(weight, at)
+    pairs, narrow = dy.shape[0] * dy.shape[1], _narrow(weight.shape, at)
     tiles = _tiles(kernel_size * channels, out // at.groups, at.groups)
-    splits, run = _runs(pairs, SUMS // weight.size if narrow else BLOCKS // tiles)
+    splits, run = runs_of_weight(pairs, weight.shape, at)
     blocks = grid(math.ceil(splits * weight.size / THREADS) if narrow else tiles * splits)
     partial = get_xp(x).empty((splits, *weight.shape), sum_type(x))
     kernel = _kernel("conv1d_backward_weight", x.dtype, narrow)
@@ -99,7 +99,7 @@ def backward_weight(dy: Array, x: Array, weight: Array, at: Geometry) -> Array:
 def backward_bias(dy: Array) -> Array:
     """dbias (O,), the sums of dy (B, T, O)."""
     pairs, out = dy.shape[0] * dy.shape[1], dy.shape[2]
-    splits, run = _runs(pairs, SUMS // out)
+    splits, run = runs_of_bias(pairs, out)
     partial = get_xp(dy).empty((splits, out), sum_type(dy))
     blocks = grid(math.ceil(partial.size / THREADS))
     _kernel("conv1d_backward_bias", dy.dtype)(blocks, THREADS, (dy, partial, pairs, out, splits, run))
@@ -114,6 +114,18 @@ def sum_partials(partial: Array, dtype: Any) -> Array:
     blocks = grid(math.ceil(total.size / THREADS))
     _kernel("conv1d_sum_partials", dtype)(blocks, THREADS, (partial, total, total.size, partial.shape[0]))
     return total
+
+
+def runs_of_weight(pairs: int, filters: tuple[int, ...], at: Geometry) -> tuple[int, int]:
+    """How the sum of dweight (K, C, O) over (b, t) is cut: (splits, run)."""
+    kernel_size, channels, out = filters
+    tiles = _tiles(kernel_size * channels, out // at.groups, at.groups)
+    return _runs(pairs, SUMS // math.prod(filters) if _narrow(filters, at) else BLOCKS // tiles)
+
+
+def runs_of_bias(pairs: int, out: int) -> tuple[int, int]:
+    """How the sum of dbias (O,) over (b, t) is cut: (splits, run)."""
+    return _runs(pairs, SUMS // out)
 
 
 def _runs(pairs: int, wanted: int) -> tuple[int, int]:

@@ -27,26 +27,29 @@ from .conv1d_kernels import NARROW, THREADS, grid, sum_partials, sum_type
 from .linear import column_sums
 from .windows import Geometry
 
-LEAST = (
-    1 << 22
-)  # multiplications below which several launches cost more than a kernel's own tiles (estimated)
+LEAST = 1 << 22  # multiplications below which one launch of a kernel is taken for the faster way (estimated)
 
 
 def suits(x: Array, weight: Array, at: Geometry) -> bool:
-    """Whether x (B, L, channels) with weight (K, C, O) is convolved by products: on a GPU, from 16 channels
-    and outputs and 4 million multiplications on. The others are the kernels': with dilation, and with groups,
-    a window is not one run of memory; and small ones take one launch there."""
-    kernel_size, channels, out = weight.shape
-    if not is_cupy(x) or at.groups > 1 or (at.dilation > 1 and kernel_size > 1):
+    """Whether x (B, L, channels) with weight (K, C, O) is convolved by products."""
+    return is_cupy(x) and pays(x.shape, weight.shape, at)
+
+
+def pays(shape: tuple[int, ...], filters: tuple[int, ...], at: Geometry) -> bool:
+    """Whether products are the faster way on a GPU for x (B, L, channels), weight (K, C, O) of these shapes:
+    from 16 channels and outputs and 4 million multiplications on. The others are the kernels': with dilation,
+    and with groups, a window is not one run of memory; and small ones take one launch there."""
+    kernel_size, channels, out = filters
+    if at.groups > 1 or (at.dilation > 1 and kernel_size > 1):
         return False
-    outputs = x.shape[0] * at.out_length(x.shape[1], kernel_size)
-    return min(channels, out) >= NARROW and outputs * weight.size >= LEAST
+    outputs = shape[0] * at.out_length(shape[1], kernel_size)
+    return min(channels, out) >= NARROW and outputs * math.prod(filters) >= LEAST
 
 
 def forward(x: Array, weight: Array, bias: Array | None, at: Geometry) -> Array:
     """y (B, T, O): a view that leaves out the windows which reach into the next text."""
     batch, length, _ = x.shape
-    out, (taps, each) = weight.shape[2], _rows(x, weight, at)
+    out, (taps, each) = weight.shape[2], rows_of(x.shape[1], weight.shape[0], at)
     texts = _texts(x, taps, each, at)
     y = get_xp(x).empty((len(texts), out), x.dtype)
     _convolve(texts, weight.reshape(-1, out), bias, y, taps)
@@ -58,23 +61,20 @@ def backward(
 ) -> tuple[Array | None, Array | None, Array | None]:
     """The gradients of x, weight and bias; of those not wanted, None."""
     need_x, need_weight, need_bias = needs_grad
-    taps, each = _rows(x, weight, at)
-    total = len(x) * each
-    if taps == 1 and dy.shape[1] == each:
-        gradients = dy.reshape(total, -1)
-    else:
-        last = taps - 1 + total + -total % taps
-        gradients = padded(dy, taps - 1, each, 0, last)
+    taps, each = rows_of(x.shape[1], weight.shape[0], at)
+    flat = gradients = dy.reshape(-1, dy.shape[2])
+    if (need_x or need_weight) and (taps > 1 or dy.shape[1] < each):
+        gradients = padded(dy, taps - 1, each, 0, rows_with_padding(len(x), taps, each)[1])
     return (
         _backward_input(gradients, x, weight, at) if need_x else None,
         _backward_weight(gradients, x, weight, at) if need_weight else None,
-        column_sums(dy.reshape(-1, dy.shape[2])) if need_bias else None,
+        column_sums(flat) if need_bias else None,
     )
 
 
 def _backward_input(gradients: Array, x: Array, weight: Array, at: Geometry) -> Array:
     """dx, of the shape of x. gradients: rows of texts after taps - 1 rows of zeros."""
-    (batch, length, channels), (taps, each) = x.shape, _rows(x, weight, at)
+    (batch, length, channels), (taps, each) = x.shape, rows_of(x.shape[1], weight.shape[0], at)
     dx = get_xp(x).empty((len(gradients) - taps + 1, at.stride * channels), x.dtype)
     _convolve(gradients, _turned(weight, taps, at.stride), None, dx, taps)
     texts = dx[: batch * each].reshape(batch, each * at.stride, channels)
@@ -83,13 +83,14 @@ def _backward_input(gradients: Array, x: Array, weight: Array, at: Geometry) -> 
 
 def _backward_weight(gradients: Array, x: Array, weight: Array, at: Geometry) -> Array:
     """dweight (K, C, O)."""
-    (taps, each), out, window = _rows(x, weight, at), weight.shape[2], weight.size // weight.shape[2]
+    kernel_size, channels, out = weight.shape
+    (taps, each), window = rows_of(x.shape[1], kernel_size, at), kernel_size * channels
     texts = _texts(x, taps, each, at)
-    width, phases = texts.shape[1], list(_phases(len(texts) - taps + 1, taps))
-    count = sum(n for _, n, _ in phases)
+    width, cut = texts.shape[1], list(phases(len(texts) - taps + 1, taps))
+    count = sum(n for _, n, _ in cut)
     partial = get_xp(x).empty((count, window, out), x.dtype if count == 1 else sum_type(x))
     done = 0
-    for first, n, rows in phases:
+    for first, n, rows in cut:
         windows = matrices(texts, first * width, (n, rows, window), (width, taps * width))
         behind = matrices(gradients, (taps - 1 + first) * out, (n, rows, out), (out, taps * out))
         product(windows.swapaxes(1, 2), behind, out=partial[done : done + n])
@@ -102,7 +103,7 @@ def _convolve(texts: Array, weight: Array, bias: Array | None, y: Array, taps: i
     """y[r] = (the window that begins with row r of texts) weight + bias, for every r whose window ends within
     texts (rows, S); weight (window, O), y (at least that many rows, O)."""
     width, (window, out) = texts.shape[1], weight.shape
-    for first, n, rows in _phases(len(texts) - taps + 1, taps):
+    for first, n, rows in phases(len(texts) - taps + 1, taps):
         windows = matrices(texts, first * width, (n, rows, window), (width, taps * width))
         to = matrices(y, first * out, (n, rows, out), (out, taps * out))
         if bias is None or not with_bias(windows, weight, bias, to):
@@ -111,7 +112,7 @@ def _convolve(texts: Array, weight: Array, bias: Array | None, y: Array, taps: i
                 to += bias
 
 
-def _phases(windows: int, taps: int) -> Iterator[tuple[int, int, int]]:
+def phases(windows: int, taps: int) -> Iterator[tuple[int, int, int]]:
     """(first, n, rows): the windows first + p + m·taps for p < n and m < rows. The last few, fewer than taps,
     are matrices of one row each."""
     rows, rest = divmod(windows, taps)
@@ -121,19 +122,23 @@ def _phases(windows: int, taps: int) -> Iterator[tuple[int, int, int]]:
         yield rows * taps, rest, 1
 
 
-def _rows(x: Array, weight: Array, at: Geometry) -> tuple[int, int]:
+def rows_of(length: int, kernel_size: int, at: Geometry) -> tuple[int, int]:
     """N, the rows that a window takes, and how many rows a text has."""
-    taps = math.ceil(weight.shape[0] / at.stride)
-    return taps, math.ceil((x.shape[1] + sum(at.padding)) / at.stride)
+    return math.ceil(kernel_size / at.stride), math.ceil((length + sum(at.padding)) / at.stride)
+
+
+def rows_with_padding(batch: int, taps: int, each: int) -> tuple[int, int]:
+    """Rows of a padded copy of x and of dy: some more, so that all phases have the same number of windows."""
+    total = batch * each
+    return total + -(total - taps + 1) % taps, taps - 1 + total + -total % taps
 
 
 def _texts(x: Array, taps: int, each: int, at: Geometry) -> Array:
-    """x (B, L, C) as rows of stride·C numbers, `each` a text: itself, or with padding a copy, and some rows
-    of zeros behind it, so that all phases have the same number of windows."""
+    """x (B, L, C) as rows of stride·C numbers, `each` a text: itself, or with padding a copy."""
     batch, length, channels = x.shape
     if length == each * at.stride:
         return x.reshape(batch * each, -1)
-    rows = batch * each + -(batch * each - taps + 1) % taps
+    rows, _ = rows_with_padding(batch, taps, each)
     texts = padded(x, 0, each * at.stride, at.padding[0], rows * at.stride)
     return texts.reshape(rows, at.stride * channels)
 

@@ -28,6 +28,12 @@ class Fixed(NamedTuple):
     shape: tuple[int, ...]
 
 
+class Filters(NamedTuple):
+    """(O, K, C), in memory as layers keep them."""
+
+    shape: tuple[int, ...]
+
+
 def run(op: str, inputs: tuple[Any, ...], options: dict[str, Any], dtype: Any) -> Any:
     """The first result of an operation on inputs of the device."""
     return first(getattr(ops, op)(*(_made(x, dtype) for x in inputs), **options))
@@ -43,18 +49,21 @@ def _made(x: Any, dtype: Any) -> Any:
         return gp.tensor(rng.integers(0, x.stop, x.shape))
     if isinstance(x, Fixed):
         return gp.tensor(rng.uniform(0.5, 1.0, x.shape).astype(dtype)).data
+    if isinstance(x, Filters):
+        return gp.Parameter(_made(x.shape, dtype).data, order=(1, 2, 0))
     if isinstance(x, tuple):
         return gp.tensor(rng.uniform(0.5, 1.0, x).astype(dtype), requires_grad=True)
     return [_made(part, dtype) for part in x] if isinstance(x, list) else x
 
 
 def shapes(inputs: tuple[Any, ...]) -> Iterator[Any]:
-    yield from (x.shape if isinstance(x, (Ids, Fixed)) else x for x in inputs)
+    yield from (x.shape if isinstance(x, (Ids, Fixed, Filters)) else x for x in inputs)
 
 
 N, C = 64, 256
 ONE, TWO = ((N, C),), ((N, C), (N, C))
 LOGITS = ((N, C), Ids((N,), C))
+WIDE = (16, 64, 32)  # texts whose convolutions are products
 CASES: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     *[
         (name, ONE, {})
@@ -101,6 +110,14 @@ CASES: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("additive_attention_weights", ((8, 1, 64), (8, 16, 64), (64,)), {}),
     ("max_over_time", ((8, 32, 64),), {}),
     ("mean_over_time", ((8, 32, 64),), {}),
+    *[("conv1d", (WIDE, Filters((64, 3, 32)), *bias), {}) for bias in ((), ((64,),))],
+    ("conv1d", (WIDE, Filters((64, 5, 32)), (64,)), {"padding": "same"}),
+    ("conv1d", (WIDE, Filters((64, 3, 32)), (64,)), {"padding": (1, 0), "stride": 2}),
+    ("conv1d", (WIDE, Filters((96, 1, 32)), (96,)), {}),
+    ("conv1d", (WIDE, Filters((64, 3, 32)), (64,)), {"dilation": 2}),
+    ("conv1d", ((4, 9, 20), Filters((7, 3, 20)), (7,)), {}),
+    ("conv1d", ((4, 9, 12), Filters((24, 3, 1)), (24,)), {"groups": 12}),
+    *[("conv1d", ((4, 99, 64), Filters((64, 4, 1)), *bias), {"groups": 64}) for bias in ((), ((64,),))],
 ]
 
 
@@ -109,7 +126,7 @@ def name_of(case: Any) -> str:
 
 
 # The others do in float64 what they do in float32.
-OWN_WAY = ("linear", "layer_norm", "scaled_dot_product_attention")
+OWN_WAY = ("conv1d", "linear", "layer_norm", "scaled_dot_product_attention")
 TYPED = [
     (case, dtype)
     for dtype in ("float32", "float16", "float64")
@@ -204,7 +221,7 @@ def test_what_is_not_known_says_what_is() -> None:
 
 # Where the cost hangs on values, or on how CuPy composes the operation.
 UNKNOWN = {
-    "avg_pool1d", "bidirectional", "conv1d", "getitem", "gru", "join_heads", "lstm", "max_pool1d", "pack",
+    "avg_pool1d", "bidirectional", "getitem", "gru", "join_heads", "lstm", "max_pool1d", "pack",
     "pack_labels", "packing_of", "split_heads", "unpack",
 }  # fmt: skip
 

@@ -83,7 +83,7 @@ def test_however_the_work_is_cut(monkeypatch, few):
             [way.forward(x, weight, bias, at), *way.backward(dy, x, weight, at, (True, True, True))]
             for way in (conv1d_depthwise, conv1d_kernels)
         )
-    cut = conv1d_depthwise._cut(x, 47, 2, conv1d_depthwise.MOST_BLOCKS)
+    cut = conv1d_depthwise.cut_of(x.shape, 8, 47, 2, conv1d_depthwise.MOST_BLOCKS)
     assert (cut.pieces, cut.parts) == ((1, 1) if few else (24, 5))
     for name, got, want in zip(NAMES, found, expected, strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12, err_msg=name)
