@@ -36,7 +36,7 @@ def ours(sizes: Sizes, store: Store) -> Work:
 def theirs(peer: Peer, sizes: Sizes) -> Work:
     """The fused update, which a graph can repeat."""
     torch = peer.torch
-    parameter, gradient = (values.in_torch(torch, peer.device, peer.dtype) for values in _data(sizes))
+    parameter, gradient = (values.in_torch(torch, peer.device, peer.precision) for values in _data(sizes))
     p = torch.nn.Parameter(parameter)
     p.grad = gradient
     optimizer = fused_adam(torch, [p], peer.device, RATE)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .floors import Cost
-from .gates import BOUNDS, STEP
+from .gates import Bounds, bounds
 from .gpu_data import Sizes, Store
 from .gpu_work import Work
 
@@ -29,11 +29,11 @@ def as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @dataclass(frozen=True)
 class Peer:
-    """PyTorch on a device. dtype: of the numbers; wrap: what is done to a forward pass, to compile it say."""
+    """PyTorch on a device. precision: of numbers; wrap: what is done to a forward pass, to compile it say."""
 
     torch: Any
     device: str
-    dtype: Any
+    precision: str
     wrap: Callable[[Callable[..., Any]], Callable[..., Any]] = as_it_is
 
 
@@ -63,9 +63,9 @@ class GpuCase:
     repeatable: bool = True
 
     @property
-    def bound(self) -> float:
-        """The largest relative error that is right."""
-        return BOUNDS[self.precision] * (STEP if self.step else 1.0)
+    def bounds(self) -> Bounds:
+        """The largest relative errors that are right."""
+        return bounds(self.precision, self.step)
 
     @property
     def gate_sizes(self) -> Sizes:

@@ -49,18 +49,19 @@ class Normal:
     def on_device(self, store: Store) -> Any:
         """An array on gpuprop's current device, of the type that `store` makes."""
         block = gp.tensor(store(self.block())).data
-        return _repeated(block, gp.get_xp(block).tile, self)
+        return self._repeated(block, gp.get_xp(block).empty(self.size, block.dtype))
 
-    def in_torch(self, torch: Any, device: str, dtype: Any) -> Any:
-        """A tensor of PyTorch's."""
-        block = torch.from_numpy(self.block()).to(device=device, dtype=dtype)
-        return _repeated(block, lambda b, times: b.repeat(times), self)
+    def in_torch(self, torch: Any, device: str, precision: str) -> Any:
+        """A tensor of PyTorch's with the same numbers."""
+        block = torch_array(torch, self.block(), device, precision)
+        return self._repeated(block, torch.empty(self.size, dtype=block.dtype, device=device))
 
-
-def _repeated(block: Any, tile: Any, wanted: Normal) -> Any:
-    if len(block) < wanted.size:
-        block = tile(block, -(-wanted.size // len(block)))[: wanted.size]
-    return block.reshape(wanted.shape)
+    def _repeated(self, block: Any, whole: Any) -> Any:
+        """`whole` in the wanted shape, filled by copies, which need no kernel."""
+        for start in range(0, self.size, len(block)):
+            part = whole[start : start + len(block)]
+            part[...] = block[: len(part)]
+        return whole.reshape(self.shape)
 
 
 def integers(high: int, shape: tuple[int, ...], seed: int, low: int = 0) -> np.ndarray[Any, Any]:
@@ -76,11 +77,21 @@ def words(vocab: int, shape: tuple[int, ...], seed: int) -> np.ndarray[Any, Any]
 
 
 def stored(precision: str) -> Store:
-    """Makes numbers of the type that this precision keeps them in."""
-    if precision != "bf16":
+    """Makes numbers of the type that this precision keeps them in. Those for TF32 are rounded to its 10 bits,
+    so that a first product is as exact as in float32: else maxima and ReLUs of it would choose otherwise."""
+    if precision == "fp32":
         return lambda values: values.astype(np.float32)
+    if precision == "tf32":
+        return _tf32
     half = np.dtype(importlib.import_module("ml_dtypes").bfloat16)  # CuPy needs it for bfloat16, too
     return lambda values: values.astype(half)
+
+
+def _tf32(values: Any) -> Any:
+    """The 11 leading bits of each number (Dekker 1971, section 4)."""
+    values = values.astype(np.float32)
+    high = values * np.float32(2**13 + 1)
+    return high - (high - values)
 
 
 def exactly(precision: str) -> Store:
@@ -92,3 +103,9 @@ def exactly(precision: str) -> Store:
 def torch_dtype(torch: Any, precision: str) -> Any:
     """PyTorch's type of the same numbers."""
     return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+def torch_array(torch: Any, values: np.ndarray[Any, Any], device: str, precision: str) -> Any:
+    """Numbers as this precision keeps them, as a tensor of PyTorch's."""
+    rounded = torch.from_numpy(stored(precision)(values).astype(np.float32))
+    return rounded.to(device=device, dtype=torch_dtype(torch, precision))

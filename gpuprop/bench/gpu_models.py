@@ -11,6 +11,7 @@ import gpuprop as gp
 from gpuprop import nn
 from gpuprop.nn.positions import sinusoids
 
+from .gpu_data import torch_array
 from .gpuprop_peer import CNN, MLP, PAD, GRUSeq2Seq, Transformer, our_name
 from .torch_models import gru_seq2seq, transformer
 
@@ -63,14 +64,14 @@ def build(s: Mapping[str, Any]) -> nn.Module:
     return OURS[s["kind"]](s)
 
 
-def build_torch(torch: Any, s: Mapping[str, Any]) -> Any:
-    """PyTorch's model on the CPU, with the weights of `build`."""
+def build_torch(torch: Any, s: Mapping[str, Any], precision: str) -> Any:
+    """PyTorch's model on the CPU, with the weights of `build` as this precision keeps them."""
     with gp.use_device("cpu"):
         state = build(s).state_dict()
     model = {"mlp": torch_mlp, "cnn": torch_cnn, "gru": gru_seq2seq, "tfm": transformer}[s["kind"]](torch, s)
     with torch.no_grad():
         for name, p in model.named_parameters():
-            values = torch.from_numpy(state[our_name(name, s)])
+            values = torch_array(torch, state[our_name(name, s)], "cpu", precision)
             p.copy_(values.transpose(1, 2) if values.ndim == 3 else values)
     return model
 

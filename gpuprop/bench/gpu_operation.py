@@ -11,7 +11,7 @@ import numpy as np
 import gpuprop as gp
 
 from .gpu_case import Peer
-from .gpu_data import Normal, Sizes, Store
+from .gpu_data import Normal, Sizes, Store, torch_dtype
 from .gpu_work import Run, Work, sets_for, to_host
 
 Named = dict[str, Any]
@@ -74,7 +74,7 @@ class Operation:
         def leaf(name: str, values: Any) -> Any:
             if not isinstance(values, Normal):
                 return torch.from_numpy(values).to(peer.device)
-            tensor = values.in_torch(torch, peer.device, peer.dtype)
+            tensor = values.in_torch(torch, peer.device, peer.precision)
             if name in form.layouts:
                 tensor = tensor.permute(form.layouts[name]).contiguous()
             return tensor.requires_grad_(self.backward and name != GRADIENT)
@@ -83,7 +83,8 @@ class Operation:
         for weight in weights.values():
             weight.requires_grad_(self.backward)
         call = peer.wrap(form.make(torch, weights))
-        return self._work(sizes, peer.dtype.itemsize, weights, leaf, call, form.layouts)
+        itemsize = torch_dtype(torch, peer.precision).itemsize
+        return self._work(sizes, itemsize, weights, leaf, call, form.layouts)
 
     def _work(
         self, sizes: Sizes, itemsize: int, weights: Named, leaf: Callable[[str, Any], Any],

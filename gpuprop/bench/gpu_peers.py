@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from .gpu_case import GpuCase, Peer, as_it_is
-from .gpu_data import Sizes, torch_dtype
+from .gpu_data import Sizes
 from .gpu_work import Run, Work
 
 WARM_UPS = 3  # before a capture, as PyTorch asks for
@@ -63,7 +63,7 @@ def make(
         "compiled": lambda f: torch.compile(f),
         "reduce_overhead": lambda f: torch.compile(f, mode="reduce-overhead"),
     }.get(variant, as_it_is)
-    work = case.maker(variant)(Peer(torch, device, torch_dtype(torch, case.precision), wrap), sizes)
+    work = case.maker(variant)(Peer(torch, device, case.precision, wrap), sizes)
     if variant == "graph":
         return work, graphed(torch, work)
     run = _marked(torch, work.run) if variant == "reduce_overhead" else work.run

@@ -46,7 +46,7 @@ def ours(batches: Batches, sizes: Sizes, store: Store) -> Work:
 def theirs(batches: Batches, peer: Peer, sizes: Sizes) -> Work:
     """The same step of PyTorch's; `peer.wrap` compiles the model with its loss."""
     torch = peer.torch
-    model = build_torch(torch, sizes).to(peer.device).train()
+    model = build_torch(torch, sizes, peer.precision).to(peer.device).train()
     optimizer = fused_adam(torch, model.parameters(), peer.device, RATE)
     forward = peer.wrap(model)
 
@@ -59,7 +59,7 @@ def theirs(batches: Batches, peer: Peer, sizes: Sizes) -> Work:
 
     def place(values: Any) -> Any:
         if isinstance(values, Normal):
-            return values.in_torch(torch, peer.device, peer.dtype)
+            return values.in_torch(torch, peer.device, peer.precision)
         return torch.from_numpy(values).to(peer.device)
 
     return Work(step, _inputs(batches, sizes, place), lambda run, most: _values(run, most, []))

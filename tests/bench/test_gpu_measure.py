@@ -69,11 +69,25 @@ def test_errors_are_relative_and_what_is_not_finite_is_wrong() -> None:
     assert gates.relative_error([3.0, 4.0], [3.0, 4.5]) == pytest.approx(0.5 / 29.25**0.5)
     assert gates.relative_error([float("nan")], [1.0]) == float("inf")
     assert gates.relative_error([1.0, 2.0], [1.0]) == float("inf")
-    assert gates.check({"y": 1.0, "more": 7}, {"y": 1.0}, 1e-9) == 0.0
-    with pytest.raises(gates.WrongError, match="dy is 1 from float64"):
-        gates.check({"y": 1.0, "dy": 2.0}, {"y": 1.0, "dy": 1.0}, 1e-2)
+    most = gates.Bounds(0.01, 0.1)
+    assert gates.check({"y": 1.0, "more": 7}, {"y": 1.0}, most) == 0.0
+    exact = {"y": 1.0, "d x": 1.0}
+    assert gates.check({"y": 1.0, "d x": 1.09}, exact, most) == pytest.approx(0.09)
+    with pytest.raises(gates.WrongError, match=r"y is 0\.02 from float64, more than 0\.01"):
+        gates.check({"y": 1.02, "d x": 1.09}, exact, most)
+    with pytest.raises(gates.WrongError, match=r"d x is 0\.5 from"):
+        gates.check({"y": 1.0, "d x": 1.5}, exact, most)
     with pytest.raises(gates.WrongError, match="nothing"):
-        gates.check({}, {"y": 1.0}, 1.0)
+        gates.check({}, {"y": 1.0}, most)
+
+
+def test_bounds_are_those_of_the_precision() -> None:
+    """Float32 far below 1e-3, TF32 near 3e-4, bfloat16 1e-3 to 1e-2."""
+    assert gates.bounds("fp32", False).values == 1e-4
+    assert gates.bounds("tf32", False).values == gates.bounds("tf32", False).gradients == 1e-3
+    assert gates.bounds("bf16", False).of("d x") == 1e-2
+    assert gates.bounds("tf32", True) == gates.Bounds(4e-3, 5e-2)
+    assert gates.bounds("fp32", True).doubled() == gates.Bounds(8e-4, 1e-2)
 
 
 @pytest.mark.parametrize(
