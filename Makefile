@@ -62,7 +62,7 @@ bench: $(VENV)/.test  ## time steps and operations on 1 and 2 threads beside PyT
 	PYTHONPATH=. $(BENCH_PYTHON) -m gpuprop.bench.readme_table $(RUN)/bench-2.json $(RUN)/bench-1.json \
 		$(RUN)/bench-growth.json README.md
 
-gpu:  ## GPU tests and short trainings with this machine's own Python; writes runs/gpu.json
+gpu:  ## GPU tests, short trainings and the bench suite with this machine's own Python; writes runs/gpu.json
 	PYTHONPATH=. $(PYTHON) tests/gpu/check.py --out $(RUN)/gpu.json
 
 clean:

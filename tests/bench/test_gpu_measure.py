@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 from gpu_tiny import FakeTimer
 
-from gpuprop.bench import floors, gates, gpu_measure, gpu_targets
+from gpuprop.bench import floors, gates, gpu_machine, gpu_measure, gpu_targets
 from gpuprop.bench.gpu_catalogue import gpu_cases
 
 
@@ -63,6 +64,17 @@ def test_speeds_of_copy_and_products(fake_gpu: Any) -> None:
     assert floors.seconds(floors.Cost(found.copy, 1.0), found, "bf16") == 1.0
     assert floors.seconds(floors.Cost(1.0, 3 * found.peaks["tf32"]), found, "tf32") == 3.0
     assert floors.seconds(floors.Cost(1.0, 1.0), floors.Speeds(1.0, {}), "tf32") is None
+
+
+def test_cuda_events_and_the_wall_clock(fake_gpu: Any) -> None:
+    cupy = gpu_machine.current_cupy()
+    timer = gpu_measure.CudaTimer(cupy)
+    calls = []
+    gpu, wall = timer.time(lambda: calls.append(time.sleep(0.002)))
+    assert gpu == 1.0  # what the fake's events say
+    assert 2.0 <= wall < 2000.0
+    assert len(calls) == 1
+    assert gpu_machine.gpu(cupy)["compute_capability"] == "9.0"
 
 
 def test_errors_are_relative_and_what_is_not_finite_is_wrong() -> None:

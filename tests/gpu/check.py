@@ -1,11 +1,11 @@
-"""What `make gpu` runs: the GPU tests, the experiments, the kernels under compute-sanitizer and a short
-training of each example; one JSON out.
+"""What `make gpu` runs: the GPU tests, the experiments, the kernels under compute-sanitizer, a short
+training of each example, and last the bench suite; one JSON out.
 
     make gpu PYTHON=python3          # this machine's own Python, with CuPy, NumPy, pytest, hypothesis, ...
     GPUPROP_DATA=DIR make gpu        # where copies of the data sets are, when there is no network
 
 Needs CuPy, NumPy, pytest, hypothesis and gpuprop's own dependencies (typer, rich, safetensors, pooch,
-nvidia-ml-py); matplotlib, sacrebleu, rouge-score and pytest's plugins may be missing.
+nvidia-ml-py); matplotlib, sacrebleu, rouge-score, pytest's plugins and PyTorch may be missing.
 
 Ends within ten minutes: each part has a time limit and the outcome says which parts ran out of it.
 """
@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,9 @@ PACKAGES = (
     "pytest",
     "hypothesis",
     "nvidia-cuda-nvrtc",
+    "torch",
 )
+LAST_ROW = 15.0  # seconds that a row of the bench may need beyond the suite's time
 # A machine's own Python may lack pytest's plugins: what they configure is overridden or ignored.
 PYTEST = (
     *("-q", "-m", "gpu and not full", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib"),
@@ -124,8 +127,52 @@ def sanitizer(limit: float) -> dict[str, Any]:
         return {**part, "results": json.loads(out.read_text()) if out.exists() else None}
 
 
+def examples(limit: float) -> dict[str, Any]:
+    """A short training of each, none longer than half of the time left: its outcome by name."""
+    end, found = time.perf_counter() + limit, {}
+    for name, package in EXAMPLES.items():
+        if package is not None and importlib.util.find_spec(package) is None:
+            found[name] = {"returncode": 0, "seconds": 0, "output": f"left out: no {package}"}
+            continue
+        left = end - time.perf_counter()
+        arguments = [sys.executable, str(ROOT / "examples" / name), "--device", "cuda", "--epochs", "2"]
+        found[name] = command(arguments, left / 2) if left > 5 else {"returncode": 124, "seconds": 0}
+    own = [sys.executable, str(ROOT / "examples" / "custom_kernel.py"), "--device", "cuda"]
+    found["custom_kernel.py"] = command(own, end - time.perf_counter())
+    return found
+
+
+def bench(limit: float) -> dict[str, Any]:
+    """What `gpuprop bench --suite gpu` finds, in `results`; of a run that was cut off, the rows it had."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "bench.json"
+        arguments = ["--suite", "gpu", "--limit", f"{max(limit - LAST_ROW, 1):.0f}", "--json", str(out)]
+        part = command([sys.executable, "-m", "gpuprop", "bench", *arguments], limit)
+        return {**part, "results": json.loads(out.read_text()) if out.exists() else None}
+
+
 def _outcome(part: dict[str, Any]) -> str:
     return f"exit {part['returncode']} after {part['seconds']} s"
+
+
+def rows(found: dict[str, Any] | None) -> list[str]:
+    """A line a row of the bench: how it did, or why it has no time."""
+    if found is None:
+        return []
+    lines = [
+        f"{row['name']}: {row.get('wrong') or row.get('failed') or row['verdict']}" for row in found["rows"]
+    ]
+    return lines + [f"{name}: no time" for name in found["left_out"]]
+
+
+# Each part, and how much it may take of the time that is left when it begins.
+PARTS: dict[str, tuple[Callable[[float], dict[str, Any]], float]] = {
+    "tests": (gpu_tests, 0.3),
+    "experiments": (experiments, 0.13),
+    "sanitizer": (sanitizer, 0.12),
+    "examples": (examples, 0.2),
+    "bench": (bench, 1.0),
+}
 
 
 def main() -> int:
@@ -144,24 +191,9 @@ def main() -> int:
         "devices": command([sys.executable, "-m", "gpuprop", "devices", "--json"], 60),
         "doctor": command([sys.executable, "-m", "gpuprop", "doctor", "--json"], 60),
     }
-    result["tests"] = gpu_tests((end - time.perf_counter()) * 0.5)
-    result["experiments"] = experiments(min(150.0, (end - time.perf_counter()) * 0.5))
-    result["sanitizer"] = sanitizer(min(90.0, (end - time.perf_counter()) * 0.3))
-    result["examples"] = {}
-    for name, package in EXAMPLES.items():
-        if package is not None and importlib.util.find_spec(package) is None:
-            result["examples"][name] = {"returncode": 0, "seconds": 0, "output": f"left out: no {package}"}
-            continue
-        left = end - time.perf_counter()
-        arguments = [sys.executable, str(ROOT / "examples" / name), "--device", "cuda", "--epochs", "2"]
-        result["examples"][name] = (
-            command(arguments, left / 2) if left > 5 else {"returncode": 124, "seconds": 0}
-        )
-    result["examples"]["custom_kernel.py"] = command(
-        [sys.executable, str(ROOT / "examples" / "custom_kernel.py"), "--device", "cuda"],
-        end - time.perf_counter(),
-    )
-    parts = [result[name] for name in ("doctor", "tests", "experiments", "sanitizer")]
+    for name, (part, share) in PARTS.items():
+        result[name] = part((end - time.perf_counter()) * share)
+    parts = [result[name] for name in ("doctor", "tests", "experiments", "sanitizer", "bench")]
     parts += result["examples"].values()
     result["ok"] = all(part["returncode"] == 0 for part in parts) and result["tests"].get("passed", 0) > 0
     options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -173,6 +205,9 @@ def main() -> int:
     for name, example in result["examples"].items():
         left_out = str(example.get("output", "")).startswith("left out")
         print(f"{name}: {example['output'] if left_out else _outcome(example)}")
+    print(f"bench: {_outcome(result['bench'])}")
+    for line in rows(result["bench"]["results"]):
+        print(f"  {line}")
     print(f"{'ok' if result['ok'] else 'NOT ok'}; {options.out}")
     return 0 if result["ok"] else 1
 
