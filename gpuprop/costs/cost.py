@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from . import convolutions, layers, optimizers, sequences, simple
+from . import convolutions, layers, optimizers, recurrent, sequences, simple
 from .measure import LONG, Cost, Spec
 
 FORMULAS: dict[str, Callable[..., Cost]] = {
@@ -15,6 +15,7 @@ FORMULAS: dict[str, Callable[..., Cost]] = {
     **layers.FORMULAS,
     **sequences.FORMULAS,
     **convolutions.FORMULAS,
+    **recurrent.FORMULAS,
     **optimizers.FORMULAS,
 }
 

@@ -35,18 +35,11 @@ class Kept(NamedTuple):
 
 def fits(x: Array, directions: Sequence[Weights]) -> bool:
     """Whether the kernels take x (B, L, I) and these weights, and are likely to be faster than a step at a
-    time. One time alone is a step."""
-    if x.shape[1] < 2 or not recurrent_kernels.usable(x, *(w for d in directions for w in d)):
+    time."""
+    if not recurrent_kernels.usable(x, *(w for d in directions for w in d)):
         return False
-    (gates, size), sequences = _gates_and_size(directions), x.shape[0] * len(directions)
-    if not persistent_sizes.pays(sequences, gates, size, x.dtype.itemsize):
-        return False
-    return all(
-        persistent_sizes.sizes(
-            sequences, gates, size, x.dtype.itemsize, forward, persistent_sizes.LEAST_SHARED
-        )
-        for forward in (True, False)
-    )
+    sequences = x.shape[0] * len(directions)
+    return persistent_sizes.suits(x.shape[1], sequences, *_gates_and_size(directions), x.dtype.itemsize)
 
 
 def forward(

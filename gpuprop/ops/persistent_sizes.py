@@ -55,6 +55,13 @@ def sizes(
     return Sizes(rows, threads, padded, slices, held, vectors + held * columns * itemsize)
 
 
+def suits(length: int, sequences: int, gates: int, size: int, itemsize: int) -> bool:
+    """Whether a launch over that many times is possible on each GPU, and pays. One time alone is a step."""
+    if length < 2 or not pays(sequences, gates, size, itemsize):
+        return False
+    return all(sizes(sequences, gates, size, itemsize, way, LEAST_SHARED) for way in (True, False))
+
+
 def pays(sequences: int, gates: int, size: int, itemsize: int) -> bool:
     """Whether a time step over all blocks is likely to take less than a product and a kernel.
 

@@ -175,15 +175,15 @@ def recurrent_costs(machine: Any, gates: int, length: int, b: int = 8, size: int
 @pytest.mark.parametrize(("gates", "kept"), [(3, 2), (4, 3)])
 def test_recurrence_is_a_launch_each_way_whatever_the_length(fake_gpu: Any, gates: int, kept: int) -> None:
     """Beside it a product for x, and backward one for dx and one each for the weights with their biases. Each
-    number is moved once, what is written in place counting once: kept are the state before, and s, or c and
+    number is moved once, what is written in place twice: kept are the state before, and s, or c and
     tanh c; a GRU has gradients of W_hh h + b_hh of its own."""
     b, size = 8, 16
     for length in (2, 64):
         found = recurrent_costs(fake_gpu, gates, length)
         numbers, weights, biases = b * length * size, gates * size * size, gates * size
         product = numbers + gates * numbers + weights
-        forward = product + (gates + kept + 1) * numbers + weights + 2 * biases + b * size
-        backward = 3 * product + 2 * biases + (gates + 3 + (3 if gates == 3 else 0)) * numbers + weights
+        forward = product + (2 * gates + kept + 1) * numbers + weights + 2 * biases + b * size
+        backward = 3 * product + 2 * biases + (2 * gates + 3 + (3 if gates == 3 else 0)) * numbers + weights
         flops = 2 * b * length * gates * size * size  # of the products that stand alone
         assert found == {
             "forward": (2, FLOAT * forward // SMALL * SMALL, flops),

@@ -64,6 +64,12 @@ N, C = 64, 256
 ONE, TWO = ((N, C),), ((N, C), (N, C))
 LOGITS = ((N, C), Ids((N,), C))
 WIDE = (16, 64, 32)  # texts whose convolutions are products
+
+
+def weights(gates: int, inputs: int, size: int) -> tuple[tuple[int, ...], ...]:
+    return (gates * size, inputs), (gates * size, size), (gates * size,), (gates * size,)
+
+
 CASES: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     *[
         (name, ONE, {})
@@ -118,6 +124,12 @@ CASES: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("conv1d", ((4, 9, 20), Filters((7, 3, 20)), (7,)), {}),
     ("conv1d", ((4, 9, 12), Filters((24, 3, 1)), (24,)), {"groups": 12}),
     *[("conv1d", ((4, 99, 64), Filters((64, 4, 1)), *bias), {"groups": 64}) for bias in ((), ((64,),))],
+    ("gru", ((4, 8, 24), *weights(3, 24, 32)), {}),
+    ("gru", ((4, 8, 24), *weights(3, 24, 32), (4, 32)), {"reverse": True}),
+    ("gru", ((4, 3, 24), *weights(3, 24, 160)), {}),
+    ("lstm", ((4, 8, 24), *weights(4, 24, 32), (4, 32), (4, 32)), {}),
+    ("bidirectional", (ops.gru, (4, 8, 24), [list(weights(3, 24, 32))] * 2, [[None], [None]]), {}),
+    ("bidirectional", (ops.lstm, (4, 8, 24), [list(weights(4, 24, 32))] * 2, [[None, None]] * 2), {}),
 ]
 
 
@@ -126,7 +138,7 @@ def name_of(case: Any) -> str:
 
 
 # The others do in float64 what they do in float32.
-OWN_WAY = ("conv1d", "linear", "layer_norm", "scaled_dot_product_attention")
+OWN_WAY = ("conv1d", "linear", "layer_norm", "scaled_dot_product_attention", "gru", "lstm", "bidirectional")
 TYPED = [
     (case, dtype)
     for dtype in ("float32", "float16", "float64")
@@ -217,11 +229,15 @@ def test_what_is_not_known_says_what_is() -> None:
         ValueError, match=r"the cost of pack is not known; of these it is: Adam, AdamW, absolute"
     ):
         gp.cost(ops.pack, (2, 3, 4), (2, 3))
+    with pytest.raises(
+        ValueError, match=r"not a step at a time, as 4 rows of all directions, 1 times, 32 numb"
+    ):
+        gp.cost(ops.gru, (4, 1, 24), *weights(3, 24, 32))
 
 
 # Where the cost hangs on values, or on how CuPy composes the operation.
 UNKNOWN = {
-    "avg_pool1d", "bidirectional", "getitem", "gru", "join_heads", "lstm", "max_pool1d", "pack",
+    "avg_pool1d", "getitem", "join_heads", "max_pool1d", "pack",
     "pack_labels", "packing_of", "split_heads", "unpack",
 }  # fmt: skip
 

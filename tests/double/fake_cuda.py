@@ -25,7 +25,10 @@ from gpuprop.testing import unavailable
 
 reason = emulator.available()
 # Arguments that a kernel reads and writes.
-IN_PLACE = {"adam": (0, 2, 3), "embedding_backward": (3,), "embedding_backward_finish": (2,)}
+IN_PLACE = {
+    "adam": (0, 2, 3), "embedding_backward": (3,), "embedding_backward_finish": (2,),
+    **{f"{cell}_sequence_{way}": (0,) for cell in ("gru", "lstm") for way in ("forward", "backward")},
+}  # fmt: skip
 
 
 class FakeCudaModule:
