@@ -14,13 +14,10 @@ from . import cublas
 from .cublas import DATA_TYPES, NOT_SUPPORTED, WORKSPACE, check, library
 from .gemm_layout import Operand, Plan
 
-# cublasLtEpilogue_t. d* need what *_aux kept; sums_p and sums_q are of the rows of op(P), columns of op(Q).
-EPILOGUES = {
-    "relu": 2, "bias": 4, "relu_bias": 6, "relu_aux": 130, "relu_aux_bias": 134, "gelu_aux": 160,
-    "gelu_aux_bias": 164, "drelu_bgrad": 152, "dgelu_bgrad": 208, "sums_p": 256, "sums_q": 512,
-}  # fmt: skip
+# cublasLtEpilogue_t. sums_p and sums_q are of the rows of op(P), columns of op(Q).
+EPILOGUES = {"relu": 2, "bias": 4, "relu_bias": 6, "sums_p": 256, "sums_q": 512}
 # cublasLtMatmulDescAttributes_t, cublasLtMatrixLayoutAttribute_t, cublasLtMatmulPreferenceAttributes_t
-TRANSPOSE_P, TRANSPOSE_Q, EPILOGUE, BIAS_POINTER, AUX_POINTER, AUX_LD = 3, 4, 7, 8, 11, 12
+TRANSPOSE_P, TRANSPOSE_Q, EPILOGUE, BIAS_POINTER = 3, 4, 7, 8
 BATCH_COUNT, BATCH_STRIDE = 5, 6
 MOST_WORKSPACE, ALIGNMENTS = 1, (5, 6, 7, 8)
 MOST_ALIGNMENT = 256
@@ -70,13 +67,10 @@ class _Prepared:
             of(self.description, attribute, ctypes.byref(value), ctypes.sizeof(value)), "cublasLt attribute"
         )
 
-    def point(self, bias: Any, aux: Any, aux_ld: int) -> None:
-        """Where the vector (read or written) and what `*_aux` keeps are."""
+    def point(self, bias: Any) -> None:
+        """Where the vector is, read or written."""
         if bias is not None:
             self.set(BIAS_POINTER, ctypes.c_void_p(bias.data.ptr))
-        if aux is not None:
-            self.set(AUX_POINTER, ctypes.c_void_p(aux.data.ptr))
-            self.set(AUX_LD, ctypes.c_int64(aux_ld))
 
     def choose(self, handle: ctypes.c_void_p, alignments: tuple[int, ...]) -> bool:
         """Ask for the algorithm; False where there is none."""
@@ -101,30 +95,28 @@ class _Prepared:
 
 
 def run(
-    device: int, plan: Plan, p: Any, q: Any, d: Any, compute: int, epilogue: str,
-    bias: Any = None, aux: Any = None, aux_ld: int = 0,
-) -> bool:  # fmt: skip
+    device: int, plan: Plan, p: Any, q: Any, d: Any, compute: int, epilogue: str, bias: Any = None
+) -> bool:
     """D = epilogue(op(P) op(Q)) on CuPy arrays of GPU `device`, the current one, as `plan` says; of a batch
-    with the epilogue "bias" only. bias: the vector (m,) that is added, or receives sums. aux: what the
-    activation keeps (written by `*_aux`, read by `d*`), aux_ld elements a column. False, with nothing done,
-    where there is no algorithm.
+    with the epilogue "bias" only. bias: the vector (m,) that is added, or receives sums. False, with nothing
+    done, where there is no algorithm.
     """
     alignments = tuple(
         _alignment(x.data.ptr | (at.stride * x.dtype.itemsize if plan.batch > 1 else 0))
         for x, at in ((p, plan.p), (q, plan.q), (d, plan.d), (d, plan.d))
     )
-    others = tuple(0 if x is None else _alignment(x.data.ptr) for x in (bias, aux))
+    other = 0 if bias is None else _alignment(bias.data.ptr)
     types = tuple(DATA_TYPES[x.dtype.name] for x in (p, q, d))
-    key = (device, plan, types, compute, epilogue, alignments, others, aux_ld)
+    key = (device, plan, types, compute, epilogue, alignments, other)
     handle = _handle(device)
     if key not in _cache.prepared:
         new = _Prepared(plan, types, compute, epilogue)  # type: ignore[arg-type]
-        new.point(bias, aux, aux_ld)
+        new.point(bias)
         _cache.prepared[key] = new if new.choose(handle, alignments) else None
     ready = _cache.prepared[key]
     if ready is None:
         return False
-    ready.point(bias, aux, aux_ld)
+    ready.point(bias)
     one, zero = cublas.number(1.0, p.dtype), cublas.number(0.0, p.dtype)
     stream = cublas.current_stream()
     workspace = cublas.handle(device).workspace(stream)

@@ -128,19 +128,11 @@ def tf32_products() -> Iterator[None]:
         set_matmul_precision(before)
 
 
-def affine(
-    a: Array, b: Array, bias: Array | None, activation: str | None = None, keep: bool = False
-) -> tuple[Array, Array | None] | None:
-    """f(a b + bias), f the identity, "relu" or "gelu", for matrices (M, K), (K, N) and bias (N,) or None, in
-    one launch; and with `keep` what `through` needs (else None). None where no library does that: on a CPU,
-    and for types and strides that cublasLt has no algorithm for."""
-    return gemm_cuda.affine(a, b, bias, activation, _float32 == "high", keep) if is_cupy(a) else None
-
-
-def through(dy: Array, w: Array, kept: Array, activation: str) -> tuple[Array, Array] | None:
-    """The gradient behind an activation, dz = (dy w) f'(z), and its sums over the rows, in one launch; for
-    dy (M, K), w (K, N) and what `affine` kept of z (M, N). None where no library does that."""
-    return gemm_cuda.through(dy, w, kept, activation, _float32 == "high") if is_cupy(dy) else None
+def affine(a: Array, b: Array, bias: Array | None, activation: str | None = None) -> Array | None:
+    """f(a b + bias), f the identity or "relu", for matrices (M, K), (K, N) and bias (N,) or None, in one
+    launch. None where no library does that: on a CPU, and for types and strides that cublasLt has no
+    algorithm for."""
+    return gemm_cuda.affine(a, b, bias, activation, _float32 == "high") if is_cupy(a) else None
 
 
 def with_bias(a: Array, b: Array, bias: Array, out: Array) -> bool:

@@ -102,37 +102,20 @@ def _of_vectors(a: Array, b: Array, out: Array | None, tf32: bool) -> Array:
     return out
 
 
-def affine(
-    a: Array, b: Array, bias: Array | None, activation: str | None, tf32: bool, keep: bool = False
-) -> tuple[Array, Array | None] | None:
+def affine(a: Array, b: Array, bias: Array | None, activation: str | None, tf32: bool) -> Array | None:
     """f(a b + bias) in one launch, for matrices; see `gemm.affine`."""
-    name = "_".join(
-        part for part in (activation, "aux" if keep else None, "bias" if bias is not None else None) if part
-    )
+    name = "_".join(part for part in (activation, "bias" if bias is not None else None) if part)
     if name not in cublaslt.EPILOGUES or not _alike(a, b, bias):
         return None
-    cupy = cuda_setup.import_cupy()
-    y = cupy.empty((a.shape[0], b.shape[1]), a.dtype)
-    aux, ld = _auxiliary(y, activation) if keep else (None, 0)
-    return (y, aux) if _with_epilogue(a, b, y, tf32, name, bias, aux, ld) else None
-
-
-def through(dy: Array, w: Array, aux: Array, activation: str, tf32: bool) -> tuple[Array, Array] | None:
-    """See `gemm.through`."""
-    if not _alike(dy, w, None):
-        return None
-    cupy = cuda_setup.import_cupy()
-    dz, sums = cupy.empty((dy.shape[0], w.shape[1]), dy.dtype), cupy.empty(w.shape[1], dy.dtype)
-    ld = _auxiliary_ld(dz, activation)
-    done = _with_epilogue(dy, w, dz, tf32, f"d{activation}_bgrad", sums, aux, ld)
-    return (dz, sums) if done else None
+    y = cuda_setup.import_cupy().empty((a.shape[0], b.shape[1]), a.dtype)
+    return y if _with_epilogue(a, b, y, tf32, name, bias) else None
 
 
 def with_bias(a: Array, b: Array, bias: Array, out: Array, tf32: bool) -> bool:
     """See `gemm.with_bias`."""
     if not _alike(a[0], b, bias) or out.dtype != a.dtype:
         return False
-    return _with_epilogue(a, b, out, tf32, "bias", bias, None, 0)
+    return _with_epilogue(a, b, out, tf32, "bias", bias)
 
 
 def with_sums(a: Array, b: Array, out: Array, sums: Array, tf32: bool) -> bool:
@@ -142,12 +125,10 @@ def with_sums(a: Array, b: Array, out: Array, sums: Array, tf32: bool) -> bool:
     how = plan_of(a, b, out)
     if how is None or how.batch != 1:
         return False
-    return _with_epilogue(a, b, out, tf32, "sums_p" if how.swapped else "sums_q", sums, None, 0)
+    return _with_epilogue(a, b, out, tf32, "sums_p" if how.swapped else "sums_q", sums)
 
 
-def _with_epilogue(
-    a: Array, b: Array, y: Array, tf32: bool, name: str, bias: Array | None, aux: Array | None, ld: int
-) -> bool:
+def _with_epilogue(a: Array, b: Array, y: Array, tf32: bool, name: str, bias: Array | None) -> bool:
     if not y.size or not a.shape[-1]:
         return False
     a, b = (readable(x, tuple(y.shape[:-2])) for x in (a, b))
@@ -157,7 +138,7 @@ def _with_epilogue(
     p, q = (b, a) if how.swapped else (a, b)
     compute = cublas.compute_type(a.dtype, tf32)
     with on_device_of(y):
-        return cublaslt.run(y.device.id, how, p, q, y, compute, name, bias, aux, ld)
+        return cublaslt.run(y.device.id, how, p, q, y, compute, name, bias)
 
 
 def _alike(a: Array, b: Array, bias: Array | None) -> bool:
@@ -165,16 +146,3 @@ def _alike(a: Array, b: Array, bias: Array | None) -> bool:
     if a.ndim != 2 or b.ndim != 2 or a.dtype != b.dtype or a.dtype.name not in EPILOGUE_TYPES:
         return False
     return bias is None or (bias.dtype == a.dtype and bias.flags.c_contiguous)
-
-
-def _auxiliary_ld(y: Array, activation: str | None) -> int:
-    """Elements of what is kept a row of y: bits for ReLU, in steps of 128; values for GELU, in steps of 8."""
-    step = 128 if activation == "relu" else 8
-    return -(-int(y.shape[1]) // step) * step
-
-
-def _auxiliary(y: Array, activation: str | None) -> tuple[Array, int]:
-    cupy, ld = cuda_setup.import_cupy(), _auxiliary_ld(y, activation)
-    if activation == "relu":
-        return cupy.empty((y.shape[0], ld // 8), np.uint8), ld
-    return cupy.empty((y.shape[0], ld), y.dtype), ld

@@ -32,7 +32,7 @@ class Linear(Op):
     @staticmethod
     def forward(ctx: Context, x: Array, weight: Array, bias: Array | None, *, relu: bool = False) -> Array:
         done = affine(rows(x), weight.T, bias, "relu" if relu else None)
-        y = product(rows(x), weight.T) if done is None else done[0]
+        y = product(rows(x), weight.T) if done is None else done
         if done is None and (bias is not None or relu):
             if activation_kernels.usable(y, bias):
                 activation_kernels.forward("relu" if relu else "identity", y, bias, out=y)

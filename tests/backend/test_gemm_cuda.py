@@ -205,7 +205,7 @@ def test_leading_dimensions() -> None:
 
 
 @pytest.mark.parametrize("name", ["float32", "float16", "bfloat16"])
-@pytest.mark.parametrize("activation", [None, "relu", "gelu"])
+@pytest.mark.parametrize("activation", [None, "relu"])
 @pytest.mark.parametrize("biased", [True, False])
 def test_products_with_bias_and_activation(name: str, activation: str | None, biased: bool) -> None:
     rng = np.random.default_rng(3)
@@ -216,27 +216,11 @@ def test_products_with_bias_and_activation(name: str, activation: str | None, bi
         assert gemm.affine(on_device(x), on_device(w), None) is None  # nothing to add
         return
     given = on_device(bias) if biased else None
-    found = gemm.affine(on_device(x), on_device(w), given, activation, keep=activation is not None)
-    assert found is not None
-    y, kept = found
+    y = gemm.affine(on_device(x), on_device(w), given, activation)
+    assert y is not None
     z = x.astype(np.float64) @ w.astype(np.float64) + (bias.astype(np.float64) if biased else 0.0)
-    expected = {None: z, "relu": np.maximum(z, 0), "gelu": _gelu(z)[0]}[activation]
+    expected = np.maximum(z, 0) if activation == "relu" else z
     assert np.abs(y.host.astype(np.float64) - expected).max() <= TOLERANCE[name] * 10
-    if activation is not None:
-        dy, out = (rng.standard_normal(shape).astype(DTYPES[name]) for shape in ((6, 3), (3, 10)))
-        through = gemm.through(on_device(dy), on_device(out), kept, activation)
-        assert through is not None
-        slope = (z > 0) if activation == "relu" else _gelu(z)[1]
-        dz = (dy.astype(np.float64) @ out.astype(np.float64)) * slope
-        assert np.abs(through[0].host.astype(np.float64) - dz).max() <= TOLERANCE[name] * 20
-        assert np.abs(through[1].host.astype(np.float64) - dz.sum(axis=0)).max() <= TOLERANCE[name] * 60
-
-
-def _gelu(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(f, f'), in the tanh form."""
-    c = np.sqrt(2 / np.pi)
-    t = np.tanh(c * (z + 0.044715 * z**3))
-    return 0.5 * z * (1 + t), 0.5 * (1 + t) + 0.5 * z * (1 - t * t) * c * (1 + 3 * 0.044715 * z * z)
 
 
 @pytest.mark.parametrize("transposed", [False, True])

@@ -48,7 +48,7 @@ def test_epilogues(any_gpu: str) -> None:
     on = [to_device(a, "cuda") for a in (x, w, bias, dy)]
     done = gemm.affine(*on[:3], "relu")
     if done is not None:
-        np.testing.assert_allclose(to_host(done[0]), np.maximum(x @ w + bias, 0), atol=1e-4)
+        np.testing.assert_allclose(to_host(done), np.maximum(x @ w + bias, 0), atol=1e-4)
     xp = get_xp(on[0])
     dw, sums = xp.empty((32, 48), np.float32), xp.empty(48, np.float32)
     if gemm.with_sums(on[0].T, on[3], dw, sums):

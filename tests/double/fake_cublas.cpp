@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <vector>
 
 namespace {
 
@@ -118,8 +117,6 @@ struct Description {
     int32_t transpose[2] = {0, 0};
     int32_t epilogue = 1;
     void* bias = nullptr;
-    void* aux = nullptr;
-    int64_t aux_ld = 0;
 };
 
 struct Layout {
@@ -154,13 +151,6 @@ struct Heuristic {
 
 const uint64_t CHOSEN = 0x6770;
 void* last_stream = nullptr;
-
-double gelu(double z) { return 0.5 * z * (1 + std::tanh(std::sqrt(2 / M_PI) * (z + 0.044715 * z * z * z))); }
-
-double gelu_slope(double z) {
-    const double c = std::sqrt(2 / M_PI), t = std::tanh(c * (z + 0.044715 * z * z * z));
-    return 0.5 * (1 + t) + 0.5 * z * (1 - t * t) * c * (1 + 3 * 0.044715 * z * z);
-}
 
 bool aligned(const void* pointer, uint32_t bytes) { return reinterpret_cast<uintptr_t>(pointer) % bytes == 0; }
 
@@ -243,8 +233,6 @@ int cublasLtMatmulDescSetAttribute(void* description, int attribute, const void*
         case 4: return take(&of->transpose[1], 4);
         case 7: return take(&of->epilogue, 4);
         case 8: return take(&of->bias, sizeof(void*));
-        case 11: return take(&of->aux, sizeof(void*));
-        case 12: return take(&of->aux_ld, 8);
         default: return INVALID;
     }
 }
@@ -289,8 +277,6 @@ int cublasLtMatmulAlgoGetHeuristic(void*, void* description, void* a, void* b, v
     if (wanted < 1 || c != d || !b || left->batch != to->batch || right->batch != to->batch) return INVALID;
     *count = 0;
     if (left->type == F64 || (to->batch > 1 && of->epilogue != 4)) return NOT_SUPPORTED;
-    if ((of->epilogue & 128) && of->aux_ld % ((of->epilogue & 96) ? 8 : 128)) return NOT_SUPPORTED;
-    if ((of->epilogue & 128) && of->aux_ld < int64_t(to->rows)) return NOT_SUPPORTED;
     *count = 1;
     results[0] = Heuristic{};
     results[0].algorithm.data[0] = CHOSEN;
@@ -329,27 +315,14 @@ int cublasLtMatmul(void*, void* description, const void* alpha, const void* a, v
     }
     const Matrix left{a, la->type, la->ld, ta}, right{b, lb->type, lb->ld, tb};
     const int epilogue = of->epilogue;
-    const bool relu = epilogue & 2, bias = epilogue & 4, keeps = epilogue & 128;
-    const bool cut = of->compute == 77;
-    std::vector<double> sums(m, 0.0);
+    const bool relu = epilogue & 2, bias = epilogue & 4, cut = of->compute == 77;
     for (int64_t j = 0; j < n; ++j)
         for (int64_t i = 0; i < m; ++i) {
             double z = sum(left, right, i, j, k, cut);
             if (bias) z += load(of->bias, ld->type, i);
-            auto* bits = static_cast<uint8_t*>(of->aux);
-            const int64_t place = i + j * of->aux_ld;
-            const uint8_t bit = uint8_t(1u << (place % 8));
-            if (relu && keeps) bits[place / 8] = uint8_t(z > 0 ? bits[place / 8] | bit : bits[place / 8] & ~bit);
-            if ((epilogue & 32) && keeps) store(of->aux, ld->type, place, z);
             if (relu) z = z < 0 ? 0 : z;  // NVIDIA does not say what NaN becomes: a test asks a GPU
-            if (epilogue & 32) z = gelu(z);
-            if (epilogue & 8) z = bits[place / 8] & bit ? z : 0;
-            if (epilogue & 64) z *= gelu_slope(load(of->aux, ld->type, place));
-            sums[i] += z;
             store(d, ld->type, i + j * ld->ld, z);
         }
-    if (epilogue & 16)
-        for (int64_t i = 0; i < m; ++i) store(of->bias, ld->type, i, sums[i]);
     const bool of_left = epilogue == 256;
     for (int64_t i = 0; epilogue >= 256 && i < (of_left ? m : n); ++i) {
         double total = 0;
