@@ -174,3 +174,26 @@ def test_a_scale_is_divided_out_by_hand(device):
         norms[name] = optim.clip_grad_norm_(model.parameters(), 1.0).item()
         optimizer.step()
     assert norms["fp16"] == pytest.approx(norms["fp32"], rel=1e-2)
+
+
+def test_steps_that_overflow_are_skipped_inside_a_graph(any_gpu):
+    """A loss times 2000 overflows float16 at the first scales; from then on all steps are taken."""
+    found = {}
+    for capture in (False, True):
+        gp.manual_seed(0)
+        model, criterion = nn.Sequential(nn.Linear(16, 8), nn.Linear(8, 3)), nn.CrossEntropyLoss()
+        of = gp.Trainer(
+            model, lambda b, m=model, c=criterion: c(m(to_device(b.ids)), b.labels) * 2000.0,
+            optim.AdamW(model.parameters(), 0.01), precision="fp16", clip_norm=1.0, progress="off",
+            capture=capture,
+        )  # fmt: skip
+        of.fit(list(batches()), epochs=4)
+        record = [(r["train_loss"], r["skipped_steps"], r["loss_scale"]) for r in of.history]
+        found[capture] = record, [p.numpy().copy() for p in model.parameters()], of.optimizer.steps
+    assert of.device_step.graph.replayed > 0
+    assert found[True][0] == found[False][0]
+    skipped = sum(steps for _, steps, _ in found[True][0])
+    assert skipped > 1
+    assert found[True][0][-1][2] == judgement.FIRST_SCALE / 2**skipped
+    assert found[True][2] == 12 - skipped
+    assert all(np.array_equal(a, b) for a, b in zip(found[True][1], found[False][1], strict=True))
