@@ -36,7 +36,7 @@ def judge(
         return bad, bad if overflow is None else xp.asarray(bad | overflow)
     bad, skip = xp.empty((), bool), xp.empty((), bool)
     for k, loss in enumerate(losses):
-        wide = loss if loss.dtype == np.float64 else loss.astype(np.float32, copy=False)
+        wide = xp.asarray(loss, dtype=np.float64 if loss.dtype == np.float64 else np.float32)
         others = (norm, lost, overflow) if k == len(losses) - 1 else (None, None, None)
         types = (wide.dtype, np.float32 if norm is None else norm.dtype)
         kernel = kernels.project("step", f"judge_step<{', '.join(map(kernels.c_type, types))}>")

@@ -43,6 +43,14 @@ def test_a_step_is_judged(device, kind, sums, losses, squares, lost, overflow, b
     assert bool(to_host(so_far)) == bad
 
 
+def test_a_loss_may_be_a_number_of_numpy(device):
+    """As arithmetic on arrays of no axes gives them."""
+    so_far = on(False, bool)
+    values = [(gp.tensor(on(value)) * 2.0).data for value in (1.0, INFINITE)]
+    assert not bool(to_host(judge(values[:1], None, None, None, so_far)[0]))
+    assert bool(to_host(judge(values, None, None, None, so_far)[0]))
+
+
 def test_the_loss_scale_falls_and_grows(device, monkeypatch):
     monkeypatch.setattr(judgement, "GROW_AFTER", 3)
     monkeypatch.setattr(judgement, "LEAST_SCALE", 2.0**14)
