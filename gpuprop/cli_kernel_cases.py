@@ -249,6 +249,20 @@ def recurrent_sequence(dtype: Any) -> Results:
     return results
 
 
+def residual_layer_norm(dtype: Any) -> Results:
+    """Both results and all gradients, with dropout: rows that a warp holds, and others."""
+    results: Results = []
+    for width in (37, 144):
+        rng = np.random.default_rng(0)
+        sizes = ((35, width), (35, width), width, width)
+        x, r, w, b = (tensor(rng.standard_normal(s).astype(dtype), requires_grad=True) for s in sizes)
+        state.calls[9] = 0  # the same numbers each time
+        y, total = ops.residual_layer_norm(x, r, w, b, dropout=0.25, stream=9)
+        (total * 0.5 + y * rng.standard_normal(y.shape).astype(dtype)).sum().backward()
+        results += [y.data, total.data, *(leaf.grad for leaf in (x, r, w, b))]
+    return results
+
+
 def step(dtype: Any) -> Results:
     """What is decided of steps that are fine, whose gradients overflow, and whose loss is not finite; the
     loss scale after each."""
@@ -278,6 +292,7 @@ OURS: dict[str, Callable[[Any], Results]] = {
     "pooling.cu": pooling,
     "recurrent.cu": recurrent,
     "recurrent_sequence.cu": recurrent_sequence,
+    "residual_layer_norm.cu": residual_layer_norm,
     "softmax_cross_entropy.cu": softmax_cross_entropy,
     "softmax_cross_entropy_fused.cu": softmax_cross_entropy_fused,
     "step.cu": step,

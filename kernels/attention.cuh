@@ -20,14 +20,6 @@ struct Sight {
   }
 };
 
-// Which weights dropout keeps: those whose 16-bit number is below `keep`. first: the number of a matrix's first weight.
-struct Dropout {
-  int keep;
-  long long first;
-  unsigned long long seed, stream, call, step;
-  __device__ bool off() const { return keep >= 65536; }
-};
-
 // For each query of a tile, the bits of the Philox blocks that its weights of the tile's keys lie in, and the place of
 // the first key's bit in them.
 template <int TILE>
@@ -41,13 +33,7 @@ struct KeptBits {
       const int row = i / words, word = i % words;
       if (query0 + row >= queries) continue;
       const long long number = drop.first + (long long)(query0 + row) * keys + key0, block = number / 16 + word;
-      // NumPy adds one to the counter before it computes a block
-      const Philox numbers = philox4x64((unsigned long long)block + 1, drop.call, drop.step, 0, drop.seed, drop.stream);
-      unsigned kept = 0;
-#pragma unroll
-      for (int e = 0; e < 16; ++e)
-        kept |= (unsigned)((int)((numbers.w[e / 4] >> (16 * (e % 4))) & 0xffff) < drop.keep) << e;
-      bits[row][word] = kept;
+      bits[row][word] = drop.kept(block);
       if (word == 0) place[row] = (int)(number % 16);
     }
     __syncthreads();

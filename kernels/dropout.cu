@@ -2,11 +2,6 @@
 // The number of the training step is read from device memory, so that a captured step can be replayed.
 #include "philox.cuh"
 
-// The number of element e of a Philox block of 16.
-__device__ __forceinline__ int number_of(const Philox& bits, int e) {
-  return (int)((bits.w[e / 4] >> (16 * (e % 4))) & 0xffff);
-}
-
 // y[i] = x[i] * scale where the 16-bit number of element first + i is below `keep`, else 0.
 // One thread a Philox block of 16 elements; blocks are counted from `first`, which need not be a multiple of 16.
 template <typename T>

@@ -6,9 +6,7 @@
 //
 // The plain kernels take any width, a block a row. Those named _warp hold a row in the registers of a warp, K packs of 16
 // bytes a lane: they move the fewest bytes there can be. They take widths that are whole packs, up to 32 K of them.
-#include "common.cuh"
-
-constexpr int THREADS = 256, WARPS = THREADS / 32;
+#include "layer_norm.cuh"
 
 template <typename T, typename Acc>
 __global__ void __launch_bounds__(THREADS)
@@ -72,52 +70,15 @@ layer_norm_backward_weight(const T* __restrict__ x, const T* __restrict__ dy, co
   }
 }
 
-// A row in the registers of a warp: pack k of a lane is elements (32 k + lane) * SIZE .. of the row, zeros past its end.
-template <typename T, typename Acc, int K>
-__device__ inline void load_row(const T* __restrict__ row, int width, Acc (&v)[K][Pack<T>::SIZE]) {
-#pragma unroll
-  for (int k = 0; k < K; ++k) {
-    const int c = (32 * k + threadIdx.x % 32) * Pack<T>::SIZE;
-    const Pack<T> pack = c < width ? load_pack(row + c) : Pack<T>{};
-#pragma unroll
-    for (int e = 0; e < Pack<T>::SIZE; ++e) v[k][e] = to_acc(pack.v[e]);
-  }
-}
-
 template <typename T, typename Acc, int K>
 __global__ void __launch_bounds__(THREADS, K * 16 / sizeof(T) > 16 ? 2 : 4)  // without, some compilers want more, and spill
 layer_norm_forward_warp(const T* __restrict__ x, const T* __restrict__ weight, const T* __restrict__ bias,
                         T* __restrict__ y, Acc* __restrict__ mean, Acc* __restrict__ inverse, long long rows, int width,
                         Acc eps) {
-  constexpr int SIZE = Pack<T>::SIZE;
-  const int lane = threadIdx.x % 32;
   for (long long row = grid_thread() / 32; row < rows; row += grid_threads() / 32) {
-    Acc v[K][SIZE], sum = 0, squares = 0;
+    Acc v[K][Pack<T>::SIZE];
     load_row(x + row * width, width, v);
-#pragma unroll
-    for (int k = 0; k < K; ++k)
-#pragma unroll
-      for (int e = 0; e < SIZE; ++e) sum += v[k][e];
-    const Acc mu = team_reduce<32>(sum, Sum()) / width;
-#pragma unroll
-    for (int k = 0; k < K; ++k)
-#pragma unroll
-      for (int e = 0; e < SIZE; ++e)
-        if ((32 * k + lane) * SIZE < width) squares += (v[k][e] - mu) * (v[k][e] - mu);
-    const Acc scale = 1 / sqrt(team_reduce<32>(squares, Sum()) / width + eps);
-#pragma unroll
-    for (int k = 0; k < K; ++k) {
-      const int c = (32 * k + lane) * SIZE;
-      if (c >= width) break;
-      const Pack<T> w = load_pack(weight + c), b = load_pack(bias + c);
-      Pack<T> result;
-#pragma unroll
-      for (int e = 0; e < SIZE; ++e) result.v[e] = from_acc<T>(to_acc(w.v[e]) * (v[k][e] - mu) * scale + to_acc(b.v[e]));
-      store_pack(y + row * width + c, result);
-    }
-    if (lane != 0) continue;
-    mean[row] = mu;
-    inverse[row] = scale;
+    normalize_row(v, weight, bias, y + row * width, mean + row, inverse + row, width, eps);
   }
 }
 
@@ -129,56 +90,23 @@ layer_norm_backward_warp(const T* __restrict__ x, const T* __restrict__ dy, cons
                          const Acc* __restrict__ mean, const Acc* __restrict__ inverse, T* __restrict__ dx,
                          Acc* __restrict__ partial, long long rows, int width) {
   constexpr int SIZE = Pack<T>::SIZE;
-  const int lane = threadIdx.x % 32;
   Acc dweight[K][SIZE] = {}, dbias[K][SIZE] = {};
   for (long long row = grid_thread() / 32; row < rows; row += grid_threads() / 32) {
-    const Acc mu = mean[row], scale = inverse[row];
-    Acc n[K][SIZE], g[K][SIZE], sum = 0, along = 0;
+    Acc n[K][SIZE], g[K][SIZE];
     load_row(x + row * width, width, n);
     load_row(dy + row * width, width, g);
+    gradient_of_row(n, g, weight, mean[row], inverse[row], width, dweight, dbias);
 #pragma unroll
     for (int k = 0; k < K; ++k) {
-      const int c = (32 * k + lane) * SIZE;
-      const Pack<T> w = c < width ? load_pack(weight + c) : Pack<T>{};
-#pragma unroll
-      for (int e = 0; e < SIZE; ++e) {
-        n[k][e] = (n[k][e] - mu) * scale;
-        dweight[k][e] += g[k][e] * n[k][e];
-        dbias[k][e] += g[k][e];
-        g[k][e] *= to_acc(w.v[e]);
-        sum += g[k][e];
-        along += g[k][e] * n[k][e];
-      }
-    }
-    sum = team_reduce<32>(sum, Sum()) / width;
-    along = team_reduce<32>(along, Sum()) / width;
-#pragma unroll
-    for (int k = 0; k < K; ++k) {
-      const int c = (32 * k + lane) * SIZE;
+      const int c = place<T>(k);
       if (c >= width) break;
       Pack<T> result;
 #pragma unroll
-      for (int e = 0; e < SIZE; ++e) result.v[e] = from_acc<T>(scale * (g[k][e] - sum - n[k][e] * along));
+      for (int e = 0; e < SIZE; ++e) result.v[e] = from_acc<T>(g[k][e]);
       store_pack(dx + row * width + c, result);
     }
   }
-
-  __shared__ Acc totals[2][32 * K * SIZE];
-  for (int warp = 0; warp < WARPS; ++warp) {
-    if (threadIdx.x / 32 == warp) {
-#pragma unroll
-      for (int k = 0; k < K; ++k)
-#pragma unroll
-        for (int e = 0; e < SIZE; ++e) {
-          const int c = (32 * k + lane) * SIZE + e;
-          totals[0][c] = dweight[k][e] + (warp == 0 ? Acc(0) : totals[0][c]);
-          totals[1][c] = dbias[k][e] + (warp == 0 ? Acc(0) : totals[1][c]);
-        }
-    }
-    __syncthreads();
-  }
-  for (int i = threadIdx.x; i < 2 * width; i += THREADS)
-    partial[(long long)blockIdx.x * 2 * width + i] = totals[i / width][i % width];
+  add_over_warps<T>(dweight, dbias, partial, width);
 }
 
 // Sums of partial over the parts: half of the blocks for dweight, the others for dbias; either may be null.

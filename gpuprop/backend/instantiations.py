@@ -73,6 +73,13 @@ def _layer_norm(value: str, acc: str) -> list[str]:
     return [f"layer_norm_{name}" for name in (*plain, *warp, f"sum_partials<{acc}>")]
 
 
+def _residual_layer_norm(value: str, acc: str) -> list[str]:
+    packs = LAYER_NORM_PACKS[_BYTES[value]]
+    warp = [f"{name}_warp<{value}, {acc}, {k}>" for name in ("forward", "backward") for k in packs]
+    plain = [f"{name}<{value}, {acc}>" for name in ("forward", "backward_input")]
+    return [f"residual_layer_norm_{name}" for name in (*plain, *warp)]
+
+
 def _activation(value: str, acc: str) -> list[str]:
     packs = (PACK // _BYTES[value], 1)
     each = [f"{value}, {acc}, {n}, {f}" for n in packs for f in ACTIVATIONS.values()]
@@ -127,6 +134,7 @@ INSTANTIATIONS: dict[str, dict[str, list[str]]] = {
     "pooling.cu": {dtype: _pooling(*types) for dtype, types in C_TYPES.items()},
     "recurrent.cu": {dtype: _recurrent(*types) for dtype, types in C_TYPES.items()},
     "recurrent_sequence.cu": {dtype: _recurrent_sequence(*types) for dtype, types in C_TYPES.items()},
+    "residual_layer_norm.cu": {dtype: _residual_layer_norm(*types) for dtype, types in C_TYPES.items()},
     "softmax_cross_entropy.cu": {dtype: _softmax_cross_entropy(*types) for dtype, types in C_TYPES.items()},
     "softmax_cross_entropy_fused.cu": {
         dtype: _softmax_cross_entropy_fused(*types) for dtype, types in C_TYPES.items()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from ..backend import random
 from ..backend.half import is_half
 from ..backend.instantiations import PACK
 from ..ops import activation_kernels, embedding_kernels, layer_norm_kernels
@@ -96,23 +97,46 @@ def binary_cross_entropy(logits: Spec, targets: Spec, weight: Any = None, pos_we
 def layer_norm(x: Spec, weight: Spec, bias: Spec, eps: float = 1e-5) -> Cost:
     """x is read once each way where a warp holds a row; then the partial sums of dweight and dbias."""
     x2, mean = x.rows(), x.sums(x.size // x.shape[-1])
-    n, width = x2.shape
     forward = launch(x2, weight, bias, x2, mean, mean, flops=x.size)
-    parts = min(math.ceil(n / layer_norm_kernels.WARPS), layer_norm_kernels.MOST_PARTS)
-    partial, constants = x.sums(parts, 2, width), weight.needs_grad or bias.needs_grad
-    held = layer_norm_kernels.packs_of(width, x.dtype.itemsize) is not None
-    backward = Pass()
+    held = layer_norm_kernels.packs_of(x2.shape[1], x.dtype.itemsize) is not None
+    backward = norm_gradients(x2, weight, bias, (x2,), held, x.needs_grad)
+    wanted = [y.size for y in (x, weight, bias) if y.needs_grad]
+    return Cost(forward, both([backward], sum(wanted)) if wanted else Pass())
+
+
+def residual_layer_norm(
+    x: Spec, residual: Spec, weight: Spec, bias: Spec, eps: float = 1e-5, *, dropout: float = 0.0, **_: Any
+) -> Cost:
+    """x and the residual are read, the norm and the sum are written; backward, of the norm alone, the sum and
+    dy are read and dx is written, which is the residual's too where nothing is dropped."""
+    x2, mean = x.rows(), x.sums(x.size // x.shape[-1])
+    forward = launch(x2, x2, weight, bias, x2, x2, mean, mean, flops=x.size)
+    beside = random.LANES if x2.shape[1] % random.LANES else 0
+    held = layer_norm_kernels.packs_of(x2.shape[1], x.dtype.itemsize, beside) is not None
+    dr = x2 if dropout > 0.0 and residual.needs_grad else None
+    backward = norm_gradients(x2, weight, bias, (x2, dr), held, inputs=True)
+    wanted = [y.size for y in (x, residual, weight, bias) if y.needs_grad]
+    return Cost(forward, both([backward], sum(wanted)) if wanted else Pass())
+
+
+def norm_gradients(
+    x: Spec, weight: Spec, bias: Spec, results: Sequence[Spec | None], held: bool, inputs: bool
+) -> Pass:
+    """Of a layer norm of rows x (N, D): in one launch where a warp holds a row, else that of x, if wanted,
+    and those of the constants; then the sums of the constants' partial sums."""
+    n, width = x.shape
+    mean, partial = x.sums(n), x.sums(layer_norm_kernels.parts_of(n), 2, width)
+    constants, backward = weight.needs_grad or bias.needs_grad, Pass()
     if held:
-        backward += launch(x2, x2, weight, mean, mean, x2, partial)
+        backward += launch(x, x, weight, mean, mean, *results, partial)
     else:
-        backward += launch(x2, x2, weight, mean, mean, x2) if x.needs_grad else Pass()
-        backward += launch(x2, x2, mean, mean, partial) if constants else Pass()
+        backward += launch(x, x, weight, mean, mean, *results) if inputs else Pass()
+        backward += launch(x, x, mean, mean, partial) if constants else Pass()
     sums = [x.sums(width) for y in (weight, bias) if y.needs_grad]
     backward += launch(partial, *sums) if constants else Pass()
     if is_half(x.dtype):  # summed in float32, then stored as the parameter
         backward += launch(x.sums(width), x.like(width)).times(len(sums))
-    wanted = [y.size for y in (x, weight, bias) if y.needs_grad]
-    return Cost(forward, both([backward], sum(wanted)) if wanted else Pass())
+    return backward
 
 
 def embedding(ids: Spec, table: Spec, *, padding_idx: int | None = None) -> Cost:
@@ -148,5 +172,6 @@ FORMULAS: dict[str, Callable[..., Cost]] = {
     "layer_norm": layer_norm,
     "linear": linear,
     "matmul": matmul,
+    "residual_layer_norm": residual_layer_norm,
     "softmax_cross_entropy": softmax_cross_entropy,
 }

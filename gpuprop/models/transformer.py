@@ -27,6 +27,7 @@ from ..nn.transformer import (
     Cache,
     TransformerDecoderLayer,
     TransformerEncoderLayer,
+    stack,
 )
 from ..ops.packing import Packing
 from ..tensors import Tensor
@@ -46,10 +47,7 @@ class TransformerEncoder(Module):
 
     def forward(self, ids: Any, mask: Any = None) -> tuple[Tensor, Packing]:
         ids, real = self.embedding.readable("Transformer", ids, mask)
-        x = self.embedding(ids, real)
-        for layer in self.layers:
-            x = layer(x, real)
-        return self.norm(x), real
+        return stack(self.layers, self.norm, self.embedding(ids, real), real), real
 
 
 class TransformerDecoder(Module):
@@ -67,10 +65,8 @@ class TransformerDecoder(Module):
             self.output.weight = embedding.table.weight
 
     def forward(self, ids: Array, real: Packing, memory: Tensor, remembered: Packing) -> Tensor:
-        y = self.embedding(ids, real)
-        for layer in self.layers:
-            y = layer(y, memory, real, remembered)
-        return self.output(self.norm(y))
+        y = stack(self.layers, self.norm, self.embedding(ids, real), memory, real, remembered)
+        return self.output(y)
 
 
 @dataclass(frozen=True)

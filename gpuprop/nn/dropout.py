@@ -6,6 +6,7 @@ from typing import Any
 
 from .. import ops
 from ..backend.random import new_stream
+from ..backend.recording import recording
 from ..tensors import Tensor
 from .checks import probability
 from .module import Module
@@ -27,6 +28,12 @@ class Dropout(Module):
         if not self.training or self.p == 0.0:
             return x if isinstance(x, Tensor) else Tensor(x)
         return ops.dropout(x, self.p, stream=self.stream, mask=mask)
+
+    def active(self) -> float:
+        """The probability that is in force: p in training, else 0."""
+        if recording() is not None:
+            self.note_mode()
+        return self.p if self.training else 0.0
 
     def extra_repr(self) -> str:
         return f"p={self.p:g}"

@@ -30,9 +30,13 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} needs a forward")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if recording() is not None:  # a captured step is for one mode
-            depends((id(self), "training"), lambda: self.training)
+        if recording() is not None:
+            self.note_mode()
         return self.forward(*args, **kwargs)
+
+    def note_mode(self) -> None:
+        """Tell a step that is being captured that it is for the mode the module is in; `__call__` does."""
+        depends((id(self), "training"), lambda: self.training)
 
     def children(self) -> Iterator[tuple[str, Module]]:
         """(name, module) of each module directly inside this one."""

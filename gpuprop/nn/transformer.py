@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from ..ops.packing import Packing, packing_of
@@ -47,10 +48,19 @@ class TransformerLayer(Module):
         """What a sublayer reads."""
         return norm(x) if self.norm_first else x
 
-    def _after(self, x: Tensor, y: Tensor, norm: LayerNorm, dropout: Dropout, mask: Any) -> Tensor:
-        """What flows on, from x and the sublayer's y. mask: of rows that are packed."""
+    def _after(
+        self, x: Tensor, y: Tensor, norm: LayerNorm, dropout: Dropout, mask: Any, following: LayerNorm | None
+    ) -> tuple[Tensor, Tensor]:
+        """What flows on, from x and the sublayer's y, and what the next sublayer reads. norm: around this
+        sublayer; following: before the next, None where the caller reads by itself. mask: of packed rows."""
+        if not self.norm_first:
+            x, _ = norm.of_sum(x, y, dropout, mask)
+            return x, x
+        if following is not None:
+            read, x = following.of_sum(x, y, dropout, mask)
+            return x, read
         x = x + dropout(y, mask)
-        return x if self.norm_first else norm(x)
+        return x, x
 
     def _feed_forward(self, x: Tensor, mask: Any) -> Tensor:
         inner = self.linear1(x)
@@ -71,12 +81,17 @@ class TransformerEncoderLayer(TransformerLayer):
         super().__init__(embed_dim, num_heads, feedforward, dropout, activation, norm)
 
     def forward(self, x: Any, mask: Any = None) -> Tensor:
+        return self.through(x, self._before(x, self.norm1), mask)[0]
+
+    def through(
+        self, x: Any, read: Any, mask: Any = None, following: LayerNorm | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """`forward` where the norm of x is made already, and that of what flows on is made here: `stack`."""
         packed, mask = packing(x, mask)
-        read = self._before(x, self.norm1)
         attended = self.self_attn(read, read, read, mask, query_mask=mask)
-        x = self._after(x, attended, self.norm1, self.dropout1, packed)
-        y = self._feed_forward(self._before(x, self.norm2), packed)
-        return self._after(x, y, self.norm2, self.dropout2, packed)
+        x, read = self._after(x, attended, self.norm1, self.dropout1, packed, self.norm2)
+        y = self._feed_forward(read, packed)
+        return self._after(x, y, self.norm2, self.dropout2, packed, following)
 
 
 class TransformerDecoderLayer(TransformerLayer):
@@ -96,23 +111,31 @@ class TransformerDecoderLayer(TransformerLayer):
         self.norm3, self.dropout3 = LayerNorm(embed_dim), Dropout(dropout)
 
     def forward(self, x: Any, memory: Any, mask: Any = None, memory_mask: Any = None) -> Tensor:
+        return self.through(x, self._before(x, self.norm1), memory, mask, memory_mask)[0]
+
+    def through(
+        self, x: Any, read: Any, memory: Any, mask: Any = None, memory_mask: Any = None,
+        following: LayerNorm | None = None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """`forward` where the norm of x is made already, and that of what flows on is made here: `stack`."""
         packed, mask = packing(x, mask)
-        read = self._before(x, self.norm1)
         attended = self.self_attn(read, read, read, mask, causal=True, query_mask=mask)
-        x = self._after(x, attended, self.norm1, self.dropout1, packed)
-        read = self._before(x, self.norm2)
+        x, read = self._after(x, attended, self.norm1, self.dropout1, packed, self.norm2)
         attended = self.multihead_attn(read, memory, memory, memory_mask, query_mask=mask)
-        return self._last(self._after(x, attended, self.norm2, self.dropout2, packed), packed)
+        x, read = self._after(x, attended, self.norm2, self.dropout2, packed, self.norm3)
+        return self._after(x, self._feed_forward(read, packed), self.norm3, self.dropout3, packed, following)
 
     def step(self, x: Any, past: Cache | None, memory: Cache, memory_mask: Any) -> tuple[Tensor, Cache]:
         """x (N, 1, E), the keys and values of the positions before it (None: there are none), those of the
         memory from `remember` -> (N, 1, E), and keys and values up to this position."""
         read = self._before(x, self.norm1)
         past = joined(past, self.self_attn.project_keys(read))
-        x = self._after(x, self.self_attn.attend(read, *past), self.norm1, self.dropout1, None)
-        read = self._before(x, self.norm2)
+        attended = self.self_attn.attend(read, *past)
+        x, read = self._after(x, attended, self.norm1, self.dropout1, None, self.norm2)
         attended = self.multihead_attn.attend(read, *memory, memory_mask)
-        return self._last(self._after(x, attended, self.norm2, self.dropout2, None), None), past
+        x, read = self._after(x, attended, self.norm2, self.dropout2, None, self.norm3)
+        y = self._feed_forward(read, None)
+        return self._after(x, y, self.norm3, self.dropout3, None, None)[0], past
 
     def remember(self, memory: Any, memory_mask: Any = None) -> Cache:
         """Keys and values of the memory, for `step`; memory (B, S, E), or packed rows of a mask (B, S)."""
@@ -122,12 +145,22 @@ class TransformerDecoderLayer(TransformerLayer):
         """Weights (B, T, S) of the attention over the memory, the mean over heads, for x (B, T, E)."""
         read = self._before(x, self.norm1)
         attended = self.self_attn(read, read, read, mask, causal=True)
-        x = self._after(x, attended, self.norm1, self.dropout1, None)
-        return self.multihead_attn.weights(self._before(x, self.norm2), memory, memory_mask)
+        _, read = self._after(x, attended, self.norm1, self.dropout1, None, self.norm2)
+        return self.multihead_attn.weights(read, memory, memory_mask)
 
-    def _last(self, x: Tensor, mask: Any) -> Tensor:
-        y = self._feed_forward(self._before(x, self.norm3), mask)
-        return self._after(x, y, self.norm3, self.dropout3, mask)
+
+def stack(layers: Iterable[Any], norm: LayerNorm, x: Tensor, *others: Any) -> Tensor:
+    """norm(x) after all layers; others: what else their `forward` takes. Where norms come before sublayers,
+    each is made together with the sum before it, across layers."""
+    layers = list(layers)
+    if not layers or not layers[0].norm_first:
+        for layer in layers:
+            x = layer(x, *others)
+        return norm(x)
+    read = layers[0].norm1(x)
+    for layer, following in zip(layers, [*(layer.norm1 for layer in layers[1:]), norm], strict=True):
+        x, read = layer.through(x, read, *others, following=following)
+    return read
 
 
 def packing(x: Any, mask: Any) -> tuple[Packing | None, Any]:

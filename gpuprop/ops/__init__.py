@@ -35,6 +35,7 @@ from .lstm import lstm
 from .packing import Packing, join_heads, pack, pack_labels, packing_of, split_heads, unpack
 from .pooling import avg_pool1d, max_over_time, max_pool1d, mean_over_time
 from .reductions import max, mean, sum
+from .residual_layer_norm import residual_layer_norm
 from .scaled_dot_product_attention import scaled_dot_product_attention
 from .shapes import concatenate, getitem, reshape, stack, swapaxes, transpose
 from .softmax import log_softmax, softmax
@@ -81,6 +82,7 @@ __all__ = [
     "power",
     "relu",
     "reshape",
+    "residual_layer_norm",
     "scaled_dot_product_attention",
     "sigmoid",
     "softmax",

@@ -38,7 +38,7 @@ class Dropout(Op):
         place = (p, first, stream, call, step, random.state.seed)
         if on_device:
             ctx.save(None, place, rows)
-            return _launch(x, place, rows)
+            return launch(x, place, rows)
         xp = get_xp(x)
         width = 1 if rows is None else int(x.shape[1])
         mask, y = empty(xp, (x.size // width, width), bool), empty(xp, x.shape, x.dtype)
@@ -62,7 +62,7 @@ class Dropout(Op):
     def backward(ctx: Context, dy: Array) -> Array:
         mask, place, rows = ctx.saved
         if mask is None:
-            return _launch(dy, place, rows)
+            return launch(dy, place, rows)
         return blockwise(partial(_drop, scale=1.0 / (1.0 - place[0])), dy, mask)
 
 
@@ -80,7 +80,7 @@ def draw_mask(mask: Array, first: int, place: tuple[Any, ...]) -> None:
     p, _, stream, call, step, seed = place
     if is_cupy(mask):
         ones = get_xp(mask).ones(mask.shape, np.float32)
-        mask[...] = _launch(ones, (p, first, stream, call, random.step_beside(mask), seed), None) != 0
+        mask[...] = launch(ones, (p, first, stream, call, random.step_beside(mask), seed), None) != 0
         return
     bits = random.bits16(mask.size, first, stream, call, step, seed)
     np.less(bits.reshape(mask.shape), random.keep_threshold(p), out=mask)
@@ -97,7 +97,7 @@ def _draw_rows(mask: Array, rows: Array, place: tuple[Any, ...]) -> None:
         xp.take(drawn, rows - lowest, axis=0, out=mask)
 
 
-def _launch(x: Array, place: tuple[Any, ...], rows: Array | None) -> Array:
+def launch(x: Array, place: tuple[Any, ...], rows: Array | None) -> Array:
     p, first, stream, call, step, seed = place
     xp = get_xp(x)
     x = xp.ascontiguousarray(x)
@@ -126,12 +126,23 @@ def dropout(x: Any, p: float, *, stream: int = random.SHUFFLE_STREAM + 1, mask: 
     its `Packing`: x is the packed rows (N, E) of its real tokens, and drops what the padded batch (B, L, E)
     would.
     """
-    if not 0.0 <= p < 1.0:
-        raise ValueError(f"dropout probability must be at least 0 and below 1, not {p}")
+    check_probability(p)
     if p == 0.0 or x.size == 0:
         return x if isinstance(x, Tensor) else Tensor(x)
-    row = x.size // x.shape[0] if mask is None else mask.shape[1] * x.shape[1]
-    packing = None if mask is None else packing_of_rows("dropout", x, mask)
-    rows = None if packing is None or packing.padded else packing.rows
-    first = random.state.row_offset * row
+    first, rows = numbering("dropout", x, mask)
     return Dropout.apply(x, p=p, first=first, stream=stream, call=random.next_call(stream), rows=rows)
+
+
+def check_probability(p: float) -> None:
+    """Raise ValueError for what is not a probability to drop with."""
+    if not 0.0 <= p < 1.0:
+        raise ValueError(f"dropout probability must be at least 0 and below 1, not {p}")
+
+
+def numbering(name: str, x: Any, mask: Any) -> tuple[int, Array | None]:
+    """The number of the first element of the batch; and of packed rows (N, E) with their mask (B, L), their
+    numbers in the padded batch. name: of the operation, for errors."""
+    row = x.size // x.shape[0] if mask is None else mask.shape[1] * x.shape[1]
+    packing = None if mask is None else packing_of_rows(name, x, mask)
+    rows = None if packing is None or packing.padded else packing.rows
+    return random.state.row_offset * row, rows

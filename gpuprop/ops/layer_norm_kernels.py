@@ -31,9 +31,9 @@ def forward(x: Array, weight: Array, bias: Array, eps: float) -> tuple[Array, tu
     xp = get_xp(x)
     flat = xp.ascontiguousarray(rows(x))
     weight, bias = xp.ascontiguousarray(weight), xp.ascontiguousarray(bias)
-    (n, width), sums = flat.shape, _sum_type(x)
+    (n, width), sums = flat.shape, sum_type(x)
     y, mean, inverse = xp.empty_like(flat), xp.empty(n, sums), xp.empty(n, sums)
-    packs = _packs(flat, weight, bias)
+    packs = packs_beside(flat, weight, bias)
     kernel, per_block = (_kernel("forward", x), 1) if packs is None else (_warp("forward", x, packs), WARPS)
     grid = min(math.ceil(n / per_block), MOST_BLOCKS)
     kernel(grid, THREADS, (flat, weight, bias, y, mean, inverse, n, width, eps))
@@ -45,28 +45,56 @@ def backward(
 ) -> tuple[Array | None, ...]:
     """The gradients of x, weight and bias; of those not wanted, None."""
     xp, (n, width) = get_xp(dy), x.shape
-    need_x, need_w, need_b = ctx.needs_grad
-    flat = xp.ascontiguousarray(rows(dy), dtype=x.dtype)
-    packs, parts = _packs(x, flat, weight), min(math.ceil(n / WARPS), MOST_PARTS)
-    dx, partial = xp.empty_like(x), xp.empty((parts, 2, width), mean.dtype)
+    need_x, *need = ctx.needs_grad
+    flat, dx = xp.ascontiguousarray(rows(dy), dtype=x.dtype), xp.empty_like(x)
+    packs = packs_beside(x, flat, weight)
     if packs is not None:
-        _warp("backward", x, packs)(parts, THREADS, (x, flat, weight, mean, inverse, dx, partial, n, width))
+        partial = partial_sums(mean, n, width)
+        _warp("backward", x, packs)(
+            len(partial), THREADS, (x, flat, weight, mean, inverse, dx, partial, n, width)
+        )
     else:
         if need_x:
-            grid = min(n, MOST_BLOCKS)
             args = (x, flat, weight, mean, inverse, dx, n, width)
-            _kernel("backward_input", x)(grid, THREADS, args)
-        if need_w or need_b:
-            grid = min(math.ceil(parts * width / THREADS), MOST_BLOCKS)
-            args = (x, flat, mean, inverse, partial, n, width, parts)
-            _kernel("backward_weight", x)(grid, THREADS, args)
-    if not (need_w or need_b):
-        return dx.reshape(dy.shape), None, None
-    dweight = _result(ctx, 1, need_w, partial)
-    dbias = _result(ctx, 2, need_b, partial)
-    total = kernels.project("layer_norm", f"layer_norm_sum_partials<{kernels.c_types(x.dtype)[1]}>")
+            _kernel("backward_input", x)(min(n, MOST_BLOCKS), THREADS, args)
+        partial = sums_of_parts(x, flat, mean, inverse) if any(need) else None
+    return dx.reshape(dy.shape) if need_x else None, *weight_gradients(ctx, (1, 2), partial)
+
+
+def partial_sums(mean: Array, n: int, width: int) -> Array:
+    """Memory for the sums of dy n and of dy over parts of n rows (parts, 2, D)."""
+    return get_xp(mean).empty((parts_of(n), 2, width), mean.dtype)
+
+
+def parts_of(n: int) -> int:
+    """Into how many parts n rows are cut."""
+    return min(math.ceil(n / WARPS), MOST_PARTS)
+
+
+def sums_of_parts(x: Array, dy: Array, mean: Array, inverse: Array) -> Array:
+    """The sums of dy n and of dy over parts of the rows, for any width."""
+    n, width = x.shape
+    partial = partial_sums(mean, n, width)
+    grid = min(math.ceil(len(partial) * width / THREADS), MOST_BLOCKS)
+    args = (x, dy, mean, inverse, partial, n, width, len(partial))
+    _kernel("backward_weight", x)(grid, THREADS, args)
+    return partial
+
+
+def weight_gradients(
+    ctx: Context, places: tuple[int, int], partial: Array | None
+) -> tuple[Array | None, Array | None]:
+    """The gradients of weight and bias, which are the inputs `places`, from sums over parts; of those not
+    wanted, None."""
+    need_w, need_b = (ctx.needs_grad[i] for i in places)
+    if partial is None or not (need_w or need_b):
+        return None, None
+    parts, _, width = partial.shape
+    dweight, dbias = _result(ctx, places[0], need_w, partial), _result(ctx, places[1], need_b, partial)
+    types = "double" if partial.dtype == np.float64 else "float"
+    total = kernels.project("layer_norm", f"layer_norm_sum_partials<{types}>")
     total(2 * math.ceil(width / 32), THREADS, (partial, dweight, dbias, width, parts))
-    return dx.reshape(dy.shape) if need_x else None, dweight, dbias
+    return dweight, dbias
 
 
 def _result(ctx: Context, i: int, wanted: bool, partial: Array) -> Array | None:
@@ -77,20 +105,23 @@ def _result(ctx: Context, i: int, wanted: bool, partial: Array) -> Array | None:
     return get_xp(partial).empty(partial.shape[2], partial.dtype) if wanted else None
 
 
-def _packs(x: Array, *others: Array) -> int | None:
-    """How many packs of 16 bytes a lane of a warp needs for a row of x (N, D); None where none will do."""
-    return packs_of(x.shape[1], x.dtype.itemsize) if aligned(x, *others) else None
+def packs_beside(x: Array, *others: Array | None, beside: int = 0) -> int | None:
+    """How many packs of 16 bytes a lane of a warp needs for a row of x (N, D), and some elements beside it;
+    None where none will do."""
+    if not aligned(x, *(a for a in others if a is not None)):
+        return None
+    return packs_of(x.shape[1], x.dtype.itemsize, beside)
 
 
-def packs_of(width: int, itemsize: int) -> int | None:
+def packs_of(width: int, itemsize: int, beside: int = 0) -> int | None:
     """The same, for rows of `width` elements of so many bytes."""
     per_pack = PACK // itemsize
-    wanted = math.ceil(width / (32 * per_pack))
+    wanted = math.ceil((width + beside) / (32 * per_pack))
     whole = width % per_pack == 0
     return next((k for k in LAYER_NORM_PACKS[itemsize] if whole and k >= wanted), None)
 
 
-def _sum_type(x: Array) -> Any:
+def sum_type(x: Array) -> Any:
     return np.float64 if x.dtype == np.float64 else np.float32
 
 

@@ -158,6 +158,16 @@ def test_dropout_is_a_pass_each_way_and_keeps_no_mask(fake_gpu: Any) -> None:
     assert found["forward"] == found["backward"] == (1, 2 * x.data.nbytes, 0)
 
 
+@pytest.mark.parametrize("p", [0.0, 0.1])
+def test_residual_dropout_and_layer_norm_are_one_launch_and_two(fake_gpu: Any, p: float) -> None:
+    x, residual, weight, bias = leaf(256, 64), leaf(256, 64), leaf(64), leaf(64)
+    n, partial = x.data.nbytes, 2 * 32 * 2 * 64 * FLOAT  # sums over 32 parts of the rows, written and read
+    run = lambda: ops.residual_layer_norm(x, residual, weight, bias, dropout=p, stream=3)[0]  # noqa: E731
+    found = cost(fake_gpu, run, x, residual, weight, bias)
+    assert found["forward"] == (1, 4 * n, 0)  # x, r, s and y
+    assert found["backward"] == (2, (3 + (p > 0)) * n + partial, 0)  # s, dy and dx, and dr where it is not dx
+
+
 def test_arithmetic_is_a_pass_each(fake_gpu: Any) -> None:
     x, y = leaf(64, 256), leaf(64, 256)
     n = x.data.nbytes

@@ -103,6 +103,11 @@ CASES: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("binary_cross_entropy", ((N, C), Fixed((N, C))), {}),
     ("layer_norm", ((N, C), (C,), (C,)), {}),
     ("layer_norm", ((300, 37), (37,), (37,)), {}),
+    *[
+        ("residual_layer_norm", ((N, width), (N, width), (width,), (width,)), {"dropout": p, "stream": 3})
+        for width in (C, 37)
+        for p in (0.0, 0.1)
+    ],
     ("embedding", (Ids((8, 32), 16), (16, 64)), {}),
     ("embedding", (Ids((8, 32), 16), (16, 45)), {"padding_idx": 0}),
     ("embedding", (Ids((32,), 16), (16, 64)), {}),
@@ -138,7 +143,8 @@ def name_of(case: Any) -> str:
 
 
 # The others do in float64 what they do in float32.
-OWN_WAY = ("conv1d", "linear", "layer_norm", "scaled_dot_product_attention", "gru", "lstm", "bidirectional")
+NORMS, RECURRENT = ("layer_norm", "residual_layer_norm"), ("gru", "lstm", "bidirectional")
+OWN_WAY = ("conv1d", "linear", "scaled_dot_product_attention", *NORMS, *RECURRENT)
 TYPED = [
     (case, dtype)
     for dtype in ("float32", "float16", "float64")

@@ -20,6 +20,7 @@ from gpuprop.ops.gru import gru
 from gpuprop.ops.layer_norm import layer_norm
 from gpuprop.ops.lstm import lstm
 from gpuprop.ops.pooling import max_over_time, mean_over_time
+from gpuprop.ops.residual_layer_norm import residual_layer_norm
 from gpuprop.ops.scaled_dot_product_attention import scaled_dot_product_attention
 from gpuprop.ops.softmax_cross_entropy import softmax_cross_entropy
 from gpuprop.tensors import Parameter, tensor
@@ -110,6 +111,19 @@ def normalize(dtype, width, rows=35):
     return y.data, *(leaf.grad for leaf in leaves)
 
 
+def add_and_normalize(dtype, width, rows=35):
+    """Packed rows with dropout, and a gradient of the sum beside that of the norm."""
+    rng = np.random.default_rng(0)
+    sizes = ((rows, width), (rows, width), width, width)
+    leaves = [tensor(rng.standard_normal(s).astype(dtype), requires_grad=True) for s in sizes]
+    manual_seed(0)
+    mask = np.arange(2 * rows).reshape(7, -1) % 2 == 0
+    y, total = residual_layer_norm(*leaves, dropout=0.25, stream=3, mask=mask)
+    gradient = rng.standard_normal(y.shape).astype(dtype)
+    (y * gradient + total).sum().backward()
+    return y.data, total.data, *(leaf.grad for leaf in leaves)
+
+
 def activate(dtype, name, width):
     """More rows than a part has; widths of whole packs, in two tiles, and others."""
     if get_device().type == "cpu":
@@ -181,6 +195,8 @@ CASES = {
     "layer-norm-warp": lambda dtype: normalize(dtype, 136),
     "pooling-plain": lambda dtype: pool(dtype, 37),
     "pooling-packs": lambda dtype: pool(dtype, 264),
+    "residual-layer-norm-plain": lambda dtype: add_and_normalize(dtype, 37),
+    "residual-layer-norm-warp": lambda dtype: add_and_normalize(dtype, 144),
     "softmax-slab": lambda dtype: loss(dtype, 7, label_smoothing=0.1, rows=131),
     "softmax-warp": lambda dtype: loss(dtype, 70, label_smoothing=0.1, z_loss=0.01, soft_cap=4.0),
     "softmax-block": lambda dtype: loss(dtype, 1100, "int32"),

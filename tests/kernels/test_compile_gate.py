@@ -19,6 +19,7 @@ THREADS = {"sort_ids": 1024, "softmax_cross_entropy_slab": SLAB_THREADS, "add_so
 THREADS |= {f"{cell}_sequence_{way}": 512 for cell in ("gru", "lstm") for way in ("forward", "backward")}
 THREADS |= {f"conv1d_depthwise_{way}": 128 for way in ("forward", "backward")}
 DYNAMIC = {"softmax_cross_entropy_slab": SLAB_THREADS * (SLAB_BYTES + 4)}  # bytes of shared memory, at most
+NORM = r"(residual_)?layer_norm_"
 # Warps that a multiprocessor holds at least, by the first pattern that fits. A memory of 4.3 TB/s that
 # answers after 0.7 µs wants 23 KB asked for at each of 132 multiprocessors: 32 warps with twice 16 bytes a
 # lane, or fewer with more.
@@ -29,9 +30,9 @@ LEAST_WARPS = (
     (r"conv1d_relu_max_(forward|backward_weight)<", 16),  # the same, and loads ahead into registers
     (r"conv1d_depthwise_forward", 12),  # a window of K rows in registers, and four rows on their way
     (r"conv1d_depthwise_backward", 8),  # a window of two texts and K sums, and four rows on their way
-    (r"layer_norm_backward_warp<(float, .*, 8|__.*, 4)>", 8),  # 32 numbers a lane of x, dy and both sums
-    (r"layer_norm_backward_warp<(float, .*, 4|__.*, 2)>", 16),  # 16 of each: 128 bytes a lane at once
-    (r"layer_norm_forward_warp<(float, .*, 8|__.*, 4)>", 24),  # a lane asks for 64 bytes and more at once
+    (NORM + r"backward_warp<(float, .*, 8|__.*, 4)>", 8),  # 32 numbers a lane of x, dy and both sums
+    (NORM + r"backward_warp<(float, .*, 4|__.*, 2)>", 16),  # 16 of each: a lane asks for 128 bytes at once
+    (NORM + r"forward_warp<(float, .*, 8|__.*, 4)>", 24),  # a lane asks for 64 bytes and more at once
     (r"softmax_cross_entropy_team<.*, 32>", 24),  # the same
     (r"softmax_cross_entropy_slab<", 16),  # 64 classes: a block asks for 33 KB at once, and holds them
     (r"(gru|lstm)_sequence_", 16),  # a block a multiprocessor: its weights take the shared memory

@@ -19,6 +19,7 @@ SEQUENCE = (
     "recurrent_sequence.cu"  # eight packs of weights on their way a thread, and four while they are held
 )
 FUSED = "softmax_cross_entropy_fused.cu"
+RESIDUAL = "residual_layer_norm.cu"
 # kernel -> 16-byte loads and stores of global memory at least, threads a block, warps a processor at least.
 # A memory of 4.3 TB/s and 0.7 µs wants 23 KB on their way to each of 132 processors: 32 warps with twice 16
 # bytes a lane, or fewer that load more at once.
@@ -49,6 +50,10 @@ HOT = {
     (SEQUENCE, "lstm_sequence_backward<__nv_bfloat16, float, 4>"): (12, 0, 512, 16),
     ("pooling.cu", "max_over_time_forward<float, float, 4>"): (1, 0, 256, 40),
     ("pooling.cu", "mean_over_time_backward<__nv_bfloat16, float, 8>"): (1, 1, 256, 48),
+    (RESIDUAL, "residual_layer_norm_forward_warp<float, float, 4>"): (16, 8, 256, 32),
+    (RESIDUAL, "residual_layer_norm_forward_warp<__nv_bfloat16, float, 2>"): (8, 4, 256, 32),
+    (RESIDUAL, "residual_layer_norm_backward_warp<float, float, 4>"): (16, 8, 256, 16),
+    (RESIDUAL, "residual_layer_norm_backward_warp<__nv_bfloat16, float, 2>"): (8, 4, 256, 16),
     (FUSED, "softmax_cross_entropy_slab<float, float>"): (1, 1, 128, 40),
     (FUSED, "softmax_cross_entropy_team<float, float, 32, 32>"): (8, 8, 256, 24),
     (FUSED, "softmax_cross_entropy_team<__nv_bfloat16, float, 256, 32>"): (4, 4, 256, 24),

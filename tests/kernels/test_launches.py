@@ -73,6 +73,23 @@ def test_layer_norm_reads_x_and_dy_once(launches):
     ]
 
 
+@pytest.mark.parametrize("p", [0.0, 0.1])
+def test_a_residual_with_dropout_and_its_norm_read_and_write_each_array_once(launches, p):
+    """Forward moves x, r, s and y; backward s, ds, dy, dx and, where something is dropped, dr."""
+    rows, width = 4096, 64
+    shapes = ((rows, width), (rows, width), width, width)
+    leaves = [gp.tensor(np.ones(shape, np.float32), requires_grad=True) for shape in shapes]
+    y, total = gp.ops.residual_layer_norm(*leaves, dropout=p)
+    assert launches == [("residual_layer_norm_forward_warp", 4 * 4 * rows * width + 8 * rows)]
+    launches.clear()
+    gp.stack([y, total]).backward(np.ones((2, rows, width), np.float32))
+    partial = 256 * 2 * width * 4
+    assert launches == [
+        ("residual_layer_norm_backward_warp", (4 + (p > 0)) * 4 * rows * width + 8 * rows + partial),
+        ("layer_norm_sum_partials", partial),
+    ]
+
+
 def test_gelu_and_relu_are_one_pass_each(launches):
     """GELU makes its slope again from x: 2 arrays forward and 3 backward, instead of 3 and 3."""
     x = gp.tensor(np.ones((512, 64), np.float32), requires_grad=True)

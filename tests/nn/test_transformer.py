@@ -5,6 +5,7 @@ import pytest
 
 import gpuprop as gp
 from gpuprop import nn
+from gpuprop.nn.transformer import stack
 from gpuprop.ops import pack
 from gpuprop.tensors import Parameter
 
@@ -67,6 +68,33 @@ def test_steps_over_the_cache_are_the_layer(norm, activation, device):
     for t in range(3):
         y, past = layer.step(x[:, t : t + 1], past, cached, MEMORY_MASK)
         np.testing.assert_allclose(y.numpy()[:, 0], whole[:, t], rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [nn.TransformerEncoderLayer, nn.TransformerDecoderLayer])
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_a_stack_is_its_layers_one_after_another(kind, norm, device):
+    """With the same random bits; on a CPU results and gradients are the very same."""
+    found = []
+    for together in (True, False):
+        layers, last = [layer_of(kind, norm, "gelu", dropout=0.3).train() for _ in range(2)], nn.LayerNorm(4)
+        last = last.to(gp.get_device())
+        gp.backend.random.state.calls.clear()
+        x, memory = (gp.tensor(a, requires_grad=True) for a in inputs())
+        others = (MASK,) if kind is nn.TransformerEncoderLayer else (memory, MASK, MEMORY_MASK)
+        if together:
+            y = stack(layers, last, x, *others)
+        else:
+            y = x
+            for layer in layers:
+                y = layer(y, *others)
+            y = last(y)
+        y.backward(gp.tensor(inputs()[0]).data)
+        found.append(
+            [y.numpy(), *(gp.Tensor(p.grad).numpy() for layer in layers for p in layer.parameters())]
+        )
+    for got, want in zip(*found, strict=True):
+        tolerance = 0 if device == "cpu" else 1e-12
+        np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance)
 
 
 def test_attention_to_look_at_adds_up_to_one_over_real_tokens():
