@@ -50,9 +50,8 @@ class Conv1d(Op):
         need_x, need_weight, need_bias = ctx.needs_grad
         dy = get_xp(dy).ascontiguousarray(dy)
         if kernels.usable(dy) and dy.size:
-            way = _way(x, weight, geometry)
-            dx, dweight, dbias = way.backward(dy, x, weight, geometry, ctx.needs_grad)
-        elif conv1d_rows.suits(x, weight, geometry):
+            return _by_kernels(ctx, dy, x, weight, geometry)
+        if conv1d_rows.suits(x, weight, geometry):
             wide, shape = _wide(dy), weight.shape
             dx = conv1d_rows.backward_input(wide, x.shape, _wide(weight), geometry) if need_x else None
             dweight = dbias = None
@@ -71,6 +70,28 @@ def _way(x: Array, weight: Array, at: Geometry) -> Any:
     """The module that computes on x (B, L, channels) with weight (K, C, O), where kernels can be launched."""
     ways = (conv1d_products, conv1d_depthwise)
     return next((way for way in ways if way.suits(x, weight, at)), conv1d_kernels)
+
+
+def _by_kernels(
+    ctx: Context, dy: Array, x: Array, weight: Array, at: Geometry
+) -> tuple[Array | None, Array | None, Array | None]:
+    """The gradients; those of weight and bias in the optimizer's memory, where it is there and fits."""
+    into_weight = _memory(ctx, 1, x, (1, 2, 0))
+    into_bias = _memory(ctx, 2, x, (0,))
+    way, into = _way(x, weight, at), (into_weight, into_bias)
+    dx, dweight, dbias = way.backward(dy, x, weight, at, ctx.needs_grad, into)
+    if into_weight is not None:
+        return dx, ctx.destination(1), dbias
+    return dx, None if dweight is None else dweight.transpose(2, 0, 1), dbias
+
+
+def _memory(ctx: Context, i: int, x: Array, order: tuple[int, ...]) -> Array | None:
+    """Memory for the gradient of input i with its axes in this order, if kernels for x can write it."""
+    into = ctx.destination(i) if ctx.needs_grad[i] else None
+    if into is None or into.dtype != x.dtype:
+        return None
+    into = into if len(order) == 1 else into.transpose(order)
+    return into if into.flags.c_contiguous else None
 
 
 # The formulas. weight (K, C, O) is in its memory order here, and half types come as float32.

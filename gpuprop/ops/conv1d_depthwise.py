@@ -15,6 +15,7 @@ from ..backend.arrays import Array, get_xp
 from ..backend.instantiations import DEPTHWISE_TAPS, PACK
 from ..backend.kernel_memory import aligned
 from . import conv1d_kernels
+from .conv1d_kernels import NOWHERE, Into
 from .windows import Geometry
 
 THREADS, WARP = 128, 32  # as in conv1d_depthwise.cu
@@ -47,9 +48,9 @@ def forward(x: Array, weight: Array, bias: Array | None, at: Geometry) -> Array:
 
 
 def backward(
-    dy: Array, x: Array, weight: Array, at: Geometry, needs_grad: Sequence[bool]
+    dy: Array, x: Array, weight: Array, at: Geometry, needs_grad: Sequence[bool], into: Into = NOWHERE
 ) -> tuple[Array | None, Array | None, Array | None]:
-    """The gradients of x, weight and bias; of those not wanted, None."""
+    """The gradients of x, weight and bias, the last two in `into` where it has memory; None if not wanted."""
     need_x, need_weight, need_bias = needs_grad
     dy = dy if aligned(dy) else dy.copy()
     if not need_weight and not need_bias:
@@ -73,8 +74,9 @@ def backward(
         cut.run,
     )
     _kernel("backward", x, kernel_size)(cut.blocks, THREADS, (x, dy, weight, dx, partial, *sizes))
-    dweight = xp.empty(weight.shape, x.dtype) if need_weight else None
-    dbias = xp.empty(channels, x.dtype) if need_bias else None
+    dweight, dbias = into
+    dweight = xp.empty(weight.shape, x.dtype) if need_weight and dweight is None else dweight
+    dbias = xp.empty(channels, x.dtype) if need_bias and dbias is None else dbias
     blocks = math.ceil(kernel_size * channels / WARP) + math.ceil(channels / WARP)
     args = (partial, dweight, dbias, kernel_size, channels, cut.parts)
     _kernel("sum", x)(blocks, THREADS, args)

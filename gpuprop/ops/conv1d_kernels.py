@@ -20,16 +20,19 @@ NARROW = 16  # groups with fewer channels than this leave a tile mostly idle
 MOST_GRID = 2**31 - 1
 BLOCKS, SUMS = 512, 2**17  # what a sum over the batch is split into, at most: blocks, or single threads
 
+Into = tuple[Array | None, Array | None]  # memory for dweight (K, C, O) and dbias (O,)
+NOWHERE: Into = (None, None)
+
 
 def backward(
-    dy: Array, x: Array, weight: Array, at: Geometry, needs_grad: Sequence[bool]
+    dy: Array, x: Array, weight: Array, at: Geometry, needs_grad: Sequence[bool], into: Into = NOWHERE
 ) -> tuple[Array | None, Array | None, Array | None]:
-    """The gradients of x, weight and bias; of those not wanted, None."""
+    """The gradients of x, weight and bias, the last two in `into` where it has memory; None if not wanted."""
     need_x, need_weight, need_bias = needs_grad
     return (
         backward_input(dy, x, weight, at) if need_x else None,
-        backward_weight(dy, x, weight, at) if need_weight else None,
-        backward_bias(dy) if need_bias else None,
+        backward_weight(dy, x, weight, at, into[0]) if need_weight else None,
+        backward_bias(dy, into[1]) if need_bias else None,
     )
 
 
@@ -83,7 +86,7 @@ def backward_input(dy: Array, x: Array, weight: Array, at: Geometry) -> Array:
     return dx
 
 
-def backward_weight(dy: Array, x: Array, weight: Array, at: Geometry) -> Array:
+def backward_weight(dy: Array, x: Array, weight: Array, at: Geometry, into: Array | None = None) -> Array:
     """dweight (K, C, O)."""
     kernel_size, channels, out = weight.shape
     pairs, narrow = dy.shape[0] * dy.shape[1], _narrow(weight.shape, at)
@@ -93,24 +96,24 @@ def backward_weight(dy: Array, x: Array, weight: Array, at: Geometry) -> Array:
     partial = get_xp(x).empty((splits, *weight.shape), sum_type(x))
     kernel = _kernel("conv1d_backward_weight", x.dtype, narrow)
     kernel(blocks, THREADS, (x, dy, partial, *_sizes(x, weight, at), splits, run))
-    return sum_partials(partial, x.dtype)
+    return sum_partials(partial, x.dtype, into)
 
 
-def backward_bias(dy: Array) -> Array:
+def backward_bias(dy: Array, into: Array | None = None) -> Array:
     """dbias (O,), the sums of dy (B, T, O)."""
     pairs, out = dy.shape[0] * dy.shape[1], dy.shape[2]
     splits, run = runs_of_bias(pairs, out)
     partial = get_xp(dy).empty((splits, out), sum_type(dy))
     blocks = grid(math.ceil(partial.size / THREADS))
     _kernel("conv1d_backward_bias", dy.dtype)(blocks, THREADS, (dy, partial, pairs, out, splits, run))
-    return sum_partials(partial, dy.dtype)
+    return sum_partials(partial, dy.dtype, into)
 
 
-def sum_partials(partial: Array, dtype: Any) -> Array:
-    """partial[0] + partial[1] + ..., in that order."""
+def sum_partials(partial: Array, dtype: Any, into: Array | None = None) -> Array:
+    """partial[0] + partial[1] + ..., in that order, in `into` if given."""
     if not kernels.usable(partial):
         return partial.sum(axis=0).astype(dtype, copy=False)
-    total = get_xp(partial).empty(partial.shape[1:], dtype)
+    total = get_xp(partial).empty(partial.shape[1:], dtype) if into is None else into
     blocks = grid(math.ceil(total.size / THREADS))
     _kernel("conv1d_sum_partials", dtype)(blocks, THREADS, (partial, total, total.size, partial.shape[0]))
     return total

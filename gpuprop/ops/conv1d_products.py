@@ -23,7 +23,7 @@ from ..backend.gemm import matmul as product
 from ..backend.gemm import matrices, with_bias
 from ..backend.instantiations import PACK
 from ..backend.kernel_memory import aligned
-from .conv1d_kernels import NARROW, THREADS, grid, sum_partials, sum_type
+from .conv1d_kernels import NARROW, NOWHERE, THREADS, Into, grid, sum_partials, sum_type
 from .linear import column_sums
 from .windows import Geometry
 
@@ -57,9 +57,9 @@ def forward(x: Array, weight: Array, bias: Array | None, at: Geometry) -> Array:
 
 
 def backward(
-    dy: Array, x: Array, weight: Array, at: Geometry, needs_grad: Sequence[bool]
+    dy: Array, x: Array, weight: Array, at: Geometry, needs_grad: Sequence[bool], into: Into = NOWHERE
 ) -> tuple[Array | None, Array | None, Array | None]:
-    """The gradients of x, weight and bias; of those not wanted, None."""
+    """The gradients of x, weight and bias, the last two in `into` where it has memory; None if not wanted."""
     need_x, need_weight, need_bias = needs_grad
     taps, each = rows_of(x.shape[1], weight.shape[0], at)
     flat = gradients = dy.reshape(-1, dy.shape[2])
@@ -67,8 +67,8 @@ def backward(
         gradients = padded(dy, taps - 1, each, 0, rows_with_padding(len(x), taps, each)[1])
     return (
         _backward_input(gradients, x, weight, at) if need_x else None,
-        _backward_weight(gradients, x, weight, at) if need_weight else None,
-        column_sums(flat) if need_bias else None,
+        _backward_weight(gradients, x, weight, at, into[0]) if need_weight else None,
+        column_sums(flat, into[1]) if need_bias else None,
     )
 
 
@@ -81,21 +81,24 @@ def _backward_input(gradients: Array, x: Array, weight: Array, at: Geometry) -> 
     return texts[:, at.padding[0] : at.padding[0] + length]
 
 
-def _backward_weight(gradients: Array, x: Array, weight: Array, at: Geometry) -> Array:
+def _backward_weight(gradients: Array, x: Array, weight: Array, at: Geometry, into: Array | None) -> Array:
     """dweight (K, C, O)."""
     kernel_size, channels, out = weight.shape
     (taps, each), window = rows_of(x.shape[1], kernel_size, at), kernel_size * channels
     texts = _texts(x, taps, each, at)
     width, cut = texts.shape[1], list(phases(len(texts) - taps + 1, taps))
     count = sum(n for _, n, _ in cut)
-    partial = get_xp(x).empty((count, window, out), x.dtype if count == 1 else sum_type(x))
+    if count == 1 and into is not None:
+        partial = into.reshape(1, window, out)
+    else:
+        partial = get_xp(x).empty((count, window, out), x.dtype if count == 1 else sum_type(x))
     done = 0
     for first, n, rows in cut:
         windows = matrices(texts, first * width, (n, rows, window), (width, taps * width))
         behind = matrices(gradients, (taps - 1 + first) * out, (n, rows, out), (out, taps * out))
         product(windows.swapaxes(1, 2), behind, out=partial[done : done + n])
         done += n
-    dweight = partial[0] if count == 1 else sum_partials(partial, x.dtype)
+    dweight = partial[0] if count == 1 else sum_partials(partial, x.dtype, into)
     return dweight.reshape(weight.shape)
 
 

@@ -159,6 +159,39 @@ def test_inside_a_captured_step(fake_gpu, always):
     assert fake_gpu.launches.count("graph") >= 2
 
 
+@pytest.mark.parametrize(
+    ("options", "by"),
+    [
+        ({}, "gemm_batched"),
+        ({"stride": 3}, "gemm"),
+        ({"dilation": 2}, "conv1d_backward_weight"),
+        ({"groups": 8}, "conv1d_depthwise_backward"),
+    ],
+)
+def test_gradients_of_parameters_are_written_where_the_optimizer_keeps_them(fake_gpu, always, options, by):
+    rng = np.random.default_rng(0)
+    layer = gp.nn.Conv1d(8, 8, 3, **options)
+    layer.to("cuda")
+    x, dy = to_device(rng.standard_normal((2, 9, 8)).astype(np.float32)), None
+    found = []
+    for kept in (False, True):
+        if kept:
+            optimizer = gp.optim.AdamW(layer.parameters())
+            layer(x).sum().backward()  # its memory is made
+            optimizer.zero_grad()
+        y = layer(x)
+        dy = to_device(rng.standard_normal(y.shape).astype(np.float32)) if dy is None else dy
+        fake_gpu.launches.clear()
+        y.backward(dy)
+        assert by in fake_gpu.launches
+        assert not {"copy", "setitem", "astype"} & set(fake_gpu.launches)
+        found.append([to_host(p.grad).copy() for p in layer.parameters()])
+        for p in layer.parameters():
+            p.grad = None
+    for own, arena in zip(*found, strict=True):
+        np.testing.assert_array_equal(own, arena)
+
+
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("channels", [5, 16])
 def test_texts_with_zeros_around_them(device, dtype, channels):
