@@ -14,9 +14,12 @@ from .backend.arrays import to_device
 from .backend.device import get_device
 from .backend.random import state
 from .ops.conv1d_products import padded
+from .ops.conv1d_relu_max import windows_with_tokens
+from .ops.conv1d_relu_max_products import largest
 from .ops.dropout import Dropout
 from .ops.embedding_kernels import sort
 from .ops.scaled_dot_product_attention import Attention
+from .ops.windows import Width
 from .optim import AdamW
 from .tensors import Parameter, Tensor, tensor
 from .training.judgement import LossScale, judge
@@ -116,6 +119,29 @@ def conv1d_depthwise(dtype: Any) -> Results:
         y = ops.conv1d(x, weight, bias, padding="same", dilation=dilation, groups=channels)
         y.backward(rng.standard_normal(y.shape).astype(dtype))
         results += [y.data, x.grad, weight.grad, bias.grad]
+    return results
+
+
+def conv1d_relu_max_products(dtype: Any) -> Results:
+    """The largest of stored convolutions of padded texts, and where; some columns, of rows that go on."""
+    results: Results = []
+    for filters in (37, 136):
+        rng = np.random.default_rng(0)
+        c = to_device(rng.standard_normal((3 * 21, filters)).astype(dtype))
+        mask = to_device(np.arange(18) < np.array([[18], [7], [0]]))
+        y, winner = (
+            to_device(np.zeros((3, filters + 5), dtype)),
+            to_device(np.zeros((3, filters + 5), np.int32)),
+        )
+        width = Width(3, filters, 0, 5, 2, 1)
+        if kernels.usable(c):
+            largest(c, 21, 18, mask, width, y, winner)
+        else:
+            seen = windows_with_tokens(mask, 3, 2, 1)[..., None]
+            texts = np.where(seen, c.reshape(3, 21, filters)[:, :19].astype(np.float64), -1)
+            y[:, 5:] = np.maximum(texts.max(axis=1), 0)
+            winner[:, 5:] = np.where(y[:, 5:] > 0, texts.argmax(axis=1), -1)
+        results += [y, winner]
     return results
 
 
@@ -285,6 +311,7 @@ OURS: dict[str, Callable[[Any], Results]] = {
     "attention.cu": attention,
     "conv1d.cu": conv1d,
     "conv1d_relu_max.cu": conv1d_relu_max,
+    "conv1d_relu_max_products.cu": conv1d_relu_max_products,
     "conv1d_depthwise.cu": conv1d_depthwise,
     "dropout.cu": dropout,
     "embedding.cu": embedding,

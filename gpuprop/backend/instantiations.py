@@ -42,6 +42,10 @@ def _conv1d_depthwise(value: str, acc: str) -> list[str]:
     return [f"conv1d_depthwise_{name}" for name in (*ways, f"sum<{value}, {acc}>")]
 
 
+def _conv1d_relu_max_products(value: str, acc: str) -> list[str]:
+    return [f"conv1d_relu_max_largest<{value}, {acc}, {n}>" for n in (PACK // _BYTES[value], 1)]
+
+
 def _softmax_cross_entropy(value: str, acc: str) -> list[str]:
     name, labels = "softmax_cross_entropy", LABEL_TYPES.values()
     forward = [f"{name}_forward<{value}, {acc}, {label}, {team}>" for label in labels for team in TEAMS]
@@ -127,6 +131,9 @@ INSTANTIATIONS: dict[str, dict[str, list[str]]] = {
     "attention.cu": {dtype: _attention(*types) for dtype, types in C_TYPES.items()},
     "conv1d.cu": {dtype: _conv1d(*types) for dtype, types in C_TYPES.items()},
     "conv1d_relu_max.cu": {dtype: _conv1d_relu_max(*types) for dtype, types in C_TYPES.items()},
+    "conv1d_relu_max_products.cu": {
+        dtype: _conv1d_relu_max_products(*types) for dtype, types in C_TYPES.items()
+    },
     "conv1d_depthwise.cu": {dtype: _conv1d_depthwise(*types) for dtype, types in C_TYPES.items()},
     "dropout.cu": _each("dropout", "dropout_rows"),
     "embedding.cu": {dtype: _embedding(*types) for dtype, types in C_TYPES.items()},

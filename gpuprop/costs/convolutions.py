@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from ..ops import conv1d_depthwise, conv1d_kernels, conv1d_products
+from ..ops import conv1d_relu_max_products as relu_max_products
 from ..ops.conv1d import Conv1d
+from ..ops.conv1d_relu_max import ConvReluMax
+from ..ops.conv1d_relu_max_kernels import MOST
 from ..ops.windows import Geometry, Padding, geometry_of
 from .layers import column_sums
-from .measure import Cost, Pass, Spec, both, gradient_flops, launch
+from .measure import INT, Cost, Pass, Spec, both, gradient_flops, launch
 
 
 def conv1d(
@@ -113,4 +117,50 @@ def _gradient_of_weight(text: Spec, w: Spec, taps: int) -> Pass:
     return found + (launch(w.sums(count, *w.shape), w) if count > 1 else Pass())
 
 
-FORMULAS: dict[str, Callable[..., Cost]] = {"conv1d": conv1d}
+def conv1d_relu_max(
+    x: Spec, convolutions: Sequence[Sequence[Any]], mask: Spec | None = None, *, paddings: Any = 0
+) -> Cost:
+    """Two launches each way for up to four widths, and nothing for each window, unless tensor cores make the
+    convolutions. Filters are copied once in the order that kernels read; weights lie as layers keep them."""
+    each = [paddings] * len(convolutions) if isinstance(paddings, (int, str, tuple)) else paddings
+    parameters = [p for pair in convolutions for p in pair]
+    y = x.like(x.shape[0], sum(w.shape[0] for w in parameters[::2]))
+    winner, bits = y.like(*y.shape, dtype=INT), None if mask is None else mask.like(*mask.shape, dtype=bool)
+    forward, backward, own, filters = Pass(), Pass(), 0, 0
+    for i in range(0, len(convolutions), MOST):
+        part = parameters[2 * i : 2 * (i + MOST)]
+        places = [geometry_of(x, w, None, 1, p, 1, 1) for w, p in zip(part[::2], each[i:], strict=False)]
+        joined, bias = x.like(sum(w.size for w in part[::2])), y.like(y.shape[1])
+        forward += launch(*part, joined, bias)
+        pairs = list(zip(part[::2], part[1::2], places, strict=True))
+        if all(relu_max_products.pays(x.shape, x.dtype, _filters(w), at) for w, _, at in pairs):
+            forward += both([_largest(x, w, b, bits, at, y, winner) for w, b, at in pairs])
+        else:
+            forward += launch(x, bits, joined, bias, y, winner)
+        wanted = [p for p in part if p is not None and p.needs_grad]
+        backward += launch(x, y, winner, *wanted) if wanted else Pass()
+        backward += launch(y, winner, joined, x) if x.needs_grad else Pass()
+        own += sum(2 * x.shape[0] * at.out_length(x.shape[1], w.shape[1]) * w.size for w, _, at in pairs)
+        filters += joined.size
+    flops = gradient_flops(ConvReluMax, (x, x.like(filters)), y, x, *parameters)
+    return Cost(both([forward], own + y.size), both([backward], flops) if backward.launches else Pass())
+
+
+def _filters(w: Spec) -> tuple[int, ...]:
+    """The shape (K, C, F) of a weight (F, K, C) as it lies in memory."""
+    return (*w.shape[1:], w.shape[0])
+
+
+def _largest(
+    x: Spec, w: Spec, bias: Spec | None, bits: Spec | None, at: Geometry, y: Spec, winner: Spec
+) -> Pass:
+    """A convolution by products, and the walk over what it stored."""
+    (batch, length, _), (out, kernel_size, _) = x.shape, w.shape
+    taps, each = conv1d_products.rows_of(length, kernel_size, at)
+    rows = batch * each if length == each else conv1d_products.rows_with_padding(batch, taps, each)[0]
+    c = y.like(batch, at.out_length(length, kernel_size), out)
+    products, _ = _products(x.like(*x.shape), Spec(_filters(w), w.dtype), bias, c, at)
+    return products + launch(x.like(rows, out), bits, y, winner)
+
+
+FORMULAS: dict[str, Callable[..., Cost]] = {"conv1d": conv1d, "conv1d_relu_max": conv1d_relu_max}

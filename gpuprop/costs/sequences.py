@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from ..ops.attention import GPU_BLOCK, AdditiveWeights, DotProductWeights
-from ..ops.conv1d_relu_max import ConvReluMax
-from ..ops.conv1d_relu_max_kernels import MOST
 from ..ops.scaled_dot_product_attention import Attention, Launch
-from ..ops.windows import geometry_of
 from .layers import dropout as dropout_of
 from .layers import matmul
 from .measure import INT, Cost, Pass, Spec, add_up, both, gradient_flops, launch
@@ -127,36 +124,6 @@ def _over_time(x: Spec, mask: Spec | None, largest: bool) -> Cost:
     return Cost(forward, backward if x.needs_grad else Pass())
 
 
-def conv1d_relu_max(
-    x: Spec, convolutions: Sequence[Sequence[Spec | None]], mask: Spec | None = None, *, paddings: Any = 0
-) -> Cost:
-    """Two launches each way for up to four widths. Filters are copied once in the order that kernels read;
-    beside x and weights there is a value and a winner for each text and filter, and none for each window.
-    Weights lie in memory as those of the layers do."""
-    batch, length, _ = x.shape
-    each = [paddings] * len(convolutions) if isinstance(paddings, (int, str, tuple)) else paddings
-    forward, backward, windows, parameters = Pass(), Pass(), 0, [p for pair in convolutions for p in pair]
-    y = x.like(batch, sum(w.shape[0] for w in parameters[::2] if w is not None))
-    bits, winner = None if mask is None else mask.like(*mask.shape, dtype=bool), y.like(*y.shape, dtype=INT)
-    joined_of_all = 0
-    for i in range(0, len(convolutions), MOST):
-        part = parameters[2 * i : 2 * (i + MOST)]
-        joined = x.like(sum(w.size for w in part[::2] if w is not None))
-        bias = y.like(y.shape[1])
-        forward += launch(*part, joined, bias) + launch(x, bits, joined, bias, y, winner)
-        wanted = [p for p in part if p is not None and p.needs_grad]
-        backward += launch(x, y, winner, *wanted) if wanted else Pass()
-        backward += launch(y, winner, joined, x) if x.needs_grad else Pass()
-        joined_of_all += joined.size
-    for weight, padding in zip(parameters[::2], each, strict=True):
-        assert weight is not None
-        sides = geometry_of(x, weight, None, 1, padding, 1, 1)
-        windows += sides.out_length(length, weight.shape[1]) * weight.size
-    own = 2 * batch * windows + y.size
-    flops = gradient_flops(ConvReluMax, (x, x.like(joined_of_all)), y, x, *parameters)
-    return Cost(both([forward], own), both([backward], flops) if backward.launches else Pass())
-
-
 def _no_mask(mask: Any) -> None:
     if mask is not None:
         raise ValueError("the cost is known without a mask alone")
@@ -166,7 +133,6 @@ FORMULAS: dict[str, Callable[..., Cost]] = {
     "additive_attention_weights": additive_attention_weights,
     "attention": attention,
     "attention_weights": attention_weights,
-    "conv1d_relu_max": conv1d_relu_max,
     "max_over_time": max_over_time,
     "mean_over_time": mean_over_time,
     "scaled_dot_product_attention": scaled_dot_product_attention,

@@ -49,11 +49,19 @@ def pays(shape: tuple[int, ...], filters: tuple[int, ...], at: Geometry) -> bool
 def forward(x: Array, weight: Array, bias: Array | None, at: Geometry) -> Array:
     """y (B, T, O): a view that leaves out the windows which reach into the next text."""
     batch, length, _ = x.shape
+    y, each = outputs(x, weight, bias, at)
+    texts = y[: batch * each].reshape(batch, each, weight.shape[2])
+    return texts[:, : at.out_length(length, weight.shape[0])]
+
+
+def outputs(x: Array, weight: Array, bias: Array | None, at: Geometry) -> tuple[Array, int]:
+    """(the outputs of all texts one behind the other, how many rows a text has): row b · rows + t is output t
+    of text b, and the last of a text, which reach into the next one, hold no numbers to be used."""
     out, (taps, each) = weight.shape[2], rows_of(x.shape[1], weight.shape[0], at)
     texts = _texts(x, taps, each, at)
     y = get_xp(x).empty((len(texts), out), x.dtype)
     _convolve(texts, weight.reshape(-1, out), bias, y, taps)
-    return y[: batch * each].reshape(batch, each, out)[:, : at.out_length(length, weight.shape[0])]
+    return y, each
 
 
 def backward(

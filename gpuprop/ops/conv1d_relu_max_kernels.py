@@ -1,5 +1,5 @@
 """Convolutions, ReLU and maximum over time where kernels run (conv1d_relu_max.cu): two launches each way for
-up to four widths."""
+up to four widths. Large ones for tensor cores are left to `conv1d_relu_max_products`, forward."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ..backend.arrays import Array, get_xp
 from ..backend.instantiations import C_TYPES, PACK
 from ..backend.kernel_memory import aligned
 from ..backprop import Context
+from . import conv1d_relu_max_products as products
 from .windows import Width
 
 THREADS, TILE, FILTERS, SIDE, MOST = 256, 64, 4, 32, 4  # as in conv1d_relu_max.cu
@@ -47,14 +48,19 @@ def forward(ctx: Context, x: Array, parameters: Sequence[Any], plan: Sequence[Wi
     bias, groups = xp.empty(features, x.dtype), []
     for i in range(0, len(plan), MOST):
         part = plan[i : i + MOST]
-        group = _join(part, parameters[2 * i : 2 * (i + MOST)], bias, channels)
+        own = [p if p is None else _in_order(p) for p in parameters[2 * i : 2 * (i + MOST)]]
+        group = _join(part, own, bias, channels)
+        groups.append(group)
+        if all(products.suits(x, w, width) for w, width in zip(own[::2], part, strict=True)):
+            for w, b, width in zip(own[::2], own[1::2], part, strict=True):
+                products.forward(x, w, b, mask, width, y, winner)
+            continue
         windows = max(length + w.left + w.right - w.kernel + 1 for w in part)
         span = next((s for s in SPANS if s >= windows), TILE)
         blocks = math.ceil(batch / (TILE // span)) * sum(math.ceil(w.out / TILE) for w in part)
         arrays = (x, mask, group.joined, bias, y, winner, group.widths)
         sizes = (batch, length, channels, features, span, _packed(channels, x, group.joined))
         _kernel("forward", x)(min(blocks, MOST_BLOCKS), THREADS, (*arrays, *sizes))
-        groups.append(group)
     ctx.save(x, groups, winner)
     return y
 
@@ -85,13 +91,15 @@ def backward(ctx: Context, dy: Array) -> tuple[Array | None, ...]:
     return dx, *grads
 
 
-def _join(plan: Sequence[Width], parameters: Sequence[Any], bias: Array, channels: int) -> Group:
+def _in_order(parameter: Array) -> Array:
+    """A weight (F, K, C) as (K, C, F), a bias (F,) as it is, each contiguous."""
+    xp = get_xp(parameter)
+    return xp.ascontiguousarray(parameter if parameter.ndim == 1 else parameter.transpose(1, 2, 0))
+
+
+def _join(plan: Sequence[Width], arrays: Sequence[Any], bias: Array, channels: int) -> Group:
     """The filters of some widths one behind the other, and their biases in their places of `bias` (ΣF,)."""
     xp = get_xp(bias)
-    arrays = [
-        p if p is None else xp.ascontiguousarray(p if p.ndim == 1 else p.transpose(1, 2, 0))
-        for p in parameters
-    ]
     joined = xp.empty(sum(w.out * w.kernel * channels for w in plan), bias.dtype)
     widths = _widths(plan)
     tiles = sum(math.ceil(w.kernel * channels / SIDE) * math.ceil(w.out / SIDE) for w in plan)

@@ -1,6 +1,7 @@
 """The fused convolution, ReLU and maximum against the same thing written with single operations."""
 
 import sys
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ import pytest
 import gpuprop as gp
 from gpuprop import nn, ops
 from gpuprop.backend.arrays import to_host
+from gpuprop.backend.gemm import tf32_products
+from gpuprop.ops import conv1d_products
 from gpuprop.ops.conv1d_relu_max import windows_with_tokens
 from gpuprop.testing import gradcheck
 
@@ -169,6 +172,35 @@ def test_the_layer_is_its_convolutions_and_a_maximum(device):
         got.numpy(), np.concatenate([e.numpy() for e in expected], 1), rtol=1e-5, atol=1e-6
     )
     assert set(layer.state_dict()) == {f"convolutions.{i}.{n}" for i in (0, 1) for n in ("weight", "bias")}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_tensor_cores_compute_what_one_kernel_does(fake_gpu, dtype, monkeypatch):
+    """In half types, and with TF32, products are cuBLAS's; the gradients are gathered as ever. Of eighths all
+    products and sums are exact, and some are equal. Gradients of a half type are rounded, dx once for each
+    group of widths."""
+    monkeypatch.setattr(conv1d_products, "LEAST", 1)
+    generator = np.random.default_rng(2)
+    shapes = [(24, 3), (20, 4), (16, 2), (16, 1), (16, 5)]
+    x = np.round(generator.standard_normal((5, 12, 16)) * 2) / 8
+    mask = np.arange(12) < np.array([[12], [3], [0], [7], [1]])
+    draws = [generator.standard_normal(s) for f, k in shapes for s in ((f, k, 16), f)]
+    parameters = [np.round(a * 8) / 8 for a in draws]
+    dy = generator.standard_normal((5, sum(f for f, _ in shapes)))
+    results = []
+    for place, precision in (("cuda", tf32_products()), ("cpu", nullcontext())):
+        with gp.use_device(place), precision:
+            leaves = [gp.tensor(a.astype(dtype), requires_grad=True) for a in (x, *parameters)]
+            pairs = list(zip(leaves[1::2], leaves[2::2], strict=True))
+            y = ops.conv1d_relu_max(leaves[0], pairs, mask, paddings=[(k - 1, k - 1) for _, k in shapes])
+            y.backward(gp.tensor(dy.astype(dtype)).data)
+            results.append([y.numpy(), *(to_host(leaf.grad) for leaf in leaves)])
+    assert fake_gpu.launches.count("conv1d_relu_max_largest") == len(shapes)
+    assert "conv1d_relu_max_forward" not in fake_gpu.launches
+    np.testing.assert_array_equal(results[0][0], results[1][0])
+    tolerance = 2e-3 if dtype == "float16" else 1e-5
+    for got, want in zip(*results, strict=True):
+        np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance)
 
 
 def test_what_does_not_fit_is_refused():
