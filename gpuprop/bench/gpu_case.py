@@ -40,7 +40,8 @@ class Peer:
 @dataclass(frozen=True)
 class GpuCase:
     """row: of the table of targets. sizes: what is timed; gate: those that differ where it is compared with
-    float64, so that a CPU can do it. precision: "fp32", "tf32" or "bf16".
+    float64, so that a CPU can do it; "sets", the most sets of inputs, may be among them. precision: "fp32",
+    "tf32" or "bf16".
 
     ours, theirs: make the work; usual: as most write it in PyTorch, where that is not the fastest.
     passing, stretch: the least of `FLOOR` (the floor over our time) and of variants' times over ours.
@@ -69,8 +70,8 @@ class GpuCase:
 
     @property
     def gate_sizes(self) -> Sizes:
-        """Of the comparison with float64."""
-        return {**self.sizes, **self.gate}
+        """Of the comparison with float64, which looks at one set of inputs."""
+        return {**self.sizes, **self.gate, "sets": 1}
 
     def maker(self, variant: str) -> Callable[[Peer, Sizes], Work]:
         """What makes the work of one of `VARIANTS`."""

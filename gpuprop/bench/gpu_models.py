@@ -3,6 +3,7 @@ but ours without packed rows: no shape of a captured step may depend on a mask."
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
@@ -66,14 +67,20 @@ def build(s: Mapping[str, Any]) -> nn.Module:
 
 def build_torch(torch: Any, s: Mapping[str, Any], precision: str) -> Any:
     """PyTorch's model on the CPU, with the weights of `build` as this precision keeps them."""
-    with gp.use_device("cpu"):
-        state = build(s).state_dict()
+    state = _weights(tuple(s.items()))
     model = {"mlp": torch_mlp, "cnn": torch_cnn, "gru": gru_seq2seq, "tfm": transformer}[s["kind"]](torch, s)
     with torch.no_grad():
         for name, p in model.named_parameters():
             values = torch_array(torch, state[our_name(name, s)], "cpu", precision)
             p.copy_(values.transpose(1, 2) if values.ndim == 3 else values)
     return model
+
+
+@functools.lru_cache(maxsize=1)
+def _weights(sizes: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
+    """Those of `build`, drawn once for all works of a row."""
+    with gp.use_device("cpu"):
+        return build(dict(sizes)).state_dict()
 
 
 def torch_mlp(torch: Any, s: Mapping[str, Any]) -> Any:

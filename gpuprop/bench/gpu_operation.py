@@ -12,7 +12,7 @@ import gpuprop as gp
 
 from .gpu_case import Peer
 from .gpu_data import Normal, Sizes, Store, torch_dtype
-from .gpu_work import Run, Work, sets_for, to_host
+from .gpu_work import MOST_SETS, Run, Work, sets_for, to_host
 
 Named = dict[str, Any]
 Axes = Mapping[str, tuple[int, ...]]
@@ -95,7 +95,7 @@ class Operation:
         size = sum(v.size * (itemsize if isinstance(v, Normal) else v.itemsize) for v in first.values())
         sets: list[Named] = [
             {name: leaf(name, values) for name, values in self.inputs(sizes, seed).items()}
-            for seed in range(sets_for(size))
+            for seed in range(sets_for(size, sizes.get("sets", MOST_SETS)))
         ]
         kept: Named = {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -68,8 +69,15 @@ def theirs(batches: Batches, peer: Peer, sizes: Sizes) -> Work:
 def _inputs(batches: Batches, sizes: Sizes, place: Callable[[Any], Any]) -> list[tuple[Any, ...]]:
     """Batches on the device: parts of long arrays that are copied there at once."""
     size = sum(values.size * (4 if isinstance(values, Normal) else 8) for values in batches(sizes, 1))
-    whole = [place(values) for values in batches(sizes, max(LOSSES, sets_for(size, MOST_BATCHES)))]
+    count = max(LOSSES, sets_for(size, sizes.get("sets", MOST_BATCHES)))
+    whole = [place(values) for values in _drawn(batches, tuple(sizes.items()), count)]
     return [tuple(part[i] for part in whole) for i in range(len(whole[0]))]
+
+
+@functools.lru_cache(maxsize=1)
+def _drawn(batches: Batches, sizes: tuple[tuple[str, Any], ...], count: int) -> list[Any]:
+    """What all works of a row take, drawn once."""
+    return batches(dict(sizes), count)
 
 
 def _values(run: Run, most: int, parameters: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class Work:
         return lambda i: step(*self.inputs[i % len(self.inputs)]), step
 
 
-def sets_for(size: float, most: int = MOST_SETS) -> int:
+def sets_for(size: float, most: int) -> int:
     """How many sets of `size` bytes come to more than `ROTATED`, at most `most`."""
     return int(min(most, max(1, -(-ROTATED // max(1.0, size)))))
 

@@ -125,9 +125,11 @@ def test_a_graph_by_hand_for_each_set_that_stays_in_place(monkeypatch: pytest.Mo
 
 def test_inputs_are_rotated_over_more_than_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_work, "ROTATED", 180e6)
-    assert gpu_work.sets_for(2e9) == 1
-    assert gpu_work.sets_for(6.5e6) == 28
-    assert gpu_work.sets_for(1.0) == gpu_work.MOST_SETS
+    assert [gpu_work.sets_for(size, 64) for size in (2e9, 6.5e6, 1.0)] == [1, 28, 64]
+    sizes = sizes_of("attention_64")
+    assert len(CASES["attention_64"].ours(sizes, stored("bf16")).inputs) == gpu_work.MOST_SETS
+    assert len(CASES["attention_64"].ours(sizes | {"sets": 1}, stored("bf16")).inputs) == 1
+    assert CASES["attention_64"].gate_sizes["sets"] == 1
     seeds = [Normal((1000,), seed).block() for seed in range(3)]
     assert not any((a == b).any() for a, b in pairwise(seeds))
 
