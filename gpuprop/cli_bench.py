@@ -47,6 +47,8 @@ def bench(
     if peer not in ("torch", "none"):
         raise DataError(f"bench: the peer is torch or none, not {peer!r}")
     if suite is not None or device.partition(":")[0] == "cuda":
+        if grow:
+            raise DataError("bench: --growth measures the CPU: leave --device and --suite out")
         bench_gpu(names, "cuda" if device == "cpu" else device, peer, suite, limit, json_file)
         return
     known: Collection[str] = growth.STEPS if grow else all_cases()

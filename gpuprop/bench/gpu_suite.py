@@ -70,7 +70,7 @@ def run(
     budget = Budget(limit, [STEP_SHARE if case.step else 1.0 for case in cases], clock)
     cupy = gpu_machine.current_cupy()
     timer = CudaTimer(cupy) if timer is None else timer
-    torch, why = _torch() if peer else (None, "no --peer torch")
+    torch, why = _torch(cupy) if peer else (None, "no --peer torch")
     if "torch" in settings:
         torch = settings.pop("torch")
     found = settings.pop("speeds", None) or speeds(timer)
@@ -98,14 +98,15 @@ def _head(cupy: Any, torch: Any, found: Speeds, limit: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _torch() -> tuple[Any, str]:
-    """(the module, or None, and why)."""
+def _torch(cupy: Any) -> tuple[Any, str]:
+    """(the module, on CuPy's current device, or None, and why)."""
     if importlib.util.find_spec("torch") is None:
         return None, NO_TORCH
     try:
         torch = importlib.import_module("torch")
         if not torch.cuda.is_available():
             return None, f"PyTorch {torch.__version__} sees no GPU"
+        torch.cuda.set_device(cupy.cuda.runtime.getDevice())
     except Exception as error:
         return None, reason(error)
     return torch, ""

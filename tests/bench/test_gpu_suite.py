@@ -7,6 +7,7 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -259,11 +260,26 @@ def test_without_a_place_for_it_the_result_goes_to_the_package(
         (["nothing", "--device", "cuda"], "no nothing; there is cross_entropy_32000"),
         (["--suite", "cpu"], "--suite is gpu"),
         (["adam_clip", "--suite", "gpu"], "without names"),
+        (["--growth", "--device", "cuda"], "--growth measures the CPU"),
     ],
 )
 def test_what_it_cannot_measure_is_refused(args: list[str], message: str) -> None:
     with pytest.raises(gp.DataError, match=message):
         CliRunner().invoke(app, args, catch_exceptions=False)
+
+
+def test_pytorch_is_asked_for_its_gpu_and_told_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    cupy = SimpleNamespace(cuda=SimpleNamespace(runtime=SimpleNamespace(getDevice=lambda: 3)))
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert gpu_suite._torch(cupy) == (None, f"PyTorch {torch.__version__} sees no GPU")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert gpu_suite._torch(cupy) == (torch, "")
+    assert chosen == [3]
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert gpu_suite._torch(cupy) == (None, "PyTorch is not installed")
 
 
 def test_without_a_gpu_it_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
