@@ -1,4 +1,4 @@
-"""Recurrent layers, where one kernel each way walks over all times."""
+"""Recurrent layers, most of them in one kernel each way that walks over all times."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from ..ops.gru import GRU
 from ..ops.lstm import LSTM
 from .layers import column_sums
 from .measure import Cost, Pass, Spec, both, gradient_flops, launch
+from .recurrent_steps import steps
 
 
 def gru(
     x: Spec, weight_ih: Spec, weight_hh: Spec, bias_ih: Spec, bias_hh: Spec, h0: Spec | None = None, *,
     mask: Spec | None = None, reverse: bool = False,
 ) -> Cost:  # fmt: skip
-    """A product for x and a kernel; backward a kernel and a product each for dx and the two weights."""
+    """A product for x and a kernel; backward a kernel and a product each for dx and the two weights. Or where
+    that is faster, a time at a time."""
     return _layer(GRU, x, [(weight_ih, weight_hh, bias_ih, bias_hh)], [h0], mask)
 
 
@@ -46,9 +48,11 @@ def _layer(
 ) -> Cost:
     (batch, length, _), (columns, size), count = x.shape, weights[0][1].shape, len(weights)
     gates, sequences = columns // size, count * batch
-    _must_suit(length, sequences, gates, size, x.dtype.itemsize)
-    joined = x.like(count * gates * size, x.shape[2])
     bits = None if mask is None else mask.like(*mask.shape, dtype=bool)
+    if not persistent_sizes.suits(length, sequences, gates, size, x.dtype.itemsize):
+        _must_be_one(count)
+        return steps(op, x, weights[0], first, bits)
+    joined = x.like(count * gates * size, x.shape[2])
     made, state, last = (x.like(*shape) for shape in (
         (batch, length, count, gates * size), (batch, length, count, size), (count, batch, size)
     ))  # fmt: skip
@@ -76,11 +80,11 @@ def _layer(
     return Cost(both([forward], own), both(passes, gradient_flops(op, saved, y, *inputs)))
 
 
-def _must_suit(length: int, sequences: int, gates: int, size: int, itemsize: int) -> None:
-    if not persistent_sizes.suits(length, sequences, gates, size, itemsize):
+def _must_be_one(directions: int) -> None:
+    if directions > 1:
         raise ValueError(
-            "the cost of a recurrent layer is known where one kernel takes all times, not a step at a time, "
-            f"as {sequences} rows of all directions, {length} times, {size} numbers of {itemsize} bytes"
+            "the cost of both directions is known where one kernel takes all times; where it would not pay, "
+            "they are two layers and what joins their outputs"
         )
 
 
