@@ -17,7 +17,7 @@ from ..tensors import Tensor
 from . import layer_norm_kernels, layer_norm_rows
 from .rowwise import row_dots, row_sums
 
-FEW, FEW_ROWS = 1 << 14, 256  # elements and rows up to which the formula's fewer calls are faster
+FEW, FEW_ROWS = 1 << 15, 256  # elements and rows up to which the formula's fewer calls are faster
 
 
 class LayerNorm(Op):
