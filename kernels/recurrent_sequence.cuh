@@ -2,7 +2,7 @@
 #pragma once
 #include "recurrent.cuh"
 
-constexpr int THREADS = 512;  // at most, and columns of the state at most
+constexpr int THREADS = 384;  // at most, and columns of the state at most: 168 registers each
 constexpr int TOGETHER = 4;   // rows of a matrix that a thread multiplies with at a time
 
 // Rows of the batch, and the order of the times, of a block.

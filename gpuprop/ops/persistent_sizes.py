@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-THREADS, TOGETHER, WARP = 512, 4, 32  # as in recurrent_sequence.cu; a state has at most THREADS columns
+THREADS, TOGETHER, WARP = 384, 4, 32  # as in recurrent_sequence.cu; a state has at most THREADS columns
 PACK = 16  # bytes
 MOST_ROWS = 4  # of the batch that a block owns, where it does not own one
 LEAST_SHARED = 64 << 10  # bytes of shared memory that each GPU gives a block when asked to (sm_75)

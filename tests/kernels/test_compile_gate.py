@@ -16,7 +16,7 @@ FILES = {file.path.name: file for file in kernels.kernel_files()}
 QUICK = ("sm_80", "sm_90")  # the others take minutes
 HOT = ("float", "__half", "__nv_bfloat16")  # double is for checks
 THREADS = {"sort_ids": 1024, "softmax_cross_entropy_slab": SLAB_THREADS, "add_sorted_rows": 64}  # else 256
-THREADS |= {f"{cell}_sequence_{way}": 512 for cell in ("gru", "lstm") for way in ("forward", "backward")}
+THREADS |= {f"{cell}_sequence_{way}": 384 for cell in ("gru", "lstm") for way in ("forward", "backward")}
 THREADS |= {f"conv1d_depthwise_{way}": 128 for way in ("forward", "backward")}
 DYNAMIC = {"softmax_cross_entropy_slab": SLAB_THREADS * (SLAB_BYTES + 4)}  # bytes of shared memory, at most
 NORM = r"(residual_)?layer_norm_"
@@ -35,7 +35,7 @@ LEAST_WARPS = (
     (NORM + r"forward_warp<(float, .*, 8|__.*, 4)>", 24),  # a lane asks for 64 bytes and more at once
     (r"softmax_cross_entropy_team<.*, 32>", 24),  # the same
     (r"softmax_cross_entropy_slab<", 16),  # 64 classes: a block asks for 33 KB at once, and holds them
-    (r"(gru|lstm)_sequence_", 16),  # a block a multiprocessor: its weights take the shared memory
+    (r"(gru|lstm)_sequence_", 12),  # a block a multiprocessor: its weights take the shared memory
     (r"", 32),
 )
 

@@ -179,7 +179,7 @@ def test_what_a_block_holds_fits_every_gpu():
     """Wherever the kernel is chosen, 64 KB of shared memory are enough, or the size is no whole pack."""
     for itemsize in (2, 4):
         for gates in (3, 4):
-            for size in range(1, 600):
+            for size in range(1, 450):
                 for sequences in (8, 1024):
                     if not persistent_sizes.pays(sequences, gates, size, itemsize):
                         continue
@@ -190,5 +190,5 @@ def test_what_a_block_holds_fits_every_gpu():
                                 sequences, gates, size, itemsize, forward, kilobytes << 10
                             )
                             assert how is not None or not whole
-                            assert how is None or size <= how.threads <= 512
+                            assert how is None or size <= how.threads <= persistent_sizes.THREADS
                             assert how is None or how.shared <= kilobytes << 10
