@@ -102,7 +102,7 @@ def convolution_cases() -> list[GpuCase]:
         _case(
             f"conv1d_{'fb' if back else 'f'}_{precision}", "conv1d dense f / b",
             f"{'forward and backward' if back else 'forward'}, {_shape(sizes)} {precision}", precision,
-            convolution(False, back), sizes, {"B": 4}, _dense_cost(back), passing, stretch,
+            convolution(False, back), sizes, {"B": 16}, _dense_cost(back), passing, stretch,
         )
         for sizes, precision, back in ((large, "bf16", False), (large, "bf16", True), (deep, "tf32", True))
     ]  # fmt: skip
@@ -111,7 +111,7 @@ def convolution_cases() -> list[GpuCase]:
         _case(
             f"depthwise_{'fb' if back else 'f'}", "depthwise f, b",
             f"{'forward and backward' if back else 'forward'}, {_shape(sizes)} bf16", "bf16",
-            convolution(True, back), sizes, {"B": 2, "L": 256}, _depthwise_cost(back), {FLOOR: 0.85}, {},
+            convolution(True, back), sizes, {"B": 4, "L": 512}, _depthwise_cost(back), {FLOOR: 0.85}, {},
         )
         for back in (False, True)
     ]  # fmt: skip
@@ -174,7 +174,7 @@ def block_case() -> GpuCase:
     sizes = {"B": 2048, "L": 56, "C": 300, "F": 100}
     return _case(
         "text_cnn_block", "text-CNN block f+b, large batch", "2048 x 56 x 300, widths 3, 4, 5 x 100 tf32",
-        "tf32", operation, sizes, {"B": 16}, cost, {"eager": 4.0, "compiled": 2.5}, {"eager": 7.0},
+        "tf32", operation, sizes, {"B": 64}, cost, {"eager": 4.0, "compiled": 2.5}, {"eager": 7.0},
     )  # fmt: skip
 
 
@@ -224,7 +224,7 @@ def gru_case(hidden: int) -> GpuCase:
     )  # fmt: skip
     return _case(
         f"gru_{hidden}", "GRU H <= 512 f+b", f"64 x 50 x {hidden} -> {hidden} tf32", "tf32", operation,
-        {"B": 64, "L": 50, "H": hidden}, {"B": 8}, cost, {"eager": 1.5}, {"eager": 3.0},
+        {"B": 64, "L": 50, "H": hidden}, {"B": 16}, cost, {"eager": 1.5}, {"eager": 3.0},
     )  # fmt: skip
 
 
@@ -247,7 +247,7 @@ def attention_case(length: int) -> GpuCase:
 
     return _case(
         f"attention_{length}", "attention L <= 128 f+b", f"128 x 8 heads x {length} x 64 bf16", "bf16",
-        operation, {"B": 128, "h": 8, "L": length, "D": 64}, {"B": 4}, cost, {"eager": 1.2}, {"eager": 1.8},
+        operation, {"B": 128, "h": 8, "L": length, "D": 64}, {"B": 16}, cost, {"eager": 1.2}, {"eager": 1.8},
     )  # fmt: skip
 
 

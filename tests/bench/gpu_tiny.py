@@ -1,9 +1,13 @@
-"""Sizes of the GPU bench's rows at which a test is quick, and a clock that is told what to say."""
+"""What tests of the GPU bench share: sizes at which a row is quick, a row that is wrong, and a clock that is
+told what to say."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import gpuprop as gp
+from gpuprop.bench import floors
 from gpuprop.bench.gpu_catalogue import gpu_cases
 
 PAIRS = {"B": 3, "length": 6, "src_vocab": 20, "tgt_vocab": 20, "d": 8, "dropout": 0.0}
@@ -28,9 +32,32 @@ TINY: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+SPEEDS = floors.Speeds(4e12, {"fp32": 5e13, "tf32": 4e14, "bf16": 8e14})
+WRONG = "cross_entropy_16"
+
+
 def sizes_of(name: str) -> dict[str, Any]:
     """The row's sizes, made tiny."""
     return {**gpu_cases()[name].sizes, **TINY[name]}
+
+
+def tiny(case: Any) -> Any:
+    """For `Bench.sizes`: of what is timed, and of what is compared with float64."""
+    return sizes_of(case.name), sizes_of(case.name)
+
+
+def made_wrong() -> dict[str, Any]:
+    """Rows of which one computes something else on the GPU than on the CPU."""
+    right = gpu_cases()[WRONG]
+
+    def ours(sizes: Any, store: Any) -> Any:
+        work = right.ours(sizes, store)
+        found = work.values
+        factor = 1.0 if gp.get_device().type == "cpu" else 1.01
+        work.values = lambda run, most: {n: factor * v for n, v in found(run, most).items()}
+        return work
+
+    return gpu_cases() | {WRONG: replace(right, ours=ours)}
 
 
 class FakeTimer:

@@ -33,7 +33,7 @@ def exact_values(name: str, precision: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_ours_passes_its_gate_as_it_is_and_captured(fake_gpu: Any, name: str) -> None:
+def test_ours_passes_its_gate_as_it_is_and_captured(any_gpu: str, name: str) -> None:
     case, sizes = CASES[name], sizes_of(name)
     exact = exact_values(name, case.precision)
     with matmul_precision(case.precision):

@@ -1,5 +1,5 @@
 """The GPU bench as a whole, on the fake GPU and with clocks that are told what to say: gates, time limits,
-the JSON, the tables and the command."""
+the JSON and the tables."""
 
 from __future__ import annotations
 
@@ -11,14 +11,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import typer
-from gpu_tiny import FakeTimer, sizes_of
-from typer.testing import CliRunner
+from gpu_tiny import SPEEDS, WRONG, FakeTimer, made_wrong, tiny
 
 import gpuprop as gp
 from gpuprop import cli_bench_gpu
 from gpuprop.bench import (
-    floors,
     gpu_measure,
     gpu_peers,
     gpu_row,
@@ -28,13 +25,8 @@ from gpuprop.bench import (
     gpu_work,
 )
 from gpuprop.bench.gpu_catalogue import gpu_cases
-from gpuprop.cli_bench import bench
 
-app = typer.Typer()
-app.command()(bench)
 CASES = gpu_cases()
-SPEEDS = floors.Speeds(4e12, {"fp32": 5e13, "tf32": 4e14, "bf16": 8e14})
-WRONG = "cross_entropy_16"
 
 
 class FakeClock:
@@ -46,10 +38,6 @@ class FakeClock:
     def __call__(self) -> float:
         self.now += self.step
         return self.now
-
-
-def tiny(case: Any) -> Any:
-    return sizes_of(case.name), sizes_of(case.name)
 
 
 def measured(names: list[str], cases: Any = CASES, **settings: Any) -> dict[str, Any]:
@@ -65,20 +53,6 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_work, "ROTATED", 1)
     monkeypatch.setattr(gpu_measure, "SAMPLES", 2)
     monkeypatch.setattr(gpu_measure, "MOST_SAMPLES", 3)
-
-
-def made_wrong(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Rows of which one computes something else on the GPU than on the CPU."""
-    right = CASES[WRONG]
-
-    def ours(sizes: Any, store: Any) -> Any:
-        work = right.ours(sizes, store)
-        found = work.values
-        factor = 1.0 if gp.get_device().type == "cpu" else 1.01
-        work.values = lambda run, most: {n: factor * v for n, v in found(run, most).items()}
-        return work
-
-    return CASES | {WRONG: replace(right, ours=ours)}
 
 
 def test_a_row_says_what_was_measured(fake_gpu: Any) -> None:
@@ -137,7 +111,7 @@ def test_a_peer_that_is_wrong_is_not_timed(fake_gpu: Any, monkeypatch: pytest.Mo
 
 
 def test_a_wrong_row_has_no_time_and_the_others_go_on(fake_gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    result = measured([WRONG, "embedding"], made_wrong(monkeypatch))
+    result = measured([WRONG, "embedding"], made_wrong())
     wrong, right = result["rows"]
     assert "is 0.01 from float64, more than 0.0001" in wrong["wrong"]
     assert not {"ours", "peers", "ratios", "of_floor", "failed"} & wrong.keys()
@@ -203,69 +177,15 @@ def test_the_table_holds_targets_until_there_is_a_result(fake_gpu: Any, tmp_path
     assert table.count("| not measured |") == len(CASES) - 1
 
 
-@pytest.fixture
-def tiny_command(fake_gpu: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The command with two rows, one of them wrong if it is told so."""
-    known = {name: CASES[name] for name in (WRONG, "embedding")}
-    tell = {"wrong": False}
-    run = gpu_suite.run
-
-    def small(cases: Any, peer: bool, limit: float, **how: Any) -> Any:
-        return run(cases, peer, limit, timer=FakeTimer(2.0), speeds=SPEEDS, sizes=tiny, torch=None, **how)
-
-    monkeypatch.setattr(gpu_suite, "run", small)
-    monkeypatch.setattr(
-        cli_bench_gpu,
-        "gpu_cases",
-        lambda: {n: made_wrong(monkeypatch)[n] for n in known} if tell["wrong"] else known,
+def test_the_readme_has_the_table_of_these_rows() -> None:
+    readme = Path(__file__).parents[2] / "README.md"
+    if not readme.is_file():
+        pytest.skip("no checkout")
+    source = gpu_table.newest()
+    result = None if source is None else json.loads(source.read_text(encoding="utf-8"))
+    assert f"{gpu_table.START}\n{gpu_table.markdown(result)}{gpu_table.END}" in readme.read_text(
+        encoding="utf-8"
     )
-    return tell
-
-
-def test_the_suite_writes_its_json_and_a_wrong_row_is_an_exit_code(tiny_command: Any, tmp_path: Path) -> None:
-    out = tmp_path / "new" / "gpu.json"
-    result = CliRunner().invoke(app, ["--suite", "gpu", "--json", str(out)], catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    assert f"wrote {out}" in result.output
-    assert [row["name"] for row in json.loads(out.read_text())["rows"]] == [WRONG, "embedding"]
-    tiny_command["wrong"] = True
-    result = CliRunner().invoke(app, [WRONG, "--device", "cuda", "--json", str(out)], catch_exceptions=False)
-    assert result.exit_code == 1
-    assert "wrong" in json.loads(out.read_text())["rows"][0]
-    assert f"{WRONG} wrong: " in result.output
-
-
-def test_without_a_place_for_it_the_result_goes_to_the_package(
-    tiny_command: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    default = gpu_suite.default_file
-    monkeypatch.setattr(
-        gpu_suite, "default_file", lambda machine, date: default(machine, date, tmp_path / "results")
-    )
-    assert CliRunner().invoke(app, ["--suite", "gpu"], catch_exceptions=False).exit_code == 0
-    (path,) = (tmp_path / "results").iterdir()
-    assert path.name.startswith("fake-20")
-    assert json.loads(path.read_text())["rows"]
-    (tmp_path / "file").touch()
-    monkeypatch.setattr(
-        gpu_suite, "default_file", lambda machine, date: default(machine, date, tmp_path / "file")
-    )
-    with pytest.raises(gp.DataError, match="say where with --json FILE"):
-        CliRunner().invoke(app, ["--suite", "gpu"], catch_exceptions=False)
-
-
-@pytest.mark.parametrize(
-    ("args", "message"),
-    [
-        (["nothing", "--device", "cuda"], "no nothing; there is cross_entropy_32000"),
-        (["--suite", "cpu"], "--suite is gpu"),
-        (["adam_clip", "--suite", "gpu"], "without names"),
-        (["--growth", "--device", "cuda"], "--growth measures the CPU"),
-    ],
-)
-def test_what_it_cannot_measure_is_refused(args: list[str], message: str) -> None:
-    with pytest.raises(gp.DataError, match=message):
-        CliRunner().invoke(app, args, catch_exceptions=False)
 
 
 def test_pytorch_is_asked_for_its_gpu_and_told_which(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,12 +200,3 @@ def test_pytorch_is_asked_for_its_gpu_and_told_which(monkeypatch: pytest.MonkeyP
     assert chosen == [3]
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert gpu_suite._torch(cupy) == (None, "PyTorch is not installed")
-
-
-def test_without_a_gpu_it_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse() -> int:
-        raise gp.DeviceError("CUDA sees no GPU")
-
-    monkeypatch.setattr("gpuprop.backend.cuda_setup.count", refuse)
-    with pytest.raises(gp.DeviceError, match="'cuda' cannot be used: CUDA sees no GPU"):
-        CliRunner().invoke(app, ["--device", "cuda"], catch_exceptions=False)
