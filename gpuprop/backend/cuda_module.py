@@ -43,7 +43,7 @@ class CudaModule:
                 raise BuildError(f"{filename} does not compile:\n{error}") from error
 
     def launch(self, name: str, grid: Any, block: Any, args: list[Any], shared_mem: int = 0) -> None:
-        values = tuple(np.uint64(0) if a is None else a for a in args)  # a null pointer
+        values = tuple(map(_for_cupy, args))
         try:
             with self._device:
                 self._function(name, shared_mem)(grid, block, values, shared_mem=shared_mem)
@@ -58,6 +58,13 @@ class CudaModule:
         if shared_mem > _SHARED_WITHOUT_ASKING and function.max_dynamic_shared_size_bytes < shared_mem:
             function.max_dynamic_shared_size_bytes = shared_mem
         return function
+
+
+def _for_cupy(argument: Any) -> Any:
+    """An argument as CuPy launches with it: None is a null pointer, and a struct an array of one element."""
+    if argument is None:
+        return np.uint64(0)
+    return np.array([argument], argument.dtype) if isinstance(argument, np.void) else argument
 
 
 def included_texts(source: str, options: Sequence[str]) -> dict[str, str]:

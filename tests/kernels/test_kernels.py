@@ -210,7 +210,8 @@ def fake_cupy(compiled, launched, fail=False):
 
 
 def test_what_cupy_is_given(monkeypatch):
-    """Name expressions for templates, the user's lines, a null pointer, more shared memory when asked."""
+    """Name expressions for templates, the user's lines, a null pointer, more shared memory when asked, and an
+    array of one element for a struct that is passed by value."""
     compiled, launched = [], []
     monkeypatch.setattr(cuda_module.cuda_setup, "import_cupy", lambda: fake_cupy(compiled, launched))
     module = cuda_module.CudaModule(
@@ -225,6 +226,10 @@ def test_what_cupy_is_given(monkeypatch):
     assert (name, device, grid, block, shared) == ("scale<float>", 1, (1, 1, 1), (32, 1, 1), 50_000)
     assert args[1] == 0
     assert args[1].dtype.itemsize == 8
+    pair = np.array((1, 2), [("a", "i4"), ("b", "i4")])[()]
+    module.launch("count", (1, 1, 1), (1, 1, 1), [pair])
+    (struct,) = launched[1][4]
+    assert (type(struct), struct.shape, struct.tobytes()) == (np.ndarray, (1,), pair.tobytes())
     assert module._function("scale<float>", 0).max_dynamic_shared_size_bytes == 50_000
 
 
