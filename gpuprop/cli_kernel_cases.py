@@ -284,7 +284,8 @@ def residual_layer_norm(dtype: Any) -> Results:
         x, r, w, b = (tensor(rng.standard_normal(s).astype(dtype), requires_grad=True) for s in sizes)
         state.calls[9] = 0  # the same numbers each time
         y, total = ops.residual_layer_norm(x, r, w, b, dropout=0.25, stream=9)
-        (total * 0.5 + y * rng.standard_normal(y.shape).astype(dtype)).sum().backward()
+        factor = to_device(rng.standard_normal(y.shape).astype(dtype))
+        (total * 0.5 + y * factor).sum().backward()
         results += [y.data, total.data, *(leaf.grad for leaf in (x, r, w, b))]
     return results
 

@@ -109,6 +109,23 @@ def width_of(tile, widths, channels, tiles):
     return index, feature, tile, start
 
 
+def depthwise_share(block, thread, block_size, channels, size, across, parts, walks):
+    """share of conv1d_depthwise.cu: first channel, first walk, end of the walks, step from walk to walk."""
+    tiles = up(channels // size, across)
+    part = block // tiles
+    column = (block % tiles * across + thread % across) * size
+    return column, walks * part // parts + thread // across, walks * (part + 1) // parts, block_size // across
+
+
+def depthwise_walk(w, total, dilation, pieces, run):
+    """walk of conv1d_depthwise.cu: text, residue, first step, end of the steps; step s is time residue + s
+    dilation."""
+    above = w // dilation
+    text = above // pieces
+    residue, first = w - above * dilation, (above - text * pieces) * run
+    return text, residue, first, min(first + run, max(0, up(total - residue, dilation)))
+
+
 def padded_row(row, front, each, before, batch, length):
     """conv1d_pad: the row of x that row `row` of y copies, -1 for zeros."""
     b = (row - front) // each
@@ -122,6 +139,23 @@ def recurrent_place(i, size, length, t):
     row = i // size
     column = i - row * size
     return row, column, row * length + t, (row * length + t) * size + column
+
+
+def sequence_place(block, direction, directions, rows, batch, length, size, thread):
+    """Walk of recurrent_sequence.cuh: numbers of the state at all times that a thread of a block computes, in
+    (batch, length, directions, size)."""
+    own = np.arange(block * rows, min(block * rows + rows, batch))[:, None]
+    place = (own * length + np.arange(length)) * directions + direction
+    return place * size + thread if thread < size else place[:0]
+
+
+def sequence_rows(task, packs, inner, held, slices, together=4):
+    """Product::multiply of recurrent_sequence.cuh: the pack of columns of a task, and the rows of the matrix
+    that it multiplies with, those held and the rest."""
+    slice_, c = task // packs, task % packs
+    first = np.arange(slice_ * together, inner, slices * together)
+    rows = (first[:, None] + np.arange(together)).reshape(-1)
+    return c, rows[rows < held], rows[rows >= held]
 
 
 def slab(rows, classes, size, grid, block):

@@ -17,7 +17,14 @@ import pytest
 from gpuprop.backend import kernels
 from gpuprop.backend.device import use_device
 from gpuprop.backend.instantiations import ACTIVATIONS, ROW_ELEMENTS, TEAMS
-from gpuprop.ops import activation_kernels, conv1d_kernels, embedding_kernels, layer_norm_kernels
+from gpuprop.ops import (
+    activation_kernels,
+    conv1d_depthwise,
+    conv1d_kernels,
+    embedding_kernels,
+    layer_norm_kernels,
+    persistent_sizes,
+)
 from gpuprop.ops import softmax_cross_entropy_kernels as cross_entropy
 from gpuprop.optim import norm
 from gpuprop.testing import unavailable
@@ -208,6 +215,75 @@ def test_places_of_recurrent_states():
     assert (row, column, output) == (HUGE, 3, (HUGE * 1000 + 999) * 7 + 3)
 
 
+@pytest.mark.parametrize("itemsize", [2, 4])
+def test_walks_of_depthwise_convolutions(itemsize):
+    """Every output of every channel once, however texts are cut into residues, runs and parts."""
+    size = 16 // itemsize
+    for batch, total, dilation, packs in itertools.product(
+        (1, 3), (1, 7, 31, 64, 65, 200), (1, 2, 5), (1, 3, 33)
+    ):
+        cut = conv1d_depthwise.cut_of((batch, total, packs * size), itemsize, total, dilation, 7)
+        walks, block_size = batch * cut.pieces * dilation, conv1d_depthwise.THREADS
+        times = [[] for _ in range(walks)]
+        for w in range(walks):
+            text, residue, first, last = maps.depthwise_walk(w, total, dilation, cut.pieces, cut.run)
+            times[w] = text * total + residue + np.arange(first, last) * dilation
+        assert once(np.concatenate(times), batch * total), (batch, total, dilation)
+        visited = []
+        for block, thread in itertools.product(range(cut.blocks), range(block_size)):
+            column, first, last, step = maps.depthwise_share(
+                block, thread, block_size, packs * size, size, cut.across, cut.parts, walks
+            )
+            if column < packs * size:
+                visited += [w * packs + column // size for w in range(first, last, step)]
+        assert once(visited, walks * packs), (batch, total, dilation, packs)
+
+
+@pytest.mark.parametrize(("rows", "directions"), [(1, 1), (1, 2), (4, 1), (4, 2)])
+def test_places_of_recurrent_sequences(rows, directions):
+    for batch, length, size in itertools.product((1, 3, 4, 5), (1, 3), (1, 32, 33)):
+        visited = [
+            maps.sequence_place(block, direction, directions, rows, batch, length, size, thread).reshape(-1)
+            for block, direction in itertools.product(range(maps.up(batch, rows)), range(directions))
+            for thread in range(maps.up(size, 32) * 32)
+        ]
+        assert once(np.concatenate(visited), batch * length * directions * size), (batch, length, size)
+
+
+@pytest.mark.parametrize("itemsize", [2, 4, 8])
+def test_slices_of_recurrent_weights(itemsize):
+    """Each row of the matrix meets each pack of columns once, from shared memory or beyond it."""
+    pack = 16 // itemsize
+    for size, gates, way in itertools.product((1, 30, 64, 160, 512), (3, 4), (True, False)):
+        how = persistent_sizes.sizes(8, gates, size, itemsize, way, persistent_sizes.LEAST_SHARED)
+        if how is None:
+            continue
+        inner, columns = (how.padded, gates * how.padded) if way else (gates * how.padded, how.padded)
+        packs, visited = columns // pack, []
+        assert columns % pack == 0
+        for task in range(packs * how.slices):
+            c, held, rest = maps.sequence_rows(task, packs, inner, how.held, how.slices)
+            assert len(rest) == 0 or rest.max() < inner
+            visited.append(np.concatenate([held, rest]) * packs + c)
+        assert once(np.concatenate(visited), inner * packs), (size, gates, way)
+
+
+@pytest.mark.parametrize("pack", [1, 4])
+def test_columns_of_pooling(pack):
+    """max_over_time and mean_over_time: a block a text and 32 packs of columns, its warps the positions."""
+    for batch, length, packs in itertools.product((1, 3), (1, 7, 8, 9), (1, 31, 32, 33)):
+        channels, tiles = packs * pack, maps.up(packs, 32)
+        item, warp, lane = np.ix_(np.arange(batch * tiles), np.arange(8), np.arange(32))
+        b, column = item // tiles, (item % tiles * 32 + lane) * pack
+        visited = []
+        for turn in range(maps.up(length, 8)):
+            t = warp + turn * 8
+            place = (b * length + t) * channels + column
+            visited.append(place[np.broadcast_to((t < length) & (column < channels), place.shape)])
+        elements = (np.concatenate(visited)[:, None] + np.arange(pack)).reshape(-1)
+        assert once(elements, batch * length * channels), (batch, length, channels)
+
+
 def logits(rows, classes, dtype=FLOAT):
     """What `plan` asks of them."""
     return SimpleNamespace(shape=(rows, classes), dtype=np.dtype(dtype))
@@ -295,11 +371,11 @@ def test_each_place_is_added_to_its_row_once(n):
 # The kernels' own functions, against the twins.
 
 
-def run(source, out, *arrays):
-    """Launch the kernel `run` of the source, a thread an item of `out`, which it fills; returns that."""
+def run(source, out, *arrays, items=None):
+    """Launch the kernel `run` of the source, a thread an item of `out`, or so many; returns `out`."""
     with use_device("emulated"):
         kernel = kernels.load(source, names=["run"])["run"]
-        n = len(out)
+        n = len(out) if items is None else items
         kernel(maps.up(n, 64), 64, (*arrays, out, n))
     return out
 
@@ -339,6 +415,27 @@ def test_activation_place_is_the_kernels():
         column, first, last = maps.activation_place(i // 64, i % 64, rows, 1000, 3, 4)
         np.testing.assert_array_equal(found[:, :3], np.stack([column, first, last], 1))
     assert ACTIVATIONS["identity"] == 0
+
+
+@needs_emulator
+def test_depthwise_walks_are_the_kernels():
+    source = """#include "conv1d_depthwise.cu"
+    extern "C" __global__ void run(const long long* numbers, long long* out, int n) {
+      const int i = blockIdx.x * blockDim.x + threadIdx.x;
+      if (i >= n) return;
+      const Walk at = walk(numbers[i], 70, 3, 2, 12);
+      out[4 * i] = at.text, out[4 * i + 1] = at.residue, out[4 * i + 2] = at.first, out[4 * i + 3] = at.last;
+      const Share of = share<4>(260, 32, 5, 1000);
+      out[4 * (n + i)] = of.column, out[4 * (n + i) + 1] = of.first;
+      out[4 * (n + i) + 2] = of.last, out[4 * (n + i) + 3] = of.step;
+    }"""
+    numbers = np.array([*range(639), HUGE * 6], np.int64)  # ten blocks of 64 threads: all parts of all tiles
+    found = run(source, np.zeros((2 * len(numbers), 4), np.int64), numbers, items=len(numbers))
+    walks = [maps.depthwise_walk(int(w), 70, 3, 2, 12) for w in numbers]
+    np.testing.assert_array_equal(found[: len(numbers)], walks)
+    thread = np.arange(len(numbers))
+    shares = maps.depthwise_share(thread // 64, thread % 64, 128, 260, 4, 32, 5, 1000)
+    np.testing.assert_array_equal(found[len(numbers) :], np.stack(np.broadcast_arrays(*shares), 1))
 
 
 @needs_emulator
