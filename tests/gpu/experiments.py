@@ -6,7 +6,8 @@
     convolution             our kernel, k products side by side (polyphase) and one product of copied windows
     cross-entropy           right against float64, and its bandwidth against that of a copy
     nodes                   microseconds that one more launch costs a graph
-    recurrence              microseconds a time step of a GRU, forward and backward, as one graph
+    recurrence              microseconds a time step of a GRU, forward and backward, as one graph: all times
+                            in one kernel, a step at a time, and which of these its sizes choose
 
 An experiment that fails says why, and the others go on.
 """
@@ -21,13 +22,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
 import gpuprop as gp
 from gpuprop.backend import gemm
 from gpuprop.backend.cuda_setup import import_cupy
-from gpuprop.ops import conv1d_kernels, conv1d_products
+from gpuprop.ops import conv1d_kernels, conv1d_products, persistent_kernels, persistent_sizes
 from gpuprop.ops.windows import Geometry
 
 SAMPLES = 30
@@ -40,7 +42,8 @@ CONVOLUTIONS = (
     (64, 128, 512, 1024, 5),
 )
 LOSSES = ((8192, 32000), (65536, 1024), (1 << 20, 16))
-RECURRENT = ((64, 50, 256), (64, 50, 512))  # (sequences, times, hidden)
+# (sequences, times, hidden)
+RECURRENT = ((64, 50, 64), (64, 50, 128), (64, 50, 256), (64, 50, 384), (64, 50, 512), (512, 50, 256))
 
 
 def seconds(run: Callable[[], Any], samples: int = SAMPLES) -> float:
@@ -187,24 +190,35 @@ def nodes(small: bool) -> dict[str, Any]:
 def recurrence(small: bool) -> list[dict[str, Any]]:
     found = []
     for batch, times, hidden in ((2, 3, 8),) if small else RECURRENT:
+        possible = all(persistent_sizes.sizes(batch, 3, hidden, 4, way, 64 << 10) for way in (True, False))
         layer, x = gp.nn.GRU(hidden, hidden), random_array(batch, times, hidden)
+        ways = {"one_kernel": True, "steps": False} if possible else {"steps": False}
+        found.append({
+            "batch": batch, "times": times, "hidden": hidden,
+            "chosen": "one_kernel" if persistent_sizes.suits(times, batch, 3, hidden, 4) else "steps",
+            "us_a_time_step": {
+                name: recurrent_step(layer, x, way) / times * 1e6 for name, way in ways.items()
+            },
+        })  # fmt: skip
+    return found
 
-        def step(x: Any, layer: Any = layer) -> Any:
-            for p in layer.parameters():
-                p.grad = None
-            loss = layer(gp.Tensor(x))[0].sum()
-            loss.backward()
-            return loss
 
+def recurrent_step(layer: Any, x: Any, one_kernel: bool) -> float:
+    """Seconds of a captured forward and backward pass."""
+
+    def step(x: Any) -> Any:
+        for p in layer.parameters():
+            p.grad = None
+        loss = layer(gp.Tensor(x))[0].sum()
+        loss.backward()
+        return loss
+
+    with mock.patch.object(persistent_kernels, "fits", return_value=one_kernel):
         run = gp.capture(step)
         for _ in range(3):
             run(x)
-        (graph,) = run._graphs.values()
-        found.append({
-            "batch": batch, "times": times, "hidden": hidden,
-            "us_a_time_step": seconds(graph.graph.launch, samples=10) / times * 1e6,
-        })  # fmt: skip
-    return found
+    (graph,) = run._graphs.values()
+    return seconds(graph.graph.launch, samples=10)
 
 
 EXPERIMENTS: dict[str, Callable[[bool], Any]] = {
