@@ -8,7 +8,13 @@ from .dropout import Dropout
 from .embedding import Embedding
 from .layer_norm import LayerNorm
 from .linear import Linear
-from .losses import BCEWithLogitsLoss, CrossEntropyLoss, MSELoss, SequenceCrossEntropyLoss
+from .losses import (
+    BCEWithLogitsLoss,
+    CrossEntropyLoss,
+    LinearCrossEntropyLoss,
+    MSELoss,
+    SequenceCrossEntropyLoss,
+)
 from .module import Module, ModuleList, Sequential
 from .pooling import AvgPool1d, MaxOverTime, MaxPool1d, MeanOverTime
 from .positions import LearnedPositions, SinusoidalPositions
@@ -32,6 +38,7 @@ __all__ = [
     "LayerNorm",
     "LearnedPositions",
     "Linear",
+    "LinearCrossEntropyLoss",
     "LogSoftmax",
     "MSELoss",
     "MaxOverTime",

@@ -11,6 +11,7 @@ from ..backend.half import is_half
 from ..errors import ShapeError
 from ..ops.operands import beside
 from ..tensors import Tensor, tensor
+from .linear import Linear
 from .module import Module
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -80,6 +81,40 @@ class SequenceCrossEntropyLoss(CrossEntropyLoss):
             keep = beside(mask, logits)
             targets = targets * keep + self.ignore_index * ~keep
         return super().forward(logits, targets)
+
+
+class LinearCrossEntropyLoss(Module):
+    """The last linear layer of a model and the cross-entropy of its logits, some rows at a time: for large
+    vocabularies, whose logits would fill the memory. See `ops.linear_cross_entropy` for when it pays.
+
+    x (..., in_features), targets (...) integers -> a number. linear: the layer, `nn.Linear`; in its place may
+    stand that of a model, or with `linear.weight` the table of an embedding. chunk_rows: of logits at a time,
+    4 in_features by default. The other options: see `CrossEntropyLoss`; reduction is "mean" or "sum".
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        *,
+        bias: bool = False,
+        weight: Any = None,
+        ignore_index: int = -100,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+        soft_cap: float | None = None,
+        chunk_rows: int | None = None,
+    ) -> None:
+        self.linear = Linear(in_features, num_classes, bias)
+        self.options: dict[str, Any] = {
+            "weight": weight, "ignore_index": ignore_index, "reduction": reduction, "soft_cap": soft_cap,
+            "label_smoothing": label_smoothing, "z_loss": z_loss, "chunk_rows": chunk_rows,
+        }  # fmt: skip
+
+    def forward(self, x: Any, targets: Any) -> Tensor:
+        linear = self.linear
+        return ops.linear_cross_entropy(x, linear.weight, targets, linear_bias=linear.bias, **self.options)
 
 
 class BCEWithLogitsLoss(Module):

@@ -31,6 +31,7 @@ from .glu import glu
 from .gru import gru
 from .layer_norm import layer_norm
 from .linear import linear, matmul
+from .linear_cross_entropy import linear_cross_entropy
 from .lstm import lstm
 from .packing import Packing, join_heads, pack, pack_labels, packing_of, split_heads, unpack
 from .pooling import avg_pool1d, max_over_time, max_pool1d, mean_over_time
@@ -66,6 +67,7 @@ __all__ = [
     "join_heads",
     "layer_norm",
     "linear",
+    "linear_cross_entropy",
     "log",
     "log_softmax",
     "lstm",

@@ -181,29 +181,41 @@ def softmax_cross_entropy(
     loss. Raises ShapeError when shapes do not fit, DataError with value and row for a target outside 0..C-1
     that is not ignore_index: at once on the CPU, else when the loss is read, so that no step has to wait.
     """
-    z, t = data_of(logits), beside(targets, logits)
-    _check(z, t, label_smoothing, reduction)
-    _check_numbers(z_loss, soft_cap)
-    if t.dtype not in _UNSIGNED:
-        t = t.astype(np.int64)
-    w = None if weight is None else get_xp(z).ascontiguousarray(beside(weight, logits), dtype=sum_type(z))
-    if w is not None and w.shape != z.shape[-1:]:
-        raise ShapeError(f"softmax_cross_entropy expects weight ({z.shape[-1]},) but got {tuple(w.shape)}")
-    classes = z.shape[-1]
-    known = isinstance(t, np.ndarray) and _all_are_classes(t, classes)
-    ignores = not known or 0 <= ignore_index < classes
-    numbers = float(label_smoothing), float(z_loss), float(soft_cap or 0.0)
-    options = Options(w, int(ignore_index), reduction, ignores, *numbers)
+    z = data_of(logits)
+    t, options, known = prepared(
+        z, tuple(z.shape), targets, weight, ignore_index, label_smoothing, reduction, z_loss, soft_cap
+    )
     first_bad = None
     if kernels.usable(z) and z.size:
         t = get_xp(z).ascontiguousarray(t)
         first_bad = get_xp(z).full(1, NO_BAD_ROW, np.uint64)
     elif not known:
-        _refuse(t, _first_bad(t, classes, ignore_index), classes, ignore_index)
+        refuse(t, first_bad_row(t, z.shape[-1], ignore_index), z.shape[-1], ignore_index)
     loss = SoftmaxCrossEntropy.apply(logits, targets=t, options=options, first_bad=first_bad)
     if first_bad is not None:
-        loss.add_check(lambda: _refuse(t, int(to_host(first_bad)[0]), classes, ignore_index))
+        loss.add_check(lambda: refuse(t, int(to_host(first_bad)[0]), z.shape[-1], ignore_index))
     return loss
+
+
+def prepared(
+    like: Array, shape: tuple[int, ...], targets: Any, weight: Any, ignore_index: int, label_smoothing: float,
+    reduction: str, z_loss: float, soft_cap: float | None,
+) -> tuple[Array, Options, bool]:  # fmt: skip
+    """Targets and options for logits of this shape, of the type and on the device of `like`, checked; and
+    whether all targets are known to be classes."""
+    t = beside(targets, like)
+    _check(shape, t, label_smoothing, reduction)
+    _check_numbers(z_loss, soft_cap)
+    if t.dtype not in _UNSIGNED:
+        t = t.astype(np.int64)
+    w = None if weight is None else get_xp(like).ascontiguousarray(beside(weight, like), dtype=sum_type(like))
+    classes = shape[-1]
+    if w is not None and w.shape != (classes,):
+        raise ShapeError(f"softmax_cross_entropy expects weight ({classes},) but got {tuple(w.shape)}")
+    known = isinstance(t, np.ndarray) and _all_are_classes(t, classes)
+    ignores = not known or 0 <= ignore_index < classes
+    numbers = float(label_smoothing), float(z_loss), float(soft_cap or 0.0)
+    return t, Options(w, int(ignore_index), reduction, ignores, *numbers), known
 
 
 def _check_numbers(z_loss: float, soft_cap: float | None) -> None:
@@ -213,17 +225,17 @@ def _check_numbers(z_loss: float, soft_cap: float | None) -> None:
         raise DataError(f"soft_cap is a finite number above 0, or None for no cap, not {soft_cap!r}")
 
 
-def _check(z: Array, t: Array, smoothing: float, reduction: str) -> None:
+def _check(shape: tuple[int, ...], t: Array, smoothing: float, reduction: str) -> None:
     if reduction not in REDUCTIONS:
         raise DataError(f"reduction is one of {', '.join(REDUCTIONS)}, not {reduction!r}")
     if not 0.0 <= smoothing <= 1.0:
         raise DataError(f"label_smoothing is between 0 and 1, not {smoothing!r}")
-    if z.ndim < 1 or z.shape[-1] < 1:
-        raise ShapeError(f"softmax_cross_entropy expects logits (..., classes) but got {tuple(z.shape)}")
-    if tuple(t.shape) != tuple(z.shape[:-1]):
-        hint = ": the class axis is the last" if z.ndim > 2 and t.shape == (z.shape[0], *z.shape[2:]) else ""
+    if not shape or shape[-1] < 1:
+        raise ShapeError(f"softmax_cross_entropy expects logits (..., classes) but got {shape}")
+    if tuple(t.shape) != shape[:-1]:
+        hint = ": the class axis is the last" if len(shape) > 2 and t.shape == (shape[0], *shape[2:]) else ""
         raise ShapeError(
-            f"softmax_cross_entropy expects targets {tuple(z.shape[:-1])} for logits {tuple(z.shape)} "
+            f"softmax_cross_entropy expects targets {shape[:-1]} for logits {shape} "
             f"but got {tuple(t.shape)}{hint}"
         )
     if t.dtype.kind not in "iu":
@@ -235,12 +247,12 @@ def _all_are_classes(t: Array, classes: int) -> bool:
     return bool(t.size and np.maximum.reduce(t.view(_UNSIGNED[t.dtype]), axis=None) < classes)
 
 
-def _first_bad(t: Array, classes: int, ignore_index: int) -> int:
+def first_bad_row(t: Array, classes: int, ignore_index: int) -> int:
     bad = (t != ignore_index) & ((t < 0) | (t >= classes))
     return int(bad.argmax()) if bad.any() else NO_BAD_ROW
 
 
-def _refuse(t: Array, row: int, classes: int, ignore_index: int) -> None:
+def refuse(t: Array, row: int, classes: int, ignore_index: int) -> None:
     """Raise DataError for the target in `row` (counted over all axes); nothing for NO_BAD_ROW."""
     if row == NO_BAD_ROW:
         return

@@ -79,8 +79,7 @@ def backward(dy: Array, z: Array, t: Array, options: Options, saved: Saved) -> A
         return saved.gradient
     dy = xp.ascontiguousarray(dy, dtype=sum_type(z)).reshape(-1)
     if saved.gradient is not None:
-        grid = min(math.ceil(z.size * z.dtype.itemsize / PACK / THREADS), MOST_BLOCKS)
-        _fused("scale", z)(grid, THREADS, (saved.gradient, dy, z.size))
+        scale(saved.gradient, dy)
         return saved.gradient
     dz = xp.empty(z.shape, z.dtype)
     each = options.reduction == "none"
@@ -89,6 +88,12 @@ def backward(dy: Array, z: Array, t: Array, options: Options, saved: Saved) -> A
     name = _simple("backward", *kernels.c_types(z.dtype), LABEL_TYPES[t.dtype.name])
     name(grid, THREADS, (*arrays, *z.shape, *_numbers(options)))
     return dz
+
+
+def scale(x: Array, factor: Array) -> None:
+    """x *= factor, an array of one number in the type of the sums; nothing is read where that is 1."""
+    grid = min(math.ceil(x.size * x.dtype.itemsize / PACK / THREADS), MOST_BLOCKS)
+    _fused("scale", x)(grid, THREADS, (x, factor, x.size))
 
 
 def _total(z: Array, t: Array, options: Options) -> Array:
