@@ -79,6 +79,8 @@ class GpuCase:
 
     @property
     def variants(self) -> list[str]:
-        """Those of PyTorch, in the order in which they are made: what takes long to compile comes last."""
+        """Those of PyTorch, in the order in which they are made: what takes long to compile comes last, what no
+        target is about at the very end."""
         best = ["channels_last"] if self.usual is not None else []
-        return ["eager", *best, "graph", "compiled", "reduce_overhead"]
+        slow = sorted(("compiled", "reduce_overhead"), key=lambda name: name not in self.passing)
+        return ["eager", *best, "graph", *slow]

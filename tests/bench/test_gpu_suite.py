@@ -146,6 +146,24 @@ def test_rows_share_the_time_and_those_left_out_are_named(fake_gpu: Any) -> None
     assert cli_bench_gpu.remarks(result)[-1] == "no time for: embedding, step_mlp"
 
 
+def test_what_has_a_target_for_compilers_has_more_time_and_what_a_target_is_about_comes_first() -> None:
+    shares = {name: gpu_suite.share_of(case) for name, case in CASES.items()}
+    assert shares["step_mlp"] > shares["text_cnn_block"] > shares["gru_256"] == 1.0
+    assert CASES["step_mlp"].variants == ["eager", "graph", "reduce_overhead", "compiled"]
+    assert CASES["text_cnn_block"].variants[-2:] == ["compiled", "reduce_overhead"]
+    assert CASES["conv1d_f_bf16"].variants[:2] == ["eager", "channels_last"]
+
+
+def test_a_compiler_that_does_not_start_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    gpu_peers.start_compiler(torch, 30.0)  # no CUDA
+    gpu_peers.start_compiler(torch, 0.0)
+    slept: list[None] = []
+    monkeypatch.setattr(torch, "ones", lambda *_, **__: slept.append(time.sleep(5)))
+    gpu_peers.start_compiler(torch, 0.01)
+    assert not slept
+
+
 def test_a_peer_without_time_says_so(fake_gpu: Any) -> None:
     torch = pytest.importorskip("torch")
     (row,) = measured([WRONG], torch=torch, torch_device="cpu", clock=FakeClock(1000.0), limit=2.5e3)["rows"]
