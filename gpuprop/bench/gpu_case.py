@@ -79,7 +79,7 @@ class GpuCase:
 
     @property
     def variants(self) -> list[str]:
-        """Those of PyTorch, in the order in which they are made: what takes long to compile comes last, what no
+        """Those of PyTorch, in the order in which they are made: what takes long to compile last, and what no
         target is about at the very end."""
         best = ["channels_last"] if self.usual is not None else []
         slow = sorted(("compiled", "reduce_overhead"), key=lambda name: name not in self.passing)
