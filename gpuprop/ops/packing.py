@@ -128,7 +128,10 @@ class SplitHeads(Op):
         grid = x if packing is None else put_rows(x, packing)
         batch, length, size = grid.shape
         ctx.save(packing, (batch, length, parts, heads, size // (parts * heads)), x.dtype)
-        return tuple(grid.reshape(ctx.saved[1]).transpose(2, 0, 3, 1, 4))
+        parts_first = grid.reshape(ctx.saved[1]).transpose(2, 0, 3, 1, 4)
+        if is_cupy(x):  # one copy, where the kernels of attention would make one of each part
+            parts_first = get_xp(x).ascontiguousarray(parts_first)
+        return tuple(parts_first)
 
     @staticmethod
     def backward(ctx: Context, *dy: Array | None) -> Array:
