@@ -62,13 +62,13 @@ def forward(
     mask = None if mask is None else xp.ascontiguousarray(mask, dtype=bool)
     constants = [_constants(weights, size, x.dtype.itemsize) for weights in directions]
     matrices, biases = [c[0] for c in constants], [b for c in constants for b in c[1:]]
-    starts = [None if h is None else xp.ascontiguousarray(h) for h in h0]
+    starts = [None if h is None else xp.ascontiguousarray(h, dtype=x.dtype) for h in h0]
     cells, last_cell = None, None
     if c0 is None:
         args = (*_two(starts), before, more, y, last)
     else:
         cells, last_cell = xp.empty_like(before), xp.empty_like(last)
-        of_cells = [None if c is None else xp.ascontiguousarray(c) for c in c0]
+        of_cells = [None if c is None else xp.ascontiguousarray(c, dtype=x.dtype) for c in c0]
         args = (*_two(starts), *_two(of_cells), before, cells, more, y, last, last_cell)
     how = _sizes(x, count * batch, n, size, forward=True)
     _launch(

@@ -136,6 +136,17 @@ def test_some_gradients_alone(cell):
             np.testing.assert_allclose(found[1], found[0], rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("cell", CELLS)
+def test_first_states_of_another_type(cell):
+    arrays = draw(cell, 8, dtype=np.float32)
+    arrays[5:] = [a.astype(np.float64)[:, ::-1] for a in arrays[5:]]
+    expected = run(cell, arrays)
+    with gp.use_device("emulated"):
+        found = run(cell, arrays)
+    compare(found, expected, 2e-5)
+    assert [y.dtype for y in found] == [y.dtype for y in expected]
+
+
 def test_a_layer_in_both_directions_is_one_launch_each_way(launched):
     gp.manual_seed(0)
     layer = gp.nn.LSTM(6, 8, num_layers=2, bidirectional=True)
