@@ -6,6 +6,7 @@
 //   x (batch, length, channels)   y and winner (batch, features): winner is the first t of the largest c, or -1 where
 //   y is not above 0, and so has no gradient
 //   mask (batch, length) or null: only windows t that hold a position where it is true can win
+//   count widths a..d, whose features begin at `first`: k the length of a window, f filters, l and r padding left and right
 //
 // Text is channels last, so a window is a run of kernel * channels neighbours, which starts at (t - left) * channels: its
 // element r = (k,c) meets element r of the filter, and what lies outside the text counts as 0. The filters of all widths
@@ -14,22 +15,15 @@
 
 constexpr int THREADS = 256, WARPS = THREADS / 32;
 
-constexpr int SIDE = 32;  // of the tiles that are transposed
-
-struct SquareTiles {
-  int channels;
-  __device__ int operator()(int kernel, int filters) const {
-    return ((kernel * channels + SIDE - 1) / SIDE) * ((filters + SIDE - 1) / SIDE);
-  }
-};
-
 // joined[start of the width + f * kernel * channels + r] = weight[r, f], and bias[feature + f] = its bias, or 0.
 template <typename T>
 __global__ void __launch_bounds__(THREADS)
 conv1d_relu_max_join(const T* __restrict__ weight0, const T* __restrict__ weight1, const T* __restrict__ weight2,
                      const T* __restrict__ weight3, const T* __restrict__ bias0, const T* __restrict__ bias1,
                      const T* __restrict__ bias2, const T* __restrict__ bias3, T* __restrict__ joined,
-                     T* __restrict__ bias, Widths widths, int channels) {
+                     T* __restrict__ bias, int count, int first, int ka, int kb, int kc, int kd, int fa, int fb, int fc,
+                     int fd, int la, int lb, int lc, int ld, int ra, int rb, int rc, int rd, int channels) {
+  const Widths widths = {count, first, {ka, kb, kc, kd}, {fa, fb, fc, fd}, {la, lb, lc, ld}, {ra, rb, rc, rd}};
   __shared__ T square[SIDE][SIDE + 1];
   const SquareTiles tiles = {channels};
   const int total = tiles_of(widths, tiles), lane = threadIdx.x % SIDE;
@@ -67,8 +61,11 @@ struct FilterTiles {
 template <typename T, typename Acc>
 __global__ void __launch_bounds__(THREADS, 2)
 conv1d_relu_max_forward(const T* __restrict__ x, const bool* __restrict__ mask, const T* __restrict__ joined,
-                        const T* __restrict__ bias, T* __restrict__ y, int* __restrict__ winner, Widths widths,
-                        long long batch, int length, int channels, int features, int span, bool packed) {
+                        const T* __restrict__ bias, T* __restrict__ y, int* __restrict__ winner, int count, int first,
+                        int ka, int kb, int kc, int kd, int fa, int fb, int fc, int fd, int la, int lb, int lc, int ld,
+                        int ra, int rb, int rc, int rd, long long batch, int length, int channels, int features, int span,
+                        bool packed) {
+  const Widths widths = {count, first, {ka, kb, kc, kd}, {fa, fb, fc, fd}, {la, lb, lc, ld}, {ra, rb, rc, rd}};
   constexpr int SIZE = Pack<T>::SIZE, DEPTH = PACKS * SIZE;
   alignas(32) __shared__ Acc left[DEPTH][PITCH];
   alignas(32) __shared__ Acc right[DEPTH][PITCH];
@@ -183,8 +180,11 @@ __global__ void __launch_bounds__(THREADS, 2)
 conv1d_relu_max_backward_weight(const T* __restrict__ x, const T* __restrict__ dy, const int* __restrict__ winner,
                                 T* __restrict__ dweight0, T* __restrict__ dweight1, T* __restrict__ dweight2,
                                 T* __restrict__ dweight3, T* __restrict__ dbias0, T* __restrict__ dbias1,
-                                T* __restrict__ dbias2, T* __restrict__ dbias3, Widths widths, long long batch,
-                                int length, int channels, int features, bool packed) {
+                                T* __restrict__ dbias2, T* __restrict__ dbias3, int count, int first, int ka, int kb,
+                                int kc, int kd, int fa, int fb, int fc, int fd, int la, int lb, int lc, int ld, int ra,
+                                int rb, int rc, int rd, long long batch, int length, int channels, int features,
+                                bool packed) {
+  const Widths widths = {count, first, {ka, kb, kc, kd}, {fa, fb, fc, fd}, {la, lb, lc, ld}, {ra, rb, rc, rd}};
   constexpr int SIZE = Pack<T>::SIZE, RUN = GradientTiles<T>::RUN;
   __shared__ Acc sums_of[WARPS][FILTERS][RUN + 8];  // 8 more keep the banks of the filters apart
   __shared__ Acc bias_of[WARPS][FILTERS];
@@ -247,8 +247,10 @@ conv1d_relu_max_backward_weight(const T* __restrict__ x, const T* __restrict__ d
 template <typename T, typename Acc>
 __global__ void __launch_bounds__(THREADS, 4)  // without, some compilers save registers, and spill
 conv1d_relu_max_backward_input(const T* __restrict__ dy, const int* __restrict__ winner, const T* __restrict__ joined,
-                               T* __restrict__ dx, Widths widths, long long batch, int length, int channels, int features,
-                               bool packed, bool add) {
+                               T* __restrict__ dx, int count, int first, int ka, int kb, int kc, int kd, int fa, int fb,
+                               int fc, int fd, int la, int lb, int lc, int ld, int ra, int rb, int rc, int rd,
+                               long long batch, int length, int channels, int features, bool packed, bool add) {
+  const Widths widths = {count, first, {ka, kb, kc, kd}, {fa, fb, fc, fd}, {la, lb, lc, ld}, {ra, rb, rc, rd}};
   constexpr int SIZE = Pack<T>::SIZE, RUN = 32 * SIZE;
   const int lane = threadIdx.x % 32, runs = (channels + RUN - 1) / RUN;
   for (long long item = grid_thread() / 32; item < batch * length * runs; item += grid_threads() / 32) {

@@ -43,6 +43,15 @@ __device__ inline int tiles_of(const Widths& widths, Tiles tiles) {
   return sum;
 }
 
+constexpr int SIDE = 32;  // of the tiles that are transposed
+
+struct SquareTiles {
+  int channels;
+  __device__ int operator()(int kernel, int filters) const {
+    return ((kernel * channels + SIDE - 1) / SIDE) * ((filters + SIDE - 1) / SIDE);
+  }
+};
+
 // Elements i.. of a run; zeros for those outside 0..stop-1. packed: i and stop are whole packs of a run that begins at one,
 // as all are where a position is whole packs.
 template <typename T>

@@ -20,16 +20,14 @@ from .windows import Width
 THREADS, TILE, FILTERS, SIDE, MOST = 256, 64, 4, 32, 4  # as in conv1d_relu_max.cu
 SPANS = (16, 32, 64)  # windows of a text in a tile
 MOST_BLOCKS = 65536  # of a grid; kernels walk what is beyond it
-OF_EACH = ("kernel", "filters", "left", "right")
-WIDTHS = np.dtype([("count", "i4"), ("first", "i4"), *((name, "i4", MOST) for name in OF_EACH)])
 
 
 class Group(NamedTuple):
-    """The convolutions of a launch: which they are, the same as the kernels take it, and their filters one
+    """The convolutions of a launch: which they are, as numbers that the kernels take, and their filters one
     behind the other, each (K C,)."""
 
     plan: Sequence[Width]
-    widths: Any
+    widths: tuple[int, ...]
     joined: Array
 
 
@@ -58,7 +56,7 @@ def forward(ctx: Context, x: Array, parameters: Sequence[Any], plan: Sequence[Wi
         windows = max(length + w.left + w.right - w.kernel + 1 for w in part)
         span = next((s for s in SPANS if s >= windows), TILE)
         blocks = math.ceil(batch / (TILE // span)) * sum(math.ceil(w.out / TILE) for w in part)
-        arrays = (x, mask, group.joined, bias, y, winner, group.widths)
+        arrays = (x, mask, group.joined, bias, y, winner, *group.widths)
         sizes = (batch, length, channels, features, span, _packed(channels, x, group.joined))
         _kernel("forward", x)(min(blocks, MOST_BLOCKS), THREADS, (*arrays, *sizes))
     ctx.save(x, groups, winner)
@@ -79,13 +77,13 @@ def backward(ctx: Context, dy: Array) -> tuple[Array | None, ...]:
         if any(a is not None for a in arrays):
             run = 32 * PACK // x.dtype.itemsize
             blocks = sum(math.ceil(w.kernel * channels / run) * math.ceil(w.out / FILTERS) for w in plan)
-            args = (x, dy, winner, *_by_kind(arrays, 0), *_by_kind(arrays, 1), widths, *sizes)
+            args = (x, dy, winner, *_by_kind(arrays, 0), *_by_kind(arrays, 1), *widths, *sizes)
             kernel = _kernel("backward_weight", x)
             kernel(min(blocks, MOST_BLOCKS), THREADS, (*args, _packed(channels, x)))
         if dx is not None:
             warps = batch * length * math.ceil(channels * x.dtype.itemsize / PACK / 32)
             grid = min(math.ceil(warps / (THREADS // 32)), MOST_BLOCKS)
-            args = (dy, winner, joined, dx, widths, *sizes, _packed(channels, dx, joined), i > 0)
+            args = (dy, winner, joined, dx, *widths, *sizes, _packed(channels, dx, joined), i > 0)
             _kernel("backward_input", x)(grid, THREADS, args)
         grads += found
     return dx, *grads
@@ -104,19 +102,16 @@ def _join(plan: Sequence[Width], arrays: Sequence[Any], bias: Array, channels: i
     widths = _widths(plan)
     tiles = sum(math.ceil(w.kernel * channels / SIDE) * math.ceil(w.out / SIDE) for w in plan)
     kernel = kernels.project("conv1d_relu_max", f"conv1d_relu_max_join<{kernels.c_type(bias.dtype)}>")
-    args = (*_by_kind(arrays, 0), *_by_kind(arrays, 1), joined, bias, widths, channels)
+    args = (*_by_kind(arrays, 0), *_by_kind(arrays, 1), joined, bias, *widths, channels)
     kernel(min(tiles, MOST_BLOCKS), THREADS, args)
     return Group(plan, widths, joined)
 
 
-def _widths(plan: Sequence[Width]) -> Any:
-    """What the kernels take as `Widths`."""
-    widths = np.zeros((), WIDTHS)
-    widths["count"], widths["first"] = len(plan), plan[0].feature
-    for i, w in enumerate(plan):
-        for name, value in zip(OF_EACH, (w.kernel, w.out, w.left, w.right), strict=True):
-            widths[name][i] = value
-    return widths[()]
+def _widths(plan: Sequence[Width]) -> tuple[int, ...]:
+    """The numbers that kernels take of up to four widths: how many, the first feature, and of each the length
+    of its windows, its filters, and the padding on the left and on the right."""
+    of_each = [(w.kernel, w.out, w.left, w.right) for w in plan] + [(0, 0, 0, 0)] * (MOST - len(plan))
+    return len(plan), plan[0].feature, *(n for numbers in zip(*of_each, strict=True) for n in numbers)
 
 
 def _gradients(ctx: Context, first: int, plan: Sequence[Width], x: Array) -> list[Array | None]:
