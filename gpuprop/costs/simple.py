@@ -130,6 +130,24 @@ def joined(tensors: Sequence[Spec], axis: int = 0) -> Cost:
     return Cost(launch(2 * size, flops=sum(x.size for x in tensors)), Pass(0, 0, wanted))
 
 
+def split_heads(x: Spec, heads: int, parts: int = 1, mask: None = None) -> Cost:
+    """One copy in the order of heads; backward each part's gradient is put into its place."""
+    _whole(mask)
+    moved = launch(2 * x.nbytes // parts).times(parts)
+    return Cost(launch(x, x, flops=x.size), both([moved], x.size) if x.needs_grad else Pass())
+
+
+def join_heads(x: Spec, mask: None = None) -> Cost:
+    """A copy in another order; backward another look at dy."""
+    _whole(mask)
+    return Cost(launch(x, x, flops=x.size), Pass(0, 0, x.size) if x.needs_grad else Pass())
+
+
+def _whole(mask: None) -> None:
+    if mask is not None:
+        raise ValueError("the cost of packed rows hangs on the mask; it is known of whole batches")
+
+
 def cast(x: Spec, dtype: Any) -> Cost:
     y = x.like(*x.shape, dtype=dtype)
     if y.dtype == x.dtype:
@@ -152,10 +170,12 @@ FORMULAS: dict[str, Callable[..., Cost]] = {
     **dict.fromkeys(("concatenate", "stack"), joined),
     "cast": cast,
     "glu": glu,
+    "join_heads": join_heads,
     "log_softmax": log_softmax,
     "max": maximum,
     "mean": mean,
     "power": power,
     "softmax": softmax,
+    "split_heads": split_heads,
     "sum": total,
 }

@@ -90,6 +90,8 @@ CASES: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("swapaxes", ((N, C), 0, 1), {}),
     ("concatenate", ([(N, C), (2, C)],), {}),
     ("stack", ([(N, C), (N, C)],), {"axis": 1}),
+    ("split_heads", ((8, 32, 64), 4), {}),
+    ("join_heads", ((8, 4, 32, 16),), {}),
     ("gelu", ONE, {"approximate": "none"}),
     ("linear", ((N, C), (96, C)), {}),
     ("linear", ((N, C), (96, C), (96,)), {}),
@@ -247,8 +249,8 @@ def test_what_is_not_known_says_what_is() -> None:
 
 # Where the cost hangs on values, or on how CuPy composes the operation.
 UNKNOWN = {
-    "avg_pool1d", "getitem", "join_heads", "linear_cross_entropy", "max_pool1d", "pack",
-    "pack_labels", "packing_of", "split_heads", "unpack",
+    "avg_pool1d", "getitem", "linear_cross_entropy", "max_pool1d", "pack", "pack_labels",
+    "packing_of", "unpack",
 }  # fmt: skip
 
 

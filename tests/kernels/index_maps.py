@@ -7,8 +7,22 @@ from __future__ import annotations
 
 import numpy as np
 
+HUGE = 2**31 + 12345  # beyond an int
+# (kernel, filters) of convolutions side by side
+WIDTHS = (((3, 1),), ((3, 64), (1, 65)), ((2, 5), (9, 130), (4, 64), (1, 1)))
 WARP = 32
 COLUMNS = 64  # of attention.cuh
+
+
+def once(visited, n):
+    """Whether 0..n-1 are visited, each once, and nothing else."""
+    visited = np.asarray(visited, np.int64).reshape(-1)
+    return len(visited) == n and bool((np.sort(visited) == np.arange(n)).all())
+
+
+def around(*edges):
+    """Each edge, one less and one more; 0 and 1."""
+    return sorted({0, 1, *(n for edge in edges for n in (edge - 1, edge, edge + 1))})
 
 
 def up(n, d):
