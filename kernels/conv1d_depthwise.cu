@@ -11,7 +11,7 @@
 // are shared by `parts` blocks.
 #include "common.cuh"
 
-constexpr int THREADS = 128;
+constexpr int THREADS = 128, ADDERS = 1024;  // a block that walks, and one that adds partial sums
 constexpr int AHEAD = 4, AHEAD_OF_BOTH = 2;  // rows that are loaded before the first of them is used
 
 // What of a row is in one register: a number, or two of half types. Apart, each of those would take a register.
@@ -68,9 +68,10 @@ template <typename T, typename Acc, int SIZE> __device__ inline Row<T> packed(co
 // How many blocks a processor has registers for, if a thread holds so many bytes, and other registers besides: without this
 // some compilers want more blocks, and spill.
 constexpr int blocks(int bytes, int others) { return 65536 / (THREADS * (bytes / 4 + others)); }
-template <typename T, typename Acc, int K> constexpr int FORWARD = 2 * K * Pack<T>::SIZE * sizeof(Acc) + AHEAD * 16;
 template <typename T, typename Acc, int K>
-constexpr int BACKWARD = (2 * K + 1) * Pack<T>::SIZE * sizeof(Acc) + (K + 2 * AHEAD_OF_BOTH) * 16;
+constexpr int FORWARD = blocks(2 * K * Pack<T>::SIZE * sizeof(Acc) + AHEAD * 16, sizeof(T) == 2 ? 40 : 32);
+template <typename T, typename Acc, int K>
+constexpr int BACKWARD = blocks((2 * K + 1) * Pack<T>::SIZE * sizeof(Acc) + (K + 2 * AHEAD_OF_BOTH) * 16, 48);
 
 // What a thread works on: its first channel, and walks first, first + step, ... before last.
 struct Share {
@@ -100,7 +101,7 @@ __device__ inline Walk walk(long long w, int total, int dilation, int pieces, in
 // y; with `flipped`, taps in the other order: dx from dy, with padding (K - 1) * dilation - padding. bias may be null.
 // An input adds to K outputs: sum[j] is the one that ends j + 1 steps later, and moves on by one each step.
 template <typename T, typename Acc, int K>
-__global__ void __launch_bounds__(THREADS, blocks(FORWARD<T, Acc, K>, 32))
+__global__ void __launch_bounds__(THREADS, FORWARD<T, Acc, K>)
 conv1d_depthwise_forward(const T* __restrict__ x, const T* __restrict__ weight, const T* __restrict__ bias,
                          T* __restrict__ y, int batch, int length, int channels, int out_length, int padding, int dilation,
                          int flipped, int across, int parts, int pieces, int run) {
@@ -151,7 +152,7 @@ conv1d_depthwise_forward(const T* __restrict__ x, const T* __restrict__ weight, 
 // K rows of dy, which stay in registers: x and dy are loaded once. Step s is l = residue + s * dilation - padding. dx and
 // partial may be null.
 template <typename T, typename Acc, int K>
-__global__ void __launch_bounds__(THREADS, blocks(BACKWARD<T, Acc, K>, 48))
+__global__ void __launch_bounds__(THREADS, BACKWARD<T, Acc, K>)
 conv1d_depthwise_backward(const T* __restrict__ x, const T* __restrict__ dy, const T* __restrict__ weight,
                           T* __restrict__ dx, Acc* __restrict__ partial, int batch, int length, int channels, int out_length,
                           int padding, int dilation, int across, int parts, int pieces, int run) {
@@ -230,14 +231,14 @@ conv1d_depthwise_backward(const T* __restrict__ x, const T* __restrict__ dy, con
 // The sums of partial over the parts: the first blocks, 32 numbers each, for dweight (kernel_size, channels), the others for
 // dbias. Either may be null.
 template <typename T, typename Acc>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(ADDERS)
 conv1d_depthwise_sum(const Acc* __restrict__ partial, T* __restrict__ dweight, T* __restrict__ dbias, int kernel_size,
                      int channels, int parts) {
   const int taps = kernel_size * channels, tiles = (taps + 31) / 32, tile = blockIdx.x;
   const long long stride = (kernel_size + 1LL) * channels;
   if (tile < tiles) {
-    if (dweight) sum_of_parts<THREADS>(partial, stride, parts, dweight, taps, tile);
+    if (dweight) sum_of_parts<ADDERS>(partial, stride, parts, dweight, taps, tile);
   } else if (dbias) {
-    sum_of_parts<THREADS>(partial + taps, stride, parts, dbias, channels, tile - tiles);
+    sum_of_parts<ADDERS>(partial + taps, stride, parts, dbias, channels, tile - tiles);
   }
 }

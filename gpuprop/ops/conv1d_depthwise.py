@@ -18,10 +18,10 @@ from . import conv1d_kernels
 from .conv1d_kernels import NOWHERE, Into
 from .windows import Geometry
 
-THREADS, WARP = 128, 32  # as in conv1d_depthwise.cu
+THREADS, ADDERS, WARP = 128, 1024, 32  # as in conv1d_depthwise.cu
 ENOUGH = 1 << 18  # threads that keep a large GPU busy: texts are cut into runs until there are as many
 LEAST_RUN = 32  # steps of a run, which begins with K - 1 rows that another run loads, too
-MOST_BLOCKS = 2048  # of a sum over the batch: their number decides the order of adding
+MOST_BLOCKS = 1024  # of a sum over the batch: their number decides the order of adding
 LONGEST = 1 << 30  # positions of a padded text, so that a thread's place in it fits 32 bits
 
 
@@ -79,7 +79,7 @@ def backward(
     dbias = xp.empty(channels, x.dtype) if need_bias and dbias is None else dbias
     blocks = math.ceil(kernel_size * channels / WARP) + math.ceil(channels / WARP)
     args = (partial, dweight, dbias, kernel_size, channels, cut.parts)
-    _kernel("sum", x)(blocks, THREADS, args)
+    _kernel("sum", x)(blocks, ADDERS, args)
     return dx, dweight, dbias
 
 

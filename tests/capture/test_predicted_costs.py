@@ -13,6 +13,7 @@ from gpuprop import ops, optim
 from gpuprop.backend import gemm
 from gpuprop.costs.cost import FORMULAS, np_dtype
 from gpuprop.ops import conv1d_products
+from gpuprop.ops.conv1d_depthwise import MOST_BLOCKS, cut_of
 
 NUMBERS = 64  # bytes a launch of numbers and flags, which do not count
 
@@ -236,6 +237,20 @@ def test_huge_shapes_cost_nothing_to_ask_about() -> None:
     assert passes == pytest.approx(2, rel=1e-3)
     assert "GiB" in repr(found)
     assert [line.split()[0] for line in repr(found).splitlines()[1:]] == ["forward", "backward", "total"]
+
+
+@pytest.mark.parametrize("shape", [(64, 512, 768), (3072, 200, 64), (8, 4096, 1024), (1, 65536, 256)])
+def test_depthwise_convolutions_move_little_more_than_the_floor(shape: tuple[int, int, int]) -> None:
+    """x and y once, forward; x, dy and dx once, backward; and partial sums, and rows loaded by two runs."""
+    pytest.importorskip("ml_dtypes")
+    channels, kernel = shape[2], 4
+    inputs = (shape, (channels, kernel, 1), (channels,))
+    found = gp.cost(ops.conv1d, *inputs, padding="causal", groups=channels, dtype="bfloat16")
+    one = 2 * np.prod(shape)
+    assert found.forward.bytes <= 2.001 * one
+    assert found.backward.bytes <= 3.2 * one
+    cut = cut_of(shape, 2, shape[1], 1, MOST_BLOCKS)
+    assert 1 + (cut.pieces - 1) * (kernel - 1) / shape[1] <= 1.1
 
 
 def test_what_is_not_known_says_what_is() -> None:

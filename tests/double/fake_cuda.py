@@ -20,6 +20,7 @@ import pytest
 from fake_array import places_of
 from fake_machine import bytes_of
 
+from gpuprop import testing
 from gpuprop.backend import cublas, cublaslt, cuda_setup, device, emulator, graph_nodes, kernels, random
 from gpuprop.testing import unavailable
 
@@ -117,5 +118,5 @@ def any_gpu(request: pytest.FixtureRequest) -> Iterator[str]:
     if why is not None:
         pytest.skip(why.splitlines()[0])
     random.manual_seed(0)
-    with device.use_device("cuda"):
+    with testing.use_device("cuda"):  # which fake_device.py puts the fake one behind
         yield "cuda"

@@ -17,7 +17,7 @@ QUICK = ("sm_80", "sm_90")  # the others take minutes
 HOT = ("float", "__half", "__nv_bfloat16")  # double is for checks
 THREADS = {"sort_ids": 1024, "softmax_cross_entropy_slab": SLAB_THREADS, "add_sorted_rows": 64}  # else 256
 THREADS |= {f"{cell}_sequence_{way}": 384 for cell in ("gru", "lstm") for way in ("forward", "backward")}
-THREADS |= {f"conv1d_depthwise_{way}": 128 for way in ("forward", "backward")}
+THREADS |= {f"conv1d_depthwise_{way}": n for way, n in (("forward", 128), ("backward", 128), ("sum", 1024))}
 DYNAMIC = {"softmax_cross_entropy_slab": SLAB_THREADS * (SLAB_BYTES + 4)}  # bytes of shared memory, at most
 NORM = r"(residual_)?layer_norm_"
 # Warps that a multiprocessor holds at least, by the first pattern that fits. A memory of 4.3 TB/s that
