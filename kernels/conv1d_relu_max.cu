@@ -176,7 +176,7 @@ template <typename T> struct GradientTiles {
 // is a winner. A block owns FILTERS filters and a run of r; each warp adds every eighth text in order, then the warps'
 // sums are added in order. Those that are null are not wanted.
 template <typename T, typename Acc>
-__global__ void __launch_bounds__(THREADS, 2)
+__global__ void __launch_bounds__(THREADS, sizeof(T) == 4 ? 3 : 2)
 conv1d_relu_max_backward_weight(const T* __restrict__ x, const T* __restrict__ dy, const int* __restrict__ winner,
                                 T* __restrict__ dweight0, T* __restrict__ dweight1, T* __restrict__ dweight2,
                                 T* __restrict__ dweight3, T* __restrict__ dbias0, T* __restrict__ dbias1,
