@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import random
 from ..backend.half import is_half
 from ..backend.instantiations import PACK
 from ..ops import activation_kernels, embedding_kernels, layer_norm_kernels
 from ..ops import softmax_cross_entropy_kernels as in_kernels
 from ..ops.linear import Linear, MatMul
+from ..ops.residual_layer_norm import packs_of as residual_packs_of
 from .measure import INT, LONG, Cost, Pass, Spec, add_up, both, gradient_flops, launch
 
 
@@ -111,8 +111,7 @@ def residual_layer_norm(
     dy are read and dx is written, which is the residual's too where nothing is dropped."""
     x2, mean = x.rows(), x.sums(x.size // x.shape[-1])
     forward = launch(x2, x2, weight, bias, x2, x2, mean, mean, flops=x.size)
-    beside = random.LANES if x2.shape[1] % random.LANES else 0
-    held = layer_norm_kernels.packs_of(x2.shape[1], x.dtype.itemsize, beside) is not None
+    held = residual_packs_of(x2.shape[1], x.dtype.itemsize) is not None
     dr = x2 if dropout > 0.0 and residual.needs_grad else None
     backward = norm_gradients(x2, weight, bias, (x2, dr), held, inputs=True)
     wanted = [y.size for y in (x, residual, weight, bias) if y.needs_grad]

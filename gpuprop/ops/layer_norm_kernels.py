@@ -33,7 +33,7 @@ def forward(x: Array, weight: Array, bias: Array, eps: float) -> tuple[Array, tu
     weight, bias = xp.ascontiguousarray(weight), xp.ascontiguousarray(bias)
     (n, width), sums = flat.shape, sum_type(x)
     y, mean, inverse = xp.empty_like(flat), xp.empty(n, sums), xp.empty(n, sums)
-    packs = packs_beside(flat, weight, bias)
+    packs = _packs(flat, weight, bias)
     kernel, per_block = (_kernel("forward", x), 1) if packs is None else (_warp("forward", x, packs), WARPS)
     grid = min(math.ceil(n / per_block), MOST_BLOCKS)
     kernel(grid, THREADS, (flat, weight, bias, y, mean, inverse, n, width, eps))
@@ -47,7 +47,7 @@ def backward(
     xp, (n, width) = get_xp(dy), x.shape
     need_x, *need = ctx.needs_grad
     flat, dx = xp.ascontiguousarray(rows(dy), dtype=x.dtype), xp.empty_like(x)
-    packs = packs_beside(x, flat, weight)
+    packs = _packs(x, flat, weight)
     if packs is not None:
         partial = partial_sums(mean, n, width)
         _warp("backward", x, packs)(
@@ -105,16 +105,13 @@ def _result(ctx: Context, i: int, wanted: bool, partial: Array) -> Array | None:
     return get_xp(partial).empty(partial.shape[2], partial.dtype) if wanted else None
 
 
-def packs_beside(x: Array, *others: Array | None, beside: int = 0) -> int | None:
-    """How many packs of 16 bytes a lane of a warp needs for a row of x (N, D), and some elements beside it;
-    None where none will do."""
-    if not aligned(x, *(a for a in others if a is not None)):
-        return None
-    return packs_of(x.shape[1], x.dtype.itemsize, beside)
+def _packs(x: Array, *others: Array) -> int | None:
+    """How many packs of 16 bytes a lane of a warp needs for a row of x (N, D); None where none will do."""
+    return packs_of(x.shape[1], x.dtype.itemsize) if aligned(x, *others) else None
 
 
 def packs_of(width: int, itemsize: int, beside: int = 0) -> int | None:
-    """The same, for rows of `width` elements of so many bytes."""
+    """The same, for rows of `width` elements of so many bytes, with room for some beside."""
     per_pack = PACK // itemsize
     wanted = math.ceil((width + beside) / (32 * per_pack))
     whole = width % per_pack == 0

@@ -8,10 +8,12 @@ from typing import Any
 from ..backend import kernels, random
 from ..backend.arrays import Array, get_xp
 from ..backend.gemm import rows
+from ..backend.kernel_memory import aligned
 from ..backprop import Context
 from ..errors import ShapeError
 from ..op import Op
 from ..tensors import Tensor
+from . import layer_norm_kernels
 from .dropout import check_probability, launch, numbering
 from .dropout import dropout as drop
 from .elementwise import add
@@ -20,7 +22,6 @@ from .layer_norm_kernels import (
     MOST_BLOCKS,
     THREADS,
     WARPS,
-    packs_beside,
     partial_sums,
     sum_type,
     sums_of_parts,
@@ -82,9 +83,16 @@ class ResidualLayerNorm(Op):
 
 
 def _packs(x: Array, *others: Array | None) -> int | None:
-    """As `packs_beside`, with room for a whole block of random numbers where rows may begin inside one."""
-    beside = random.LANES if x.shape[1] % random.LANES else 0
-    return packs_beside(x, *others, beside=beside)
+    """How many packs of 16 bytes a lane of a warp needs for a row of x (N, D); None where none will do."""
+    return (
+        packs_of(x.shape[1], x.dtype.itemsize) if aligned(x, *(a for a in others if a is not None)) else None
+    )
+
+
+def packs_of(width: int, itemsize: int) -> int | None:
+    """The same, for rows of `width` elements of so many bytes: as of `layer_norm_kernels`, with room for a
+    whole block of random numbers where rows may begin inside one."""
+    return layer_norm_kernels.packs_of(width, itemsize, random.LANES if width % random.LANES else 0)
 
 
 def _kernel(name: str, x: Array, packs: int | None = None) -> kernels.Kernel:

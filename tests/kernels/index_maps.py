@@ -208,6 +208,21 @@ def row_of_warp(width, size, held):
     return c[c < width]
 
 
+def numbers_of_packs(start, width, size, held):
+    """residual_layer_norm's _warp kernels: for a row that begins at number `start`, columns and the random
+    numbers that decide on them, -1 for those that no lane draws."""
+    lanes, draws, skip = np.arange(WARP), max(1, held * size // 16), start % 16
+    blocks = WARP * np.arange(draws)[:, None] + lanes
+    drawn = np.where(16 * blocks < skip + width, start // 16 + blocks, -1)
+    place = (WARP * np.arange(held)[:, None] + lanes) * size
+    at = skip + place
+    there = place < width
+    block = drawn[at[there] // 16 // WARP, at[there] // 16 % WARP]
+    elements = np.arange(size)
+    numbers = np.where(block[:, None] < 0, -1, 16 * block[:, None] + at[there][:, None] % 16 + elements)
+    return (place[there][:, None] + elements).reshape(-1), numbers.reshape(-1)
+
+
 def sort_runs(n, warps=32):
     """sort_ids: first and last place of each warp's run."""
     run = up(n, warps * WARP) * WARP

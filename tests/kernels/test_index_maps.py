@@ -14,6 +14,7 @@ import pytest
 from gpuprop.backend.instantiations import ROW_ELEMENTS, TEAMS
 from gpuprop.ops import activation_kernels, embedding_kernels, layer_norm_kernels
 from gpuprop.ops import softmax_cross_entropy_kernels as cross_entropy
+from gpuprop.ops.residual_layer_norm import packs_of as residual_packs_of
 from gpuprop.optim import norm
 
 PACKS = (1, 2, 4, 8)  # elements of 16 bytes
@@ -127,6 +128,22 @@ def test_rows_of_teams_wherever_they_begin(dtype):
                 visited = maps.row_of_team(row, classes, size, team, held)
             assert maps.once(visited - row * classes, classes), (classes, row, name)
     assert seen == {*(f"team {t} {e}" for t in TEAMS for e in ROW_ELEMENTS), "online"}
+
+
+@pytest.mark.parametrize("itemsize", [2, 4, 8])
+def test_random_numbers_of_packs_wherever_a_row_begins(itemsize):
+    """Each element is decided on by its own number, whatever a row's number among others: widths that are
+    whole packs, of which rows begin at multiples."""
+    size = 16 // itemsize
+    edges = {32 * k * size + more * size for k in (1, 2, 4, 8) for more in (-5, -4, -1, 0, 1)}
+    for width in sorted({size, 3 * size, *edges}):
+        held = residual_packs_of(width, itemsize)
+        if held is None:
+            continue
+        for row in (0, 1, 2, 3, 7, maps.HUGE):
+            columns, numbers = maps.numbers_of_packs(row * width, width, size, held)
+            assert maps.once(columns, width), width
+            assert (numbers == row * width + columns).all(), (width, row)
 
 
 @pytest.mark.parametrize("itemsize", [2, 4, 8])
