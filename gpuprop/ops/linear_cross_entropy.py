@@ -135,10 +135,10 @@ def _scale(t: Array, options: Options, dtype: Any) -> Array:
 
 def _times(x: Array, factor: Array) -> Array:
     """x *= factor, a number in the type of the sums; half types in float32."""
-    if kernels.usable(x) and x.size:
+    if not kernels.usable(x):
+        np.multiply(x, factor, out=x, casting="unsafe")
+    elif x.size:
         in_kernels.scale(x, get_xp(x).ascontiguousarray(factor, dtype=sum_type(x)).reshape(-1))
-        return x
-    np.multiply(x, factor, out=x, casting="unsafe")
     return x
 
 
