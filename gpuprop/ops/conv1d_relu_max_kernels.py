@@ -38,7 +38,7 @@ def usable(x: Array, arrays: Sequence[Array | None]) -> bool:
 
 def forward(ctx: Context, x: Array, parameters: Sequence[Any], plan: Sequence[Width], mask: Any) -> Array:
     """y (B, ΣF) of x (B, L, C); parameters: weight (F, K, C) and bias (F,) or None of each width in turn."""
-    xp, (batch, length, channels) = get_xp(x), x.shape
+    xp, (batch, length, channels) = get_xp(x, *(p for p in parameters if p is not None)), x.shape
     x = xp.ascontiguousarray(x)
     mask = None if mask is None else xp.ascontiguousarray(mask, dtype=bool)
     features = plan[-1].feature + plan[-1].out

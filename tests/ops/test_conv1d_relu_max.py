@@ -106,7 +106,8 @@ def test_every_device_gives_what_the_single_operations_give(device, sizes, maske
 
 def test_the_first_of_equal_maxima_takes_the_gradient(device):
     x = gp.tensor(np.tile([1.0, 2.0, 2.0], 30).reshape(1, 90, 1), requires_grad=True)
-    y = ops.conv1d_relu_max(x, [(np.ones((1, 1, 1)), None), (np.ones((1, 2, 1)), None)])
+    ones = [gp.tensor(np.ones((1, k, 1))) for k in (1, 2)]
+    y = ops.conv1d_relu_max(x, [(w, None) for w in ones])
     y.backward(gp.tensor(np.array([[1.0, 10.0]])).data)
     expected = np.zeros(90)
     expected[[1, 2]] = 11, 10
@@ -121,7 +122,7 @@ def test_numbers_that_are_not_finite(device):
     mask[2, 0] = False
     weight = gp.tensor(np.ones((1, 1, 1)), requires_grad=True)
     text = gp.tensor(x, requires_grad=True)
-    y = ops.conv1d_relu_max(text, [(weight, np.array([0.5]))], mask)
+    y = ops.conv1d_relu_max(text, [(weight, gp.tensor(np.array([0.5])))], mask)
     y.sum().backward()
     np.testing.assert_array_equal(y.numpy(), [[np.nan], [0], [2.5], [np.inf]])
     np.testing.assert_array_equal(to_host(text.grad)[..., 0], [[0, 0, 0], [0, 0, 0], [0, 1, 0], [0, 1, 0]])
