@@ -111,7 +111,7 @@ def test_a_gradient_of_float16_is_scaled_before_it_is_rounded(device):
 
 def test_which_kernel_takes_which_number_of_classes():
     def names(dtype, *classes):
-        return [in_kernels._plan(np.empty((1, c), dtype))[0] for c in classes]
+        return [in_kernels.plan(np.empty((1, c), dtype))[0] for c in classes]
 
     assert names(np.float32, 2, 64, 65, 256) == ["slab", "slab", "team 32 8", "team 32 8"]
     assert names(np.float32, 257, 1024, 1028, 2048) == [
