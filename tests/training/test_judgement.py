@@ -159,7 +159,8 @@ def test_a_scale_is_divided_out_before_observers_look(device):
         gp.manual_seed(0)
         model, criterion = nn.Linear(16, 3), nn.CrossEntropyLoss()
         of = gp.Trainer(
-            model, lambda b, m=model, c=criterion: c(m(b.ids), b.labels), optim.SGD(model.parameters(), 0.1),
+            model, lambda b, m=model, c=criterion: c(m(to_device(b.ids)), b.labels),
+            optim.SGD(model.parameters(), 0.1),
             precision=precision, progress="off", observers=[Looking()], clip_norm=5.0,
         )  # fmt: skip
         of.fit(list(batches()), epochs=1)
