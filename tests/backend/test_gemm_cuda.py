@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import fake_cupy
-import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,6 +13,8 @@ from hypothesis import strategies as st
 import gpuprop as gp
 from gpuprop.backend import cublas, gemm
 from gpuprop.backend.gemm_layout import batch_stride, matrix
+
+ml_dtypes = pytest.importorskip("ml_dtypes")
 
 pytestmark = pytest.mark.usefixtures("fake_gpu")
 MANY = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -81,3 +81,38 @@ def test_at_worst_the_bench_has_two_fifths_of_the_time(check: Any) -> None:
         left *= 1 - share
     assert list(check.PARTS)[-1] == "bench"
     assert check.rows(None) == []
+
+
+WRITES_WHEN_INTERRUPTED = """
+import pathlib, subprocess, sys, time
+subprocess.Popen(["sleep", "60"])
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("what it has")
+"""
+DEAF = """
+import signal, subprocess, time
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+print("so far", flush=True)
+subprocess.Popen(["sleep", "60"])
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "grace", "words"), [(WRITES_WHEN_INTERRUPTED, 8.0, "what it has"), (DEAF, 0.5, "so far")]
+)
+def test_a_part_without_time_says_what_it_has_and_ends_with_all_it_started(
+    check: Any, monkeypatch: pytest.MonkeyPatch, program: str, grace: float, words: str
+) -> None:
+    """Else the pipe of its standard output stays open for a minute."""
+    monkeypatch.setattr(check, "GRACE", grace)
+    part = check.command([sys.executable, "-c", program], 1.0)
+    assert (part["returncode"], part["output"].strip()) == (124, words)
+    assert part["seconds"] < 30
+
+
+def test_the_outcome_of_a_command(check: Any) -> None:
+    part = check.command([sys.executable, "-c", "import sys; print('seen'); sys.exit(3)"], 60)
+    assert (part["returncode"], part["output"]) == (3, "seen\n")

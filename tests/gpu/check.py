@@ -4,8 +4,9 @@ training of each example, and last the bench suite; one JSON out.
     make gpu PYTHON=python3          # this machine's own Python, with CuPy, NumPy, pytest, hypothesis, ...
     GPUPROP_DATA=DIR make gpu        # where copies of the data sets are, when there is no network
 
-Needs CuPy, NumPy, pytest, hypothesis and gpuprop's own dependencies (typer, rich, safetensors, pooch,
-nvidia-ml-py); matplotlib, sacrebleu, rouge-score, pytest's plugins and PyTorch may be missing.
+Needs CuPy, NumPy, pytest, hypothesis and gpuprop's own dependencies (typer, rich, safetensors,
+nvidia-ml-py); pooch (for downloads), ml_dtypes, psutil, matplotlib, sacrebleu, rouge-score, pytest's plugins
+and PyTorch may be missing.
 
 Ends within ten minutes: each part has a time limit and the outcome says which parts ran out of it.
 """
@@ -13,11 +14,13 @@ Ends within ten minutes: each part has a time limit and the outcome says which p
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import importlib.util
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -41,10 +44,12 @@ PACKAGES = (
     "torch",
 )
 LAST_ROW = 15.0  # seconds that a row of the bench may need beyond the suite's time
+GRACE = 8.0  # seconds that a part has, after its time, to write what it found
 # A machine's own Python may lack pytest's plugins: what they configure is overridden or ignored.
 PYTEST = (
     *("-q", "-m", "gpu and not full", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib"),
     *("-W", "ignore::pytest.PytestConfigWarning", "-W", "ignore::pytest.PytestUnknownMarkWarning"),
+    *("-W", "default::DeprecationWarning"),  # its NumPy may be newer than what CuPy was written for
 )
 # Each example, and the package it needs beside gpuprop's own: without it the example is left out.
 EXAMPLES = {
@@ -67,21 +72,39 @@ def versions() -> dict[str, str]:
 
 
 def command(arguments: list[str], limit: float) -> dict[str, Any]:
-    """Run one command; its outcome, seconds and the end of what it printed."""
+    """Run one command; its outcome, seconds and the end of what it printed. After its time it is interrupted,
+    as by Ctrl-C, so that pytest writes what it has; then it ends, and all that it started."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    start = time.perf_counter()
+    pipe, start = subprocess.PIPE, time.perf_counter()
+    run = subprocess.Popen(
+        arguments, stdout=pipe, stderr=pipe, text=True, cwd=ROOT, env=environment, process_group=0
+    )
     try:
-        done = subprocess.run(
-            arguments, capture_output=True, text=True, timeout=max(limit, 1), cwd=ROOT, env=environment
-        )
-        code, output = done.returncode, done.stdout + done.stderr
-    except subprocess.TimeoutExpired as error:
-        code, output = 124, _text(error.stdout) + _text(error.stderr)
-    return {"returncode": code, "seconds": round(time.perf_counter() - start, 1), "output": output[-4000:]}
+        output = run.communicate(timeout=max(limit, 1))
+        code = run.returncode
+    except subprocess.TimeoutExpired:
+        code, output = 124, _stopped(run)
+    finally:
+        _kill_group(run)
+    seconds = round(time.perf_counter() - start, 1)
+    return {"returncode": code, "seconds": seconds, "output": "".join(output)[-4000:]}
 
 
-def _text(stream: bytes | str | None) -> str:
-    return stream.decode(errors="replace") if isinstance(stream, bytes) else stream or ""
+def _stopped(run: subprocess.Popen[str]) -> tuple[str, str]:
+    """What a command printed that is interrupted, and killed where that does not end it."""
+    run.send_signal(signal.SIGINT)
+    end = time.perf_counter() + GRACE
+    while run.poll() is None and time.perf_counter() < end:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return run.communicate(timeout=0.2)
+    _kill_group(run)  # what it started may hold its standard output
+    return run.communicate()
+
+
+def _kill_group(run: subprocess.Popen[str]) -> None:
+    """What it started must not be on the GPU while the next part is measured."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(run.pid, signal.SIGKILL)
 
 
 def gpu_tests(limit: float) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -75,12 +76,14 @@ def sanitize(seconds: float, device: str = "cuda") -> dict[str, Any]:
 
 
 def _run(arguments: list[str], limit: float) -> dict[str, Any]:
-    start = time.monotonic()
+    pipe, start = subprocess.PIPE, time.monotonic()
+    tool = subprocess.Popen(arguments, stdout=pipe, stderr=pipe, text=True, process_group=0)
     try:
-        done = subprocess.run(arguments, capture_output=True, text=True, timeout=limit, check=False)
-        code, output = done.returncode, done.stdout + done.stderr
-    except subprocess.TimeoutExpired as error:
-        code, output = 124, (error.stdout or b"").decode(errors="replace")
+        output = "".join(tool.communicate(timeout=limit))
+        code = tool.returncode
+    except subprocess.TimeoutExpired:
+        os.killpg(tool.pid, signal.SIGKILL)  # and the cases that it runs, which would go on
+        code, output = 124, "".join(tool.communicate())
     counts = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: (\d+)", output)
     return {
         "returncode": code,

@@ -9,11 +9,12 @@ import sys
 import time
 
 import numpy as np
-import psutil
 import pytest
 from ranks import command, environment, finish, launch
 
 import gpuprop as gp
+
+psutil = pytest.importorskip("psutil")
 
 GPUPROP = ("-m", "gpuprop")
 CLASSIFY = ("--model", "feedforward", "--embedding-dim", "8", "--hidden", "6", "--dropout", "0.2")

@@ -17,8 +17,6 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-import pooch
-
 from gpuprop.errors import DataError
 from gpuprop.text.datasets import pip_package
 
@@ -50,8 +48,10 @@ class Url(Origin):
 
     def read(self, downloads: Path) -> bytes:
         place = self._place(downloads)
-        pooch.get_logger().setLevel("WARNING")
         try:
+            import pooch  # here, as nothing else needs it
+
+            pooch.get_logger().setLevel("WARNING")
             pooch.retrieve(
                 self.url,
                 None if self.sha256 is None else f"sha256:{self.sha256}",
@@ -59,7 +59,7 @@ class Url(Origin):
                 path=downloads,
                 downloader=pooch.HTTPDownloader(timeout=_TIMEOUT),
             )
-        except Exception as error:  # requests, urllib3, OSError and ValueError (hash): all end the same way
+        except Exception as error:  # of requests, urllib3, a wrong hash, no pooch: all end the same way
             reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
             raise DataError(
                 f"{self.url} could not be downloaded: {reason}\n"
