@@ -15,6 +15,7 @@ from rich.table import Table
 from .backend.threads import num_threads, set_num_threads
 from .bench import growth
 from .bench.catalogue import all_cases
+from .bench.gpu_catalogue import gpu_cases
 from .bench.measure import run
 from .bench.readme_table import ratio, time_of
 from .cli_bench_gpu import bench_gpu
@@ -22,8 +23,10 @@ from .errors import DataError
 
 BENCH_HELP = """Time operations (forward and backward) and whole training steps on this machine's CPU or GPU.
 
-NAMES: what to measure; all of it without any. With --peer torch, PyTorch does the same work in turns with us,
-and the ratio of the times is shown: on a CPU ours over PyTorch's, on a GPU PyTorch's over ours.
+NAMES: what to measure; all of it without any, and an unknown one lists those that there are.
+
+With --peer torch, PyTorch does the same work in turns with us, and the ratio of the times is shown: on a CPU
+ours over PyTorch's, on a GPU PyTorch's over ours.
 
 With --growth, training steps on more and more rows, and the exponent with which their cost grows.
 
@@ -33,7 +36,10 @@ With --device cuda, each row is compared with float64 first: a wrong one has no 
 
 
 def bench(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAMES]...", show_default=False)] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAMES", help="Operations and steps.", show_default=False),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     peer: Annotated[str, typer.Option(help="torch or none.")] = "none",
     threads: Annotated[int, typer.Option(min=0, help="0: GPUPROP_THREADS, or all cores.")] = 0,
@@ -55,7 +61,8 @@ def bench(
     chosen = names or list(known)
     unknown = [name for name in chosen if name not in known]
     if unknown:
-        raise DataError(f"bench: no {', '.join(unknown)}; there is {', '.join(known)}")
+        fix = "" if set(unknown) - set(gpu_cases()) else "; what you name is measured on a GPU: --device cuda"
+        raise DataError(f"bench: no {', '.join(unknown)}; there is {', '.join(known)}{fix}")
     if device != "cpu":
         raise DataError(f"bench measures cpu, cuda and cuda:N, not {device!r}")
     if peer == "torch" and importlib.util.find_spec("torch") is None:

@@ -34,8 +34,12 @@ def bench_gpu(
     unknown = [name for name in names or [] if name not in known]
     if unknown:
         raise DataError(f"bench on a GPU: no {', '.join(unknown)}; there is {', '.join(known)}")
-    if suite is not None and (suite not in SUITES or names):
-        raise DataError(f"bench --suite is {' or '.join(SUITES)}, and without names, not {suite!r}")
+    if suite not in (None, *SUITES):
+        raise DataError(f"bench --suite is {' or '.join(SUITES)}, not {suite!r}")
+    if suite is not None and names:
+        raise DataError(
+            f"bench --suite {suite} is all rows, without names; or --device cuda --peer torch with them"
+        )
     if suite is None and peer == "torch" and importlib.util.find_spec("torch") is None:
         raise DataError("bench: PyTorch is not installed: pip install torch, or leave --peer out")
     cases = [known[name] for name in names or known]

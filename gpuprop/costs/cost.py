@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from . import convolutions, layers, optimizers, recurrent, sequences, simple
+from . import convolutions, layers, losses, optimizers, recurrent, sequences, simple
 from .measure import LONG, Cost, Spec
 
 FORMULAS: dict[str, Callable[..., Cost]] = {
     **simple.FORMULAS,
     **layers.FORMULAS,
+    **losses.FORMULAS,
     **sequences.FORMULAS,
     **convolutions.FORMULAS,
     **recurrent.FORMULAS,
@@ -40,10 +41,15 @@ def cost(op: Any, *inputs: Any, dtype: Any = "float32", **options: Any) -> Cost:
     name = op if isinstance(op, str) else getattr(op, "__name__", repr(op))
     if name not in FORMULAS:
         raise ValueError(f"the cost of {name} is not known; of these it is: {', '.join(sorted(FORMULAS))}")
-    formula = FORMULAS[name]
-    return formula(
-        *(_spec(x, np_dtype(dtype)) for x in inputs), **{k: _option(v) for k, v in options.items()}
-    )
+    try:
+        kind, given = np_dtype(dtype), {k: _option(v) for k, v in options.items()}
+        return FORMULAS[name](*(_spec(x, kind) for x in inputs), **given)
+    except (AttributeError, TypeError) as error:
+        raise TypeError(
+            f"gp.cost of {name} takes a shape, such as (64, 300), or an array for each input of the "
+            f"operation, and options by name; not {inputs!r:.200} and {dict(options, dtype=dtype)!r:.200} "
+            f"({error})"
+        ) from error
 
 
 def np_dtype(dtype: Any) -> Any:
@@ -57,8 +63,8 @@ def np_dtype(dtype: Any) -> Any:
 
 def _spec(x: Any, dtype: Any) -> Any:
     """A shape or an array as a Spec; a list of them as a list; numbers and None as they are."""
-    if isinstance(x, tuple) and all(isinstance(n, int) for n in x):
-        return Spec(x, dtype, True)
+    if isinstance(x, (list, tuple)) and x != [] and all(isinstance(n, int) for n in x):
+        return Spec(tuple(x), dtype, True)
     if isinstance(x, (list, tuple)):
         return [_spec(part, dtype) for part in x]
     if hasattr(x, "shape") and hasattr(x, "dtype"):

@@ -1,4 +1,4 @@
-"""Layers that work row by row, and losses."""
+"""Layers that work row by row."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import numpy as np
 from ..backend.half import is_half
 from ..backend.instantiations import PACK
 from ..ops import activation_kernels, embedding_kernels, layer_norm_kernels
-from ..ops import softmax_cross_entropy_kernels as in_kernels
 from ..ops.linear import Linear, MatMul
 from ..ops.residual_layer_norm import packs_of as residual_packs_of
 from .measure import INT, LONG, Cost, Pass, Spec, add_up, both, gradient_flops, launch
@@ -57,41 +56,6 @@ def matmul(a: Spec, b: Spec) -> Cost:
     forward = launch(a, b, y, flops=2 * y.size * a.shape[-1])
     flops = gradient_flops(MatMul, (a, b), y, a, b)
     return Cost(forward, both([backward], flops) if a.needs_grad or b.needs_grad else Pass())
-
-
-def softmax_cross_entropy(
-    logits: Spec, targets: Spec, *, weight: Any = None, reduction: str = "mean", **_: Any
-) -> Cost:
-    """Two passes in all: logits are read, and their gradient is written by the forward pass already, which a
-    launch of the backward pass leaves as it is where dy is 1. float16, and losses row by row, take two walks
-    over the logits."""
-    z, t = logits.rows(), targets.like(targets.size, dtype=LONG)
-    classes = None if weight is None else z.sums(z.shape[1])
-    forward = launch(0)  # the number of the first bad row
-    forward += launch(classes) if classes is not None else Pass()
-    each = reduction == "none"
-    if reduction == "mean":
-        forward += launch(t, classes, z.sums(in_kernels.total_blocks(len(z))))
-    grid = in_kernels.plan(z)[2]
-    at_once = z.needs_grad and not each and z.dtype != np.float16
-    kept = z if at_once else z.sums(len(z)) if z.needs_grad else None
-    forward += launch(z, t, classes, kept, z.sums(len(z) if each else grid), flops=z.size)
-    backward = launch(0)
-    if not at_once:
-        backward = launch(z, t, classes, z.sums(len(z)), z.sums(len(z)) if each else None, z)
-    return Cost(forward, both([backward], z.size) if z.needs_grad else Pass())
-
-
-def binary_cross_entropy(logits: Spec, targets: Spec, weight: Any = None, pos_weight: Any = None) -> Cost:
-    """|z|, -, exp, log1p, + max(z, 0), - y z; backward σ(z) in four launches, - y, times dy. Half types are
-    computed in float32."""
-    if weight is not None or pos_weight is not None:
-        raise ValueError("the cost of binary_cross_entropy is known without weight and pos_weight alone")
-    half, z = is_half(logits.dtype), logits.sums(*logits.shape)
-    n = z.nbytes
-    widened = launch(logits, z).times(2) if half else Pass()
-    backward = Pass(6, 14 * n, z.size) + (launch(z, logits) if half else Pass())
-    return Cost(Pass(8, 19 * n, z.size) + widened, backward if logits.needs_grad else Pass())
 
 
 def layer_norm(x: Spec, weight: Spec, bias: Spec, eps: float = 1e-5) -> Cost:
@@ -165,12 +129,10 @@ def dropout(x: Spec, p: float, **_: Any) -> Cost:
 
 
 FORMULAS: dict[str, Callable[..., Cost]] = {
-    "binary_cross_entropy": binary_cross_entropy,
     "dropout": dropout,
     "embedding": embedding,
     "layer_norm": layer_norm,
     "linear": linear,
     "matmul": matmul,
     "residual_layer_norm": residual_layer_norm,
-    "softmax_cross_entropy": softmax_cross_entropy,
 }

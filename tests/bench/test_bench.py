@@ -55,7 +55,8 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["nothing"], "no nothing; there is mlp64"),
+        (["nothing"], "no nothing; there is mlp64.*adam$"),
+        (["gru_256"], "no gru_256; there is mlp64.*measured on a GPU: --device cuda"),
         (["--device", "emulated"], "measures cpu, cuda and cuda:N, not 'emulated'"),
         (["--peer", "jax"], "torch or none"),
     ],

@@ -262,18 +262,35 @@ def test_what_is_not_known_says_what_is() -> None:
         gp.cost(ops.bidirectional, ops.gru, (4, 1, 24), [list(weights(3, 24, 32))] * 2, [[None], [None]])
 
 
+@pytest.mark.parametrize(
+    ("inputs", "options", "why"),
+    [
+        (((64, 300),), {}, "missing 1 required positional argument: 'weight'"),
+        ((64, 300), {}, "not \\(64, 300\\) and"),
+        (([64, 300], [100, 300]), {"activaton": "relu"}, "unexpected keyword argument 'activaton'"),
+        (((64, 300), (100, 300)), {"dtype": "bf16"}, "data type 'bf16' not understood"),
+    ],
+)
+def test_what_an_operation_does_not_take(inputs: Any, options: Any, why: str) -> None:
+    with pytest.raises(TypeError, match=f"gp.cost of linear takes a shape, such as .*{why}"):
+        gp.cost("linear", *inputs, **options)
+    assert gp.cost("linear", [64, 300], [100, 300]) == gp.cost("linear", (64, 300), (100, 300))
+
+
 # Where the cost hangs on values, or on how CuPy composes the operation.
 UNKNOWN = {
-    "avg_pool1d", "getitem", "linear_cross_entropy", "max_pool1d", "pack", "pack_labels",
-    "packing_of", "unpack",
+    "avg_pool1d", "getitem", "max_pool1d", "pack", "pack_labels", "packing_of", "unpack",
 }  # fmt: skip
+
+
+BELOW = {"cast", "conv1d_relu_max", "linear_cross_entropy"}  # which have tests of their own
 
 
 def test_every_public_operation_is_known_but_these() -> None:
     public = {name for name in ops.__all__ if name[0].islower()}
     assert public - set(FORMULAS) == UNKNOWN
     assert set(FORMULAS) - public == {"Adam", "AdamW"}
-    assert public & set(FORMULAS) - {op for op, *_ in CASES} == {"cast", "conv1d_relu_max"}  # below
+    assert public & set(FORMULAS) - {op for op, *_ in CASES} == BELOW
 
 
 @pytest.mark.parametrize("tensor_cores", [False, True])
