@@ -18,11 +18,16 @@ import gpuprop as gp
 from .bench import gpu_machine, gpu_suite
 from .bench.gpu_case import VARIANTS
 from .bench.gpu_catalogue import gpu_cases
-from .bench.gpu_table import percent
+from .bench.gpu_table import megabytes, percent
 from .cli_support import say
 from .errors import DataError
 
 SUITES = ("gpu",)
+HEADS = {  # of the columns of `VARIANTS`
+    "eager": "eager", "channels_last": "conv2d", "compiled": "compile", "reduce_overhead": "reduce",
+    "graph": "graph",
+}  # fmt: skip
+WIDE = 132  # columns at least, in which no number is broken
 
 
 def bench_gpu(
@@ -49,7 +54,7 @@ def bench_gpu(
         path = json_file if json_file is not None or suite is None else _default_file()
         write = _writer(path, len(cases))
         result = gpu_suite.run(cases, bool(suite) or peer == "torch", limit, write=write)
-    Console().print(render(result))
+    Console(width=max(Console().width, WIDE)).print(render(result))
     for line in remarks(result):
         typer.echo(line)
     if path is not None:
@@ -93,10 +98,11 @@ def render(result: dict[str, Any]) -> Table:
     table = Table(
         box=None, padding=(0, 2, 0, 0), header_style="bold", caption_justify="left",
         caption=f"{result['machine']['gpu']}; copy {speeds['copy_bytes_per_s'] / 1e12:.2f} TB/s; products "
-        f"{peaks} TFLOP/s; medians of CUDA's clock; above 1 is faster than PyTorch",
+        f"{peaks} TFLOP/s; medians of CUDA's clock; the share of the floor; MB of ours and PyTorch's; then "
+        f"PyTorch's times over ours, above 1 is faster: {', '.join(VARIANTS.values())}",
     )  # fmt: skip
     table.add_column("name", no_wrap=True)
-    for name in ("eager ms", "captured", "floor", "launches", *VARIANTS.values(), ""):
+    for name in ("eager ms", "captured", "floor", "launches", "MB", *(HEADS[v] for v in VARIANTS), ""):
         table.add_column(name, justify="right")
     for row in result["rows"]:
         table.add_row(row["name"], *_cells(row))
@@ -105,11 +111,17 @@ def render(result: dict[str, Any]) -> Table:
 
 def _cells(row: dict[str, Any]) -> list[str]:
     if "ours" not in row:
-        return ["-"] * (4 + len(VARIANTS)) + ["wrong" if "wrong" in row else "failed"]
+        return ["-"] * (5 + len(VARIANTS)) + ["wrong" if "wrong" in row else "failed"]
     ours = row["ours"]
     times = [f"{ours[name]['ms']:.3f}" for name in ("eager", "captured")]
     ratios = [f"{row['ratios'][name]:.2f}" if name in row["ratios"] else "-" for name in VARIANTS]
-    return [*times, percent(row.get("of_floor")), str(ours["launches"] or "-"), *ratios, row["verdict"]]
+    own = [
+        *times,
+        percent(row.get("of_floor")),
+        str(ours["launches"] or "-"),
+        megabytes(row["memory"]).replace(" MB", ""),
+    ]
+    return [*own, *ratios, row["verdict"]]
 
 
 def remarks(result: dict[str, Any]) -> list[str]:
