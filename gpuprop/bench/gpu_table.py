@@ -1,4 +1,4 @@
-"""The README's table of the GPU bench, from a result of `gpuprop bench --suite gpu`.
+"""The README's table of the GPU bench, from a result of `gpuprop bench --suite gpu`, or of `make gpu`.
 
 python -m gpuprop.bench.gpu_table [FILE.json]            print it
 python -m gpuprop.bench.gpu_table [FILE.json] README.md  write it between the marks in README.md
@@ -98,7 +98,8 @@ def main(arguments: list[str]) -> int:
         print(__doc__, file=sys.stderr)
         return 2
     source = sources[0] if sources else newest()
-    table = markdown(None if source is None else json.loads(source.read_text(encoding="utf-8")))
+    found = None if source is None else json.loads(source.read_text(encoding="utf-8"))
+    table = markdown(found["bench"]["results"] if found and "bench" in found else found)
     if not targets:
         print(table, end="")
         return 0

@@ -189,6 +189,10 @@ def test_the_table_holds_targets_until_there_is_a_result(fake_gpu: Any, tmp_path
     assert gpu_table.main([str(path), str(readme)]) == 0
     table = readme.read_text()
     assert table == f"a\n{gpu_table.START}\n{gpu_table.markdown(result)}{gpu_table.END}\nb\n"
+    of_all = path.with_name("of-make-gpu.json")
+    of_all.write_text(json.dumps({"ok": True, "bench": {"returncode": 0, "results": result}}))
+    assert gpu_table.main([str(of_all), str(readme)]) == 0
+    assert readme.read_text() == table
     launches = result["rows"][0]["ours"]["launches"]
     assert f"| 2.000 | 0 % | {launches} | - | - | - | - |" in table
     assert "Copy 4.00 TB/s, products 50 TFLOP/s fp32" in table
