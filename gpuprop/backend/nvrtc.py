@@ -22,9 +22,11 @@ MISSING = (
 
 @dataclass(frozen=True)
 class CompiledKernel:
-    """What ptxas reports for a kernel: registers a thread; bytes of static shared memory, stack, spills."""
+    """What ptxas reports for a kernel: registers a thread; bytes of static shared memory, stack, spills.
+    symbol: its name in the machine code."""
 
     name: str
+    symbol: str
     arch: str
     registers: int
     shared_bytes: int
@@ -193,7 +195,7 @@ def _resources(log: str, arch: str, mangled: dict[str, str]) -> list[CompiledKer
             for pattern in (r"Used (\d+) registers", r"(\d+) bytes smem", r"(\d+) bytes stack frame",
                             r"(\d+) bytes spill stores", r"(\d+) bytes spill loads")
         ]  # fmt: skip
-        kernels.append(CompiledKernel(mangled.get(symbol, symbol), arch, *numbers))
+        kernels.append(CompiledKernel(mangled.get(symbol, symbol), symbol, arch, *numbers))
     return kernels
 
 

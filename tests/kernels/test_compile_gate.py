@@ -5,16 +5,15 @@ from __future__ import annotations
 import re
 
 import pytest
+from cubins import FILES, is_hot, names_in
 
-from gpuprop.backend import kernels, nvrtc
+from gpuprop.backend import nvrtc
 from gpuprop.backend.occupancy import occupancy
 from gpuprop.errors import BuildError
 from gpuprop.ops.softmax_cross_entropy_kernels import SLAB_BYTES, SLAB_THREADS
 
 pytestmark = pytest.mark.skipif(not nvrtc.available(), reason=nvrtc.MISSING)
-FILES = {file.path.name: file for file in kernels.kernel_files()}
 QUICK = ("sm_80", "sm_90")  # the others take minutes
-HOT = ("float", "__half", "__nv_bfloat16")  # double is for checks
 THREADS = {"sort_ids": 1024, "softmax_cross_entropy_slab": SLAB_THREADS, "add_sorted_rows": 64}  # else 256
 THREADS |= {f"{cell}_sequence_{way}": 384 for cell in ("gru", "lstm") for way in ("forward", "backward")}
 THREADS |= {f"conv1d_depthwise_{way}": n for way, n in (("forward", 128), ("backward", 128), ("sum", 1024))}
@@ -40,14 +39,6 @@ LEAST_WARPS = (
 )
 
 
-def compile_file(name, arch):
-    file = FILES[name]
-    names = [expression for group in file.instantiations.values() for expression in group]
-    names = list(dict.fromkeys(names))
-    source = file.path.read_text(encoding="utf-8")
-    return names, nvrtc.compile_cubin(source, arch, names, [f"-I{file.path.parent}"], name)
-
-
 def gates():
     """Every file for every architecture; for two of them, unless all tests run."""
     for name in FILES:
@@ -56,15 +47,15 @@ def gates():
 
 
 @pytest.mark.parametrize(("name", "arch"), list(gates()))
-def test_compiles(name, arch):
-    names, info = compile_file(name, arch)
+def test_compiles(name, arch, cubins):
+    info = cubins.compiled(name, arch)
     assert info.cubin[:4] == b"\x7fELF"
-    assert [kernel.name for kernel in info.kernels] == names
+    assert [kernel.name for kernel in info.kernels] == names_in(name, arch)
     for kernel in info.kernels:
         assert kernel.arch == arch
         assert 0 < kernel.registers <= 255
         assert kernel.shared_bytes <= 48 * 1024
-        if kernel.name.partition("<")[2].startswith(HOT):
+        if is_hot(kernel.name):
             assert (kernel.stack_bytes, kernel.spill_stores, kernel.spill_loads) == (0, 0, 0), kernel
             if arch in QUICK:
                 assert warps_of(kernel) >= least_warps(kernel.name), kernel

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import re
-import shutil
-import subprocess
-from collections import Counter
-
 import pytest
+from cubins import nvdisasm
 
-from gpuprop.backend import kernels, nvrtc
 from gpuprop.backend.occupancy import occupancy
 
 ARCHITECTURES = ("sm_80", "sm_90")
@@ -62,40 +57,13 @@ HOT = {
 }
 
 
-def nvdisasm():
-    """The disassembler of NVIDIA's wheel or of a toolkit."""
-    wheels = [path.parent / "bin" / "nvdisasm" for path in nvrtc.include_dirs()]
-    found = [str(path) for path in wheels if path.exists()] or [shutil.which("nvdisasm")]
-    return found[0]
-
-
-@pytest.fixture(scope="module")
-def compiled():
-    if not nvrtc.available():
-        pytest.skip(nvrtc.MISSING)
-    made = {}
-
-    def compile_one(file, expression, arch):
-        if (file, expression, arch) not in made:
-            path = kernels.folder() / file
-            source = path.read_text(encoding="utf-8")
-            made[file, expression, arch] = nvrtc.compile_cubin(
-                source, arch, [expression], [f"-I{path.parent}"], file
-            )
-        return made[file, expression, arch]
-
-    return compile_one
-
-
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 @pytest.mark.parametrize("kernel", HOT, ids=lambda kernel: kernel[1])
-def test_16_bytes_at_a_time(kernel, arch, compiled, tmp_path):
+def test_16_bytes_at_a_time(kernel, arch, cubins):
     if nvdisasm() is None:
         pytest.skip("no nvdisasm: pip install nvidia-cuda-nvdisasm")
-    binary = tmp_path / "kernel.cubin"
-    binary.write_bytes(compiled(*kernel, arch).cubin)
-    listing = subprocess.run([nvdisasm(), "-c", binary], capture_output=True, text=True, check=True).stdout
-    wide = Counter(re.findall(r"\b(LDG|STG)\.E\S*\.128", listing))
+    file, name = kernel
+    wide = cubins.wide_accesses(file, arch)[name]
     loads, stores, *_ = HOT[kernel]
     assert wide["LDG"] >= loads
     assert wide["STG"] >= stores
@@ -103,7 +71,8 @@ def test_16_bytes_at_a_time(kernel, arch, compiled, tmp_path):
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 @pytest.mark.parametrize("kernel", HOT, ids=lambda kernel: kernel[1])
-def test_enough_warps_fit_a_processor(kernel, arch, compiled):
-    (info,) = compiled(*kernel, arch).kernels
+def test_enough_warps_fit_a_processor(kernel, arch, cubins):
+    file, name = kernel
+    (info,) = (made for made in cubins.compiled(file, arch).kernels if made.name == name)
     *_, threads, wanted = HOT[kernel]
     assert occupancy(arch, threads, info.registers, info.shared_bytes).warps >= wanted, info
