@@ -46,7 +46,8 @@ def atomic_write(path: str | Path, content: bytes) -> None:
         raise write_error(path, error) from error
     finally:
         if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)  # gone already when all went well
+            with contextlib.suppress(FileNotFoundError):  # gone already when all went well
+                os.unlink(temporary)  # no Path: each interns its name, and this one is new every time
 
 
 def leftovers(folder: str | Path, names: Iterable[str]) -> list[Path]:
