@@ -70,7 +70,16 @@ def test_compile_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert [(row["name"], row["arch"]) for row in rows] == [
         ("scale", "sm_80"), ("negate<double>", "sm_80"), ("scale", "sm_90"), ("negate<double>", "sm_90"),
     ]  # fmt: skip
-    keys = ["name", "arch", "registers", "shared_bytes", "stack_bytes", "spill_stores", "spill_loads"]
+    keys = [
+        "name",
+        "symbol",
+        "arch",
+        "registers",
+        "shared_bytes",
+        "stack_bytes",
+        "spill_stores",
+        "spill_loads",
+    ]
     assert all(list(row) == [*keys, "warps"] and row["registers"] > 0 for row in rows)
     assert {row["warps"] for row in rows} == {64}
     assert cli.main([*words, "--option", "-DMARGIN=1", "--threads", "32"]) == 0

@@ -206,7 +206,7 @@ FACTS = {
 }
 # One table for sides that have nothing to do with each other learns them more slowly.
 SLOW_FACTS = {"transformer-tied": {"steps": 600, "lr": 0.0028}}
-OFTEN = ("gru-dot", "lstm-additive-feeding", "transformer-pre", "transformer-post", "conv")
+OFTEN = ("gru-dot", "transformer-pre", "conv")
 
 
 def check_learns(family, settings, entries, make_batch, test, changes=None):
