@@ -4,51 +4,22 @@
 //
 // N columns a thread: 16 bytes, or one where positions are not whole packs. A block owns 32 N columns of a text; its warps
 // share the positions, and their results are put together in order.
-#include "common.cuh"
-
-constexpr int THREADS = 256, WARPS = THREADS / 32;
-constexpr int LEAST = 3;  // blocks a processor; for more, some compilers save registers and spill
-
-template <int N> __device__ inline int tiles_of(int channels) { return (channels + 32 * N - 1) / (32 * N); }
+#include "largest_over_time.cuh"
 
 // y = the largest of the real tokens, 0 without any; winner (batch, channels): where it stands, the first, or -1.
 template <typename T, typename Acc, int N>
 __global__ void __launch_bounds__(THREADS, LEAST)
 max_over_time_forward(const T* __restrict__ x, const bool* __restrict__ mask, T* __restrict__ y, int* __restrict__ winner,
                       long long batch, int length, int channels) {
-  __shared__ Acc largest_of[WARPS][32 * N];
-  __shared__ int winner_of[WARPS][32 * N];
-  const int tiles = tiles_of<N>(channels), warp = threadIdx.x / 32, own = threadIdx.x % 32 * N;
+  const int tiles = tiles_of<N>(channels);
   for (long long item = blockIdx.x; item < batch * tiles; item += gridDim.x) {
     const long long b = quotient(item, tiles);
-    const int first = (int)(item - b * tiles) * 32 * N;
-    Acc largest[N];
-    int at[N];
-#pragma unroll
-    for (int e = 0; e < N; ++e) largest[e] = 0, at[e] = -1;
-    for (int t = warp; t < length && first + own < channels; t += WARPS) {
-      if (mask && !mask[b * length + t]) continue;
-      const Pack<T, N> pack = load_pack<T, N>(x + (b * length + t) * channels + first + own);
-#pragma unroll
-      for (int e = 0; e < N; ++e) {
-        const Acc v = to_acc(pack.v[e]);
-        if (wins(v, t, largest[e], at[e])) largest[e] = v, at[e] = t;
-      }
-    }
-#pragma unroll
-    for (int e = 0; e < N; ++e) largest_of[warp][own + e] = largest[e], winner_of[warp][own + e] = at[e];
-    __syncthreads();
-    for (int c = threadIdx.x; c < 32 * N && first + c < channels; c += THREADS) {
-      Acc top = 0;
-      int t = -1;
-      for (int other = 0; other < WARPS; ++other) {
-        const int where = winner_of[other][c];
-        if (where >= 0 && wins(largest_of[other][c], where, top, t)) top = largest_of[other][c], t = where;
-      }
-      y[b * channels + first + c] = from_acc<T>(top);
-      winner[b * channels + first + c] = t;
-    }
-    __syncthreads();
+    const auto counts = [=](int t) { return !mask || mask[b * length + t]; };
+    const auto put = [=](int c, Acc top, int t) {
+      y[b * channels + c] = from_acc<T>(top);
+      winner[b * channels + c] = t;
+    };
+    largest_over_time<T, Acc, N>(x + b * length * channels, length, channels, (int)(item - b * tiles) * 32 * N, counts, put);
   }
 }
 

@@ -46,16 +46,9 @@ gru_sequence_forward(T* __restrict__ gates, const T* __restrict__ weight, const 
 
   for (int step = 0; step < length; ++step) {
     const int t = walk.time(step);
-    T x[ROWS][3];  // on their way while the product is computed
+    T x[ROWS][3];
     bool real[ROWS];
-#pragma unroll
-    for (int r = 0; r < ROWS; ++r)
-      if (walk.owner() && r < walk.rows) {
-        const T* gate = gates + walk.place(r, t) * 3 * size + c;
-#pragma unroll
-        for (int j = 0; j < 3; ++j) x[r][j] = gate[j * size];
-        real[r] = !mask || mask[walk.token(r, t)];
-      }
+    read_step(walk, gates, mask, t, x, real);
     product.multiply(weight);
     __syncthreads();
 #pragma unroll
@@ -185,16 +178,9 @@ lstm_sequence_forward(T* __restrict__ gates, const T* __restrict__ weight, const
 
   for (int step = 0; step < length; ++step) {
     const int t = walk.time(step);
-    T x[ROWS][4];  // on their way while the product is computed
+    T x[ROWS][4];
     bool real[ROWS];
-#pragma unroll
-    for (int r = 0; r < ROWS; ++r)
-      if (walk.owner() && r < walk.rows) {
-        const T* gate = gates + walk.place(r, t) * 4 * size + c;
-#pragma unroll
-        for (int j = 0; j < 4; ++j) x[r][j] = gate[j * size];
-        real[r] = !mask || mask[walk.token(r, t)];
-      }
+    read_step(walk, gates, mask, t, x, real);
     product.multiply(weight);
     __syncthreads();
 #pragma unroll

@@ -21,6 +21,21 @@ template <int ROWS> struct Walk {
   __device__ bool owner() const { return threadIdx.x < size; }
 };
 
+// What a step forward reads, early enough to be on its way while the product is computed: W_ih x of this thread's column of each
+// gate, and which rows have a real token.
+template <int GATES, typename T, int ROWS>
+__device__ inline void read_step(const Walk<ROWS>& walk, const T* __restrict__ gates, const bool* __restrict__ mask, int t,
+                                 T (&x)[ROWS][GATES], bool (&real)[ROWS]) {
+#pragma unroll
+  for (int r = 0; r < ROWS; ++r)
+    if (walk.owner() && r < walk.rows) {
+      const T* gate = gates + walk.place(r, t) * GATES * walk.size + threadIdx.x;
+#pragma unroll
+      for (int j = 0; j < GATES; ++j) x[r][j] = gate[j * walk.size];
+      real[r] = !mask || mask[walk.token(r, t)];
+    }
+}
+
 // ROWS vectors (inner,) times a matrix (inner, columns). Slices of the block's threads take TOGETHER rows of the matrix in
 // turn, a thread a pack of columns, and leave a sum a slice; who uses a result adds these in order. Where a row of the matrix
 // is read from changes nothing in the order of adding.

@@ -3,25 +3,18 @@ left, and its rows go into the one JSON."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-PATH = Path(__file__).parents[1] / "gpu" / "check.py"
+import scripts
 
 
 @pytest.fixture
 def check() -> Any:
-    spec = importlib.util.spec_from_file_location("gpu_check", PATH)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return scripts.load("check")
 
 
 def run(

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from typing import Any
 
-PATH = Path(__file__).parents[1] / "gpu" / "experiments.py"
-
-
-def load() -> Any:
-    spec = importlib.util.spec_from_file_location("gpu_experiments", PATH)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+import scripts
 
 
 def test_they_run_and_what_they_compute_is_right(fake_gpu: Any) -> None:
-    experiments = load()
+    experiments = scripts.load("experiments")
     results = experiments.measure(60.0, small=True)
     assert list(results) == list(experiments.EXPERIMENTS)
     failed = {name: r for name, r in results.items() if isinstance(r, dict) and "failed" in r}
@@ -39,7 +28,7 @@ def test_they_run_and_what_they_compute_is_right(fake_gpu: Any) -> None:
 
 
 def test_no_time_left_and_failures_are_told_of(fake_gpu: Any, monkeypatch: Any) -> None:
-    experiments = load()
+    experiments = scripts.load("experiments")
     assert set(map(str, experiments.measure(-1.0).values())) == {"{'left out': 'no time'}"}
     monkeypatch.setattr(experiments, "EXPERIMENTS", {"nodes": lambda small: 1 / 0})
     assert experiments.measure(60.0, small=True)["nodes"]["failed"].startswith("ZeroDivisionError")

@@ -15,7 +15,8 @@ FILES = {file.path.name: file for file in kernels.kernel_files()}
 
 
 HOT = ("float", "__half", "__nv_bfloat16")  # double is for checks
-WITHOUT_DOUBLE = "sm_80"  # sm_90 is quick's other one, and has them: they take a third of the time
+QUICK = ("sm_80", "sm_90")  # the other architectures take minutes
+WITHOUT_DOUBLE = "sm_80"  # sm_90 has them: they take a third of the time
 
 
 def is_hot(expression):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from cubins import FILES, is_hot, names_in
+from cubins import FILES, QUICK, is_hot, names_in
 
 from gpuprop.backend import nvrtc
 from gpuprop.backend.occupancy import occupancy
@@ -13,7 +13,6 @@ from gpuprop.errors import BuildError
 from gpuprop.ops.softmax_cross_entropy_kernels import SLAB_BYTES, SLAB_THREADS
 
 pytestmark = pytest.mark.skipif(not nvrtc.available(), reason=nvrtc.MISSING)
-QUICK = ("sm_80", "sm_90")  # the others take minutes
 THREADS = {"sort_ids": 1024, "softmax_cross_entropy_slab": SLAB_THREADS, "add_sorted_rows": 64}  # else 256
 THREADS |= {f"{cell}_sequence_{way}": 384 for cell in ("gru", "lstm") for way in ("forward", "backward")}
 THREADS |= {f"conv1d_depthwise_{way}": n for way, n in (("forward", 128), ("backward", 128), ("sum", 1024))}

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from cubins import nvdisasm
+from cubins import QUICK, nvdisasm
 
 from gpuprop.backend.occupancy import occupancy
-
-ARCHITECTURES = ("sm_80", "sm_90")
 
 MAXIMUM = "conv1d_relu_max.cu"
 SEQUENCE = (
@@ -57,7 +55,7 @@ HOT = {
 }
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("arch", QUICK)
 @pytest.mark.parametrize("kernel", HOT, ids=lambda kernel: kernel[1])
 def test_16_bytes_at_a_time(kernel, arch, cubins):
     if nvdisasm() is None:
@@ -69,7 +67,7 @@ def test_16_bytes_at_a_time(kernel, arch, cubins):
     assert wide["STG"] >= stores
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("arch", QUICK)
 @pytest.mark.parametrize("kernel", HOT, ids=lambda kernel: kernel[1])
 def test_enough_warps_fit_a_processor(kernel, arch, cubins):
     file, name = kernel

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
-from pathlib import Path
 
 import pytest
+import scripts
 
 from gpuprop.backend import kernels, signatures
-
-PATH = Path(__file__).parents[1] / "gpu" / "sanitize.py"
 
 
 @pytest.fixture(scope="module")
 def sanitize():
-    if not PATH.exists():
-        pytest.skip("tests/gpu is not part of the wheel's tests")
-    spec = importlib.util.spec_from_file_location("gpu_sanitize", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return scripts.load("sanitize")
 
 
 @pytest.fixture

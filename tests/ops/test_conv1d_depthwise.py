@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from convolutions import NAMES, TOLERANCE, double, dtype_named, make, reference, sides
+from convolutions import NAMES, TOLERANCE, check_captured, double, dtype_named, make, reference, sides
 
 import gpuprop as gp
 from gpuprop import ops
-from gpuprop.backend.arrays import to_device, to_host
 from gpuprop.backend.device import use_device
 from gpuprop.ops import conv1d_depthwise, conv1d_kernels
 from gpuprop.ops.windows import Geometry
@@ -105,27 +104,7 @@ def test_which_kernel_is_launched(fake_gpu, channels, multiplier, kernel, option
 
 
 def test_same_bits_inside_a_captured_step(any_gpu):
-    rng = np.random.default_rng(0)
-    weight, bias = (
-        gp.tensor(rng.standard_normal(s).astype(np.float32), requires_grad=True) for s in ((8, 3, 1), 8)
-    )
-
-    def step(x):
-        weight.grad = bias.grad = None
-        y = ops.conv1d(x, weight, bias, padding="same", groups=8)
-        y.backward(y.data)
-        return y, weight.grad, bias.grad
-
-    captured = gp.capture(step)
-    for i in range(4):
-        x = np.random.default_rng(i).standard_normal((2, 9, 8)).astype(np.float32)
-        found, expected = (
-            [to_host(gp.tensor(a).data) for a in run(to_device(x))] for run in (captured, step)
-        )
-        for got, want in zip(found, expected, strict=True):
-            np.testing.assert_array_equal(got, want)
-    assert captured.captured == 1
-    assert captured.replayed >= 2
+    check_captured(groups=8)
 
 
 @pytest.mark.parametrize("multiplier", [1, 2])

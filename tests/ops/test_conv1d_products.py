@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from convolutions import NAMES, TOLERANCE, dtype_named
+from convolutions import NAMES, TOLERANCE, check_captured, dtype_named
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -135,27 +135,7 @@ def test_which_way_is_taken(fake_gpu, monkeypatch, channels, out, length, option
 
 
 def test_inside_a_captured_step(any_gpu, always):
-    """Nothing waits or allocates outside the pool, and replays compute from what is there then."""
-    rng = np.random.default_rng(0)
-    weight, bias = (
-        gp.tensor(rng.standard_normal(s).astype(np.float32), requires_grad=True) for s in ((8, 3, 8), 8)
-    )
-
-    def step(x):
-        weight.grad = bias.grad = None
-        y = ops.conv1d(x, weight, bias, padding="same", stride=1)
-        y.backward(y.data)
-        return y, weight.grad, bias.grad
-
-    captured = gp.capture(step)
-    for i in range(4):
-        x = np.random.default_rng(i).standard_normal((2, 9, 8)).astype(np.float32)
-        found = [to_host(gp.tensor(a).data) for a in captured(to_device(x))]
-        expected = [to_host(gp.tensor(a).data) for a in step(to_device(x))]
-        for got, want in zip(found, expected, strict=True):
-            np.testing.assert_array_equal(got, want)
-    assert captured.captured == 1
-    assert captured.replayed >= 2
+    check_captured(stride=1)
 
 
 @pytest.mark.parametrize(
