@@ -11,9 +11,9 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
-from gpuprop import cli_devices
 from gpuprop.backend import cuda_setup, device, diagnose, inventory
 from gpuprop.backend.diagnose import Step, usable
+from gpuprop.cli import devices as cli_devices
 
 pytestmark = pytest.mark.usefixtures("fresh_device")
 

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 import gpuprop as gp
 from gpuprop.bench import cases, catalogue, measure, readme_table, seq2seq_cases
-from gpuprop.cli_bench import bench
+from gpuprop.cli.bench import bench
 
 app = typer.Typer()
 app.command()(bench)

@@ -12,10 +12,10 @@ from gpu_tiny import SPEEDS, WRONG, FakeTimer, made_wrong, tiny
 from typer.testing import CliRunner
 
 import gpuprop as gp
-from gpuprop import cli_bench_gpu
 from gpuprop.bench import gpu_measure, gpu_row, gpu_suite, gpu_work
 from gpuprop.bench.gpu_catalogue import gpu_cases
-from gpuprop.cli_bench import bench
+from gpuprop.cli import bench_gpu as cli_bench_gpu
+from gpuprop.cli.bench import bench
 
 app = typer.Typer()
 app.command()(bench)

@@ -14,7 +14,6 @@ import pytest
 from gpu_tiny import SPEEDS, WRONG, FakeTimer, made_wrong, tiny
 
 import gpuprop as gp
-from gpuprop import cli_bench_gpu
 from gpuprop.bench import (
     gpu_measure,
     gpu_peers,
@@ -25,6 +24,7 @@ from gpuprop.bench import (
     gpu_work,
 )
 from gpuprop.bench.gpu_catalogue import gpu_cases
+from gpuprop.cli import bench_gpu as cli_bench_gpu
 
 CASES = gpu_cases()
 

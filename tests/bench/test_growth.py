@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 import gpuprop as gp
 from gpuprop.bench import growth
-from gpuprop.cli_bench import bench
+from gpuprop.cli.bench import bench
 
 app = typer.Typer()
 app.command()(bench)

@@ -297,7 +297,7 @@ def test_failures_of_the_machine(cli, data, tmp_path, monkeypatch, error, messag
     def fail(*arguments, **options):
         raise error
 
-    monkeypatch.setattr("gpuprop.cli_train.prepare_classification", fail)
+    monkeypatch.setattr("gpuprop.cli.train.prepare_classification", fail)
     done = cli("train", "classify", "--train", data / "kinds.tsv", "--out", tmp_path / "run")
     assert done.code == 1
     assert message in done.err

@@ -116,7 +116,7 @@ def test_beams_that_are_none(cli, data, translator, beam):
 
 def test_what_was_answered_stays_when_a_later_line_fails(cli, translator, monkeypatch):
     """Here for want of memory, in the second bunch of lines."""
-    from gpuprop import cli_predict
+    from gpuprop.cli import predict as cli_predict
     from gpuprop.training.seq2seq import SequenceToSequence
 
     monkeypatch.setattr(cli_predict, "MOST_LINES", 2)

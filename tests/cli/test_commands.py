@@ -144,7 +144,7 @@ def test_demo_does_not_touch_folders_that_are_not_its_own(cli, demo_data, tmp_pa
 
 
 def test_the_letter_baseline_by_hand():
-    from gpuprop.cli_demo_tasks import letter_baseline
+    from gpuprop.cli.demo_tasks import letter_baseline
 
     train = (["ab", "ba", "ab", "abc"], ["A B", "B A", "X B", "A B"])
     # a -> A (2 of 3), b -> B; "abc" has two phonemes for three letters and teaches nothing

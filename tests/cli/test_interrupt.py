@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import gpuprop
-from gpuprop import cli
+from gpuprop.cli import commands
 
 STRIKES = """
 import os, signal, time
@@ -46,6 +46,6 @@ def test_between_import_and_command(monkeypatch, capfd):
     def struck_app(**options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "app", struck_app)
-    assert cli.main(["devices"]) == 130
+    monkeypatch.setattr(commands, "app", struck_app)
+    assert commands.main(["devices"]) == 130
     assert capfd.readouterr() == ("", "")

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import pytest
 
-from gpuprop.cli_predict import arriving
+from gpuprop.cli.predict import arriving
 from gpuprop.training import load_run
 
 

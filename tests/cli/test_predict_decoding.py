@@ -70,7 +70,7 @@ def test_samples_come_again_with_the_seed_and_line(cli, translator):
 def test_samples_do_not_depend_on_how_lines_come_in(cli, translator, monkeypatch):
     lines = b"a b c d\nb a\nc\nd d d\n"
     together = cli("predict", translator, "--sample", "--temperature", "5", stdin=lines).out
-    monkeypatch.setattr("gpuprop.cli_predict.MOST_LINES", 1)
+    monkeypatch.setattr("gpuprop.cli.predict.MOST_LINES", 1)
     assert cli("predict", translator, "--sample", "--temperature", "5", stdin=lines).out == together
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from gpuprop import cli, cli_kernel_check
+from gpuprop import cli
 from gpuprop.backend import emulator, kernels, nvrtc
+from gpuprop.cli import kernel_check as cli_kernel_check
 from gpuprop.testing import unavailable
 
 ROOT = Path(__file__).parents[2]

@@ -28,7 +28,7 @@ from gpuprop.backend import nvrtc
 from gpuprop.backend.arrays import get_xp
 from gpuprop.backend.cuda_setup import import_cupy
 from gpuprop.backend.device import use_device
-from gpuprop.cli_kernel_cases import OURS
+from gpuprop.cli.kernel_cases import OURS
 
 TOOLS = ("memcheck", "racecheck", "initcheck")
 TYPES = ("float32", "float16")

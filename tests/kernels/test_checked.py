@@ -10,7 +10,7 @@ import pytest
 from gpuprop.backend.device import get_device, use_device
 from gpuprop.backend.instantiations import C_TYPES
 from gpuprop.backend.random import manual_seed
-from gpuprop.cli_kernel_cases import adam, conv1d_relu_max_products, recurrent_sequence
+from gpuprop.cli.kernel_cases import adam, conv1d_relu_max_products, recurrent_sequence
 from gpuprop.ops import activation_kernels
 from gpuprop.ops.conv1d import conv1d
 from gpuprop.ops.conv1d_relu_max import conv1d_relu_max

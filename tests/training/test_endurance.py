@@ -16,9 +16,9 @@ from resident import NOISE, needs_peak, peak
 
 import gpuprop as gp
 from gpuprop import nn, text
-from gpuprop.cli_options_classify import ClassifyOptions
-from gpuprop.cli_rebuild import check_same, rebuilt_options
-from gpuprop.cli_support import plain
+from gpuprop.cli.options_classify import ClassifyOptions
+from gpuprop.cli.rebuild import check_same, rebuilt_options
+from gpuprop.cli.support import plain
 from gpuprop.models import TextCNN
 from gpuprop.training import CheckpointFolder
 from gpuprop.training.state_file import read_state

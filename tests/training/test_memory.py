@@ -124,7 +124,7 @@ def test_auto_on_a_cpu_is_the_default(tmp_path, capfd, monkeypatch):
 def test_auto_on_a_gpu_tries_the_longest_rows(tmp_path, capfd, monkeypatch):
     """The device is called a GPU's, its memory ends at 21 rows."""
     monkeypatch.setenv("GPUPROP_DEVICE", "cpu")
-    monkeypatch.setattr("gpuprop.cli_batch_size.get_device", lambda: gp.Device("cuda", 0))
+    monkeypatch.setattr("gpuprop.cli.batch_size.get_device", lambda: gp.Device("cuda", 0))
     monkeypatch.setattr(memory, "release_memory", lambda device: None)
     seen = []
     loss_of = Classification.loss

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from gpuprop.cli_options_seq2seq import Seq2SeqOptions
+from gpuprop.cli.options_seq2seq import Seq2SeqOptions
 from gpuprop.training.presets import PRESETS, as_arguments, expanded
 
 

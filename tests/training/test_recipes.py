@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from gpuprop.cli_options_classify import ClassifyOptions
-from gpuprop.cli_options_seq2seq import Seq2SeqOptions
+from gpuprop.cli.options_classify import ClassifyOptions
+from gpuprop.cli.options_seq2seq import Seq2SeqOptions
 from gpuprop.text import datasets
 from gpuprop.text.datasets import PairData
 from gpuprop.training.recipes import RECIPES, first_words

@@ -9,22 +9,22 @@ from typing import Any
 
 import numpy as np
 
-from .cli_options import CommonOptions
-from .cli_options_classify import ClassifyOptions
-from .cli_options_seq2seq import Seq2SeqOptions
-from .cli_support import whole_numbers
-from .errors import DataError
-from .models import ConfiguredModel, FeedForwardClassifier, TextCNN
-from .text.embeddings import Vectors, load_vectors
-from .text.field import TextField
-from .text.files import read_labelled
-from .text.labels import check_classes, hold_out
-from .text.tokenize import Tokenizer, create_tokenizer
-from .text.vocabulary import SPECIALS, Vocabulary
-from .training.classify import Classification
-from .training.metrics import majority_baseline
-from .training.session import Settings
-from .training.tasks import Task
+from ..errors import DataError
+from ..models import ConfiguredModel, FeedForwardClassifier, TextCNN
+from ..text.embeddings import Vectors, load_vectors
+from ..text.field import TextField
+from ..text.files import read_labelled
+from ..text.labels import check_classes, hold_out
+from ..text.tokenize import Tokenizer, create_tokenizer
+from ..text.vocabulary import SPECIALS, Vocabulary
+from ..training.classify import Classification
+from ..training.metrics import majority_baseline
+from ..training.session import Settings
+from ..training.tasks import Task
+from .options import CommonOptions
+from .options_classify import ClassifyOptions
+from .options_seq2seq import Seq2SeqOptions
+from .support import whole_numbers
 
 SMALL_ALPHABET = 100  # phoneme sets have about 40 symbols, with stress marks about 80
 HELD_OUT = 0.1  # of the training rows, where no --valid is given

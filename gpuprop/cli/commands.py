@@ -1,5 +1,4 @@
-"""The command line: `gpuprop`, or `python -m gpuprop`. Each command has a file of its own,
-cli_<command>.py."""
+"""All commands, and what `main` makes of their errors."""
 
 from __future__ import annotations
 
@@ -10,24 +9,24 @@ from typing import Annotated, Any
 
 import typer
 
-from . import cli_data, cli_parallel, cli_train
-from .cli_average import AVERAGE_EXAMPLES, AVERAGE_HELP, average
-from .cli_bench import BENCH_HELP, bench
-from .cli_demo import DEMO_HELP, demo
-from .cli_devices import devices, doctor
-from .cli_evaluate import EVALUATE_EXAMPLES, EVALUATE_HELP, evaluate
-from .cli_help import use_manual_pages
-from .cli_kernels import app as kernels_app
-from .cli_predict import PREDICT_EXAMPLES, PREDICT_HELP, predict
-from .cli_report import REPORT_EXAMPLES, REPORT_HELP, report
-from .cli_resume import RESUME_EXAMPLES, RESUME_HELP, resume
-from .cli_support import BROKEN_PIPE, EXIT_CODES, say, silence_stdout
-from .errors import GpupropError
-from .interrupt import raise_again
-from .parallel.current import current
-from .parallel.failure import is_to_tell
-from .training.files import write_error
-from .version import __version__
+from ..errors import GpupropError
+from ..interrupt import raise_again
+from ..parallel.current import current
+from ..parallel.failure import is_to_tell
+from ..training.files import write_error
+from ..version import __version__
+from . import data, parallel, train
+from .average import AVERAGE_EXAMPLES, AVERAGE_HELP, average
+from .bench import BENCH_HELP, bench
+from .demo import DEMO_HELP, demo
+from .devices import devices, doctor
+from .evaluate import EVALUATE_EXAMPLES, EVALUATE_HELP, evaluate
+from .help import use_manual_pages
+from .kernels import app as kernels_app
+from .predict import PREDICT_EXAMPLES, PREDICT_HELP, predict
+from .report import REPORT_EXAMPLES, REPORT_HELP, report
+from .resume import RESUME_EXAMPLES, RESUME_HELP, resume
+from .support import BROKEN_PIPE, EXIT_CODES, say, silence_stdout
 
 HELP = f"""Train text models by backpropagation, on a CPU (NumPy) or a GPU (CuPy and own CUDA kernels).
 
@@ -67,16 +66,16 @@ def root(
 
 
 app.command("demo", help=DEMO_HELP)(demo)
-app.add_typer(cli_train.app, name="train")
+app.add_typer(train.app, name="train")
 app.command("resume", help=RESUME_HELP, epilog=RESUME_EXAMPLES)(resume)
 app.command("evaluate", help=EVALUATE_HELP, epilog=EVALUATE_EXAMPLES)(evaluate)
 app.command("predict", help=PREDICT_HELP, epilog=PREDICT_EXAMPLES)(predict)
 app.command("report", help=REPORT_HELP, epilog=REPORT_EXAMPLES)(report)
 app.command("average", help=AVERAGE_HELP, epilog=AVERAGE_EXAMPLES)(average)
-app.add_typer(cli_data.app, name="data")
+app.add_typer(data.app, name="data")
 app.command("devices")(devices)
 app.command("doctor")(doctor)
-app.add_typer(cli_parallel.app, name="parallel")
+app.add_typer(parallel.app, name="parallel")
 app.add_typer(kernels_app, name="kernels")
 app.command("bench", help=BENCH_HELP)(bench)
 use_manual_pages(app)

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from .backend import emulator, kernels
-from .backend.device import use_device
-from .backend.instantiations import C_TYPES
-from .backend.signatures import parse_kernels
-from .cli_kernel_cases import OURS
-from .errors import DataError, KernelError
+from ..backend import emulator, kernels
+from ..backend.device import use_device
+from ..backend.instantiations import C_TYPES
+from ..backend.signatures import parse_kernels
+from ..errors import DataError, KernelError
+from .kernel_cases import OURS
 
 # Of the largest value: a few roundings of the type that is stored.
 TOLERANCE = {"float64": 1e-12, "float32": 4e-6, "float16": 2e-3, "bfloat16": 1.6e-2}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
-from .cli_options import MODEL, RUN, TEXT, TRAINING, CommonOptions, TokenizerName, option
-from .errors import DataError
+from ..errors import DataError
+from .options import MODEL, RUN, TEXT, TRAINING, CommonOptions, TokenizerName, option
 
 # Options that mean something to some models only.
 OWN_OPTIONS = {

@@ -12,14 +12,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from .backend.threads import num_threads, set_num_threads
-from .bench import growth
-from .bench.catalogue import all_cases
-from .bench.gpu_catalogue import gpu_cases
-from .bench.measure import run
-from .bench.readme_table import ratio, time_of
-from .cli_bench_gpu import bench_gpu
-from .errors import DataError
+from ..backend.threads import num_threads, set_num_threads
+from ..bench import growth
+from ..bench.catalogue import all_cases
+from ..bench.gpu_catalogue import gpu_cases
+from ..bench.measure import run
+from ..bench.readme_table import ratio, time_of
+from ..errors import DataError
+from .bench_gpu import bench_gpu
 
 BENCH_HELP = """Time operations (forward and backward) and whole training steps on this machine's CPU or GPU.
 

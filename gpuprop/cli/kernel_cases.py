@@ -8,21 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from . import ops
-from .backend import kernels
-from .backend.arrays import to_device
-from .backend.device import get_device
-from .backend.random import state
-from .ops.conv1d_products import padded
-from .ops.conv1d_relu_max import windows_with_tokens
-from .ops.conv1d_relu_max_products import largest
-from .ops.dropout import Dropout
-from .ops.embedding_kernels import sort
-from .ops.scaled_dot_product_attention import Attention
-from .ops.windows import Width
-from .optim import AdamW
-from .tensors import Parameter, Tensor, tensor
-from .training.judgement import LossScale, judge
+from .. import ops
+from ..backend import kernels
+from ..backend.arrays import to_device
+from ..backend.device import get_device
+from ..backend.random import state
+from ..ops.conv1d_products import padded
+from ..ops.conv1d_relu_max import windows_with_tokens
+from ..ops.conv1d_relu_max_products import largest
+from ..ops.dropout import Dropout
+from ..ops.embedding_kernels import sort
+from ..ops.scaled_dot_product_attention import Attention
+from ..ops.windows import Width
+from ..optim import AdamW
+from ..tensors import Parameter, Tensor, tensor
+from ..training.judgement import LossScale, judge
 
 Results = list[Any]
 

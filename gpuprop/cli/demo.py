@@ -12,15 +12,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .backend.device import get_device
-from .backend.random import manual_seed
-from .cli_demo_tasks import SENTENCES, WORDS, Part, pronunciation, sentiment, word_error
-from .cli_support import EXIT_CODES, command, say, use_device
-from .errors import DataError
-from .training.classify import Classification
-from .training.curves import PlotError, draw_curves
-from .training.run import CURVES, RunFolder, check_out
-from .training.session import Session
+from ..backend.device import get_device
+from ..backend.random import manual_seed
+from ..errors import DataError
+from ..training.classify import Classification
+from ..training.curves import PlotError, draw_curves
+from ..training.run import CURVES, RunFolder, check_out
+from ..training.session import Session
+from .demo_tasks import SENTENCES, WORDS, Part, pronunciation, sentiment, word_error
+from .support import EXIT_CODES, command, say, use_device
 
 DEMO_HELP = f"""Train three models on real data and show what they learned.
 

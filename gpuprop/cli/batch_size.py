@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from .backend.device import get_device
-from .cli_options import AUTO, CommonOptions
-from .cli_prepare import Prepared
-from .cli_support import say
-from .training.memory import fitting_rows, longest_first
+from ..backend.device import get_device
+from ..training.memory import fitting_rows, longest_first
+from .options import AUTO, CommonOptions
+from .prepare import Prepared
+from .support import say
 
 Options = TypeVar("Options", bound=CommonOptions)
 

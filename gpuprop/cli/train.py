@@ -9,26 +9,26 @@ from typing import Any
 
 import typer
 
-from .backend.determinism import use_deterministic_algorithms
-from .backend.device import get_device
-from .backend.random import manual_seed
-from .cli_batch_size import with_batch_size
-from .cli_options_classify import ClassifyOptions
-from .cli_options_seq2seq import Seq2SeqOptions
-from .cli_prepare import Prepared, data_files, described_model, prepare_classification
-from .cli_prepare_seq2seq import prepare_seq2seq
-from .cli_ranks import check_ranks, checked_by_first, first, join, with_ranks
-from .cli_support import EXIT_CODES, command, plain, say
-from .errors import DataError, GpupropError, TrainingError
-from .parallel.current import current
-from .parallel.sharing import sharing_rows
-from .training.checkpoint_folder import CHECKPOINTS, CheckpointFolder
-from .training.curves import draw_curves
-from .training.files import describe_files
-from .training.progress import Warnings
-from .training.run import CURVES, RunFolder, check_out
-from .training.run_checkpoints import RunCheckpoints
-from .training.session import Session
+from ..backend.determinism import use_deterministic_algorithms
+from ..backend.device import get_device
+from ..backend.random import manual_seed
+from ..errors import DataError, GpupropError, TrainingError
+from ..parallel.current import current
+from ..parallel.sharing import sharing_rows
+from ..training.checkpoint_folder import CHECKPOINTS, CheckpointFolder
+from ..training.curves import draw_curves
+from ..training.files import describe_files
+from ..training.progress import Warnings
+from ..training.run import CURVES, RunFolder, check_out
+from ..training.run_checkpoints import RunCheckpoints
+from ..training.session import Session
+from .batch_size import with_batch_size
+from .options_classify import ClassifyOptions
+from .options_seq2seq import Seq2SeqOptions
+from .prepare import Prepared, data_files, described_model, prepare_classification
+from .prepare_seq2seq import prepare_seq2seq
+from .ranks import check_ranks, checked_by_first, first, join, with_ranks
+from .support import EXIT_CODES, command, plain, say
 
 app = typer.Typer(no_args_is_help=True)
 

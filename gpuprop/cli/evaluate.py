@@ -12,14 +12,14 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from .cli_support import EXIT_CODES, check_beam, check_number, command, say, table_console, use_device
-from .errors import DataError
-from .models.decoding import STEEPEST
-from .training.classify import Classification
-from .training.decoding import LENGTH_PENALTY, Decoding
-from .training.seq2seq import SequenceToSequence
-from .training.tasks import load_run
-from .training.text_metrics import GROUPING, POINTS, metric_names
+from ..errors import DataError
+from ..models.decoding import STEEPEST
+from ..training.classify import Classification
+from ..training.decoding import LENGTH_PENALTY, Decoding
+from ..training.seq2seq import SequenceToSequence
+from ..training.tasks import load_run
+from ..training.text_metrics import GROUPING, POINTS, metric_names
+from .support import EXIT_CODES, check_beam, check_number, command, say, table_console, use_device
 
 EVALUATE_HELP = f"""Score a trained model on a file.
 

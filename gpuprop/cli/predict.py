@@ -10,14 +10,14 @@ from typing import Annotated, Any, BinaryIO
 
 import typer
 
-from .cli_answers import Answers, LabelAnswers, Pictures, WrittenAnswers
-from .cli_support import EXIT_CODES, check_beam, check_number, command, say, use_device
-from .errors import DataError
-from .models.decoding import STEEPEST
-from .training.classify import Classification
-from .training.decoding import LENGTH_PENALTY, Decoding
-from .training.rows import check_lengths, most_tokens
-from .training.tasks import Task, load_run
+from ..errors import DataError
+from ..models.decoding import STEEPEST
+from ..training.classify import Classification
+from ..training.decoding import LENGTH_PENALTY, Decoding
+from ..training.rows import check_lengths, most_tokens
+from ..training.tasks import Task, load_run
+from .answers import Answers, LabelAnswers, Pictures, WrittenAnswers
+from .support import EXIT_CODES, check_beam, check_number, command, say, use_device
 
 CHUNK = 1 << 16  # bytes read at a time, where so many are there already
 MOST_LINES = 512  # predicted at a time

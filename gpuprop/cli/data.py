@@ -10,9 +10,9 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from .cli_support import say, table_console
-from .errors import DataError
-from .text import datasets
+from ..errors import DataError
+from ..text import datasets
+from .support import say, table_console
 
 app = typer.Typer(no_args_is_help=True)
 

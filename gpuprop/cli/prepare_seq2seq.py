@@ -6,18 +6,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from .backend.arrays import to_device
-from .cli_options_seq2seq import Seq2SeqOptions
-from .cli_prepare import Prepared, build_field, read_vectors, split_rows, watched
-from .errors import DataError
-from .models import ConvSeq2Seq, EncoderDecoder, Seq2Seq, Transformer
-from .text.embeddings import Vectors
-from .text.field import TextField
-from .text.files import read_pairs
-from .training.pair_rows import PairRows
-from .training.presets import PRESETS
-from .training.seq2seq import SequenceToSequence
-from .training.session import Settings, freeze
+from ..backend.arrays import to_device
+from ..errors import DataError
+from ..models import ConvSeq2Seq, EncoderDecoder, Seq2Seq, Transformer
+from ..text.embeddings import Vectors
+from ..text.field import TextField
+from ..text.files import read_pairs
+from ..training.pair_rows import PairRows
+from ..training.presets import PRESETS
+from ..training.seq2seq import SequenceToSequence
+from ..training.session import Settings, freeze
+from .options_seq2seq import Seq2SeqOptions
+from .prepare import Prepared, build_field, read_vectors, split_rows, watched
 
 
 def prepare_seq2seq(options: Seq2SeqOptions) -> Prepared:

@@ -15,12 +15,12 @@ from rich.table import Table
 
 import gpuprop as gp
 
-from .bench import gpu_machine, gpu_suite
-from .bench.gpu_case import VARIANTS
-from .bench.gpu_catalogue import gpu_cases
-from .bench.gpu_table import megabytes, percent
-from .cli_support import say
-from .errors import DataError
+from ..bench import gpu_machine, gpu_suite
+from ..bench.gpu_case import VARIANTS
+from ..bench.gpu_catalogue import gpu_cases
+from ..bench.gpu_table import megabytes, percent
+from ..errors import DataError
+from .support import say
 
 SUITES = ("gpu",)
 HEADS = {  # of the columns of `VARIANTS`

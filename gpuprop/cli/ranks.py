@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from .cli_prepare import Prepared
-from .cli_rebuild import identity
-from .parallel.agreement import check_alike, on_first
-from .parallel.current import current, init
+from ..parallel.agreement import check_alike, on_first
+from ..parallel.current import current, init
+from .prepare import Prepared
+from .rebuild import identity
 
 
 def join(device: str | None) -> None:

@@ -13,13 +13,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .backend import device, kernels, nvrtc
-from .backend.emulator import ORDERS
-from .backend.occupancy import LIMITS, occupancy
-from .backend.signatures import parse_kernels
-from .cli_kernel_check import Check, check_ours, check_theirs
-from .cli_support import say
-from .errors import DataError, DeviceError
+from ..backend import device, kernels, nvrtc
+from ..backend.emulator import ORDERS
+from ..backend.occupancy import LIMITS, occupancy
+from ..backend.signatures import parse_kernels
+from ..errors import DataError, DeviceError
+from .kernel_check import Check, check_ours, check_theirs
+from .support import say
 
 app = typer.Typer(no_args_is_help=True)
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]

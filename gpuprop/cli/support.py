@@ -15,11 +15,11 @@ from typing import Any, TypeVar, get_type_hints
 import typer
 from rich.console import Console
 
-from .backend.device import set_device
-from .errors import DataError
-from .parallel.current import current
-from .parallel.environment import place_of
-from .parallel.failure import is_to_tell
+from ..backend.device import set_device
+from ..errors import DataError
+from ..parallel.current import current
+from ..parallel.environment import place_of
+from ..parallel.failure import is_to_tell
 
 Options = TypeVar("Options")
 EXIT_CODES = """Exit codes:

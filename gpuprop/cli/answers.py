@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .cli_support import say
-from .errors import DataError, GpupropError
-from .models import Hypothesis
-from .text.vocabulary import UNK
-from .training.attention_picture import Attention
-from .training.classify import Classification
-from .training.curves import figure_class
-from .training.decoding import Decoding
-from .training.seq2seq import SequenceToSequence
+from ..errors import DataError, GpupropError
+from ..models import Hypothesis
+from ..text.vocabulary import UNK
+from ..training.attention_picture import Attention
+from ..training.classify import Classification
+from ..training.curves import figure_class
+from ..training.decoding import Decoding
+from ..training.seq2seq import SequenceToSequence
+from .support import say
 
 _ONE_LINE = str.maketrans("\t\n\r", "   ")
 

@@ -11,15 +11,15 @@ from typing import Annotated
 
 import typer
 
-from .backend.device import use_device
-from .cli_support import EXIT_CODES, command, say, whole_numbers
-from .errors import CheckpointError, DataError
-from .text.files import open_regular
-from .training.averaging import average_checkpoints, kept_epochs
-from .training.checkpoint import save
-from .training.files import atomic_write, write_error
-from .training.run import BEST, FORMAT, MODEL, OWN_FILES, check_out
-from .training.tasks import load_run
+from ..backend.device import use_device
+from ..errors import CheckpointError, DataError
+from ..text.files import open_regular
+from ..training.averaging import average_checkpoints, kept_epochs
+from ..training.checkpoint import save
+from ..training.files import atomic_write, write_error
+from ..training.run import BEST, FORMAT, MODEL, OWN_FILES, check_out
+from ..training.tasks import load_run
+from .support import EXIT_CODES, command, say, whole_numbers
 
 AVERAGE_HELP = f"""Average the weights of a training's last epochs.
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from .cli_options import MODEL, TEXT, TRAINING, CommonOptions, TokenizerName, option
-from .cli_support import check_number, whole_numbers
-from .errors import DataError
+from ..errors import DataError
+from .options import MODEL, TEXT, TRAINING, CommonOptions, TokenizerName, option
+from .support import check_number, whole_numbers
 
 
 @dataclass(kw_only=True)

@@ -11,7 +11,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from .training.presets import expanded
+from ..training.presets import expanded
 
 WIDEST = 100
 COLUMN = 26  # where the explanation of an option starts

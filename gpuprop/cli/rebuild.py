@@ -9,13 +9,13 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from .cli_options_classify import ClassifyOptions
-from .cli_options_seq2seq import Seq2SeqOptions
-from .errors import CheckpointError, DataError
-from .text.vocabulary import Vocabulary
-from .training.files import sha256, write_error
-from .training.run import RunFolder
-from .training.session import Settings
+from ..errors import CheckpointError, DataError
+from ..text.vocabulary import Vocabulary
+from ..training.files import sha256, write_error
+from ..training.run import RunFolder
+from ..training.session import Settings
+from .options_classify import ClassifyOptions
+from .options_seq2seq import Seq2SeqOptions
 
 KINDS: dict[str, type[ClassifyOptions] | type[Seq2SeqOptions]] = {
     "classify": ClassifyOptions,

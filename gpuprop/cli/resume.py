@@ -10,25 +10,25 @@ from typing import Annotated, Any
 
 import typer
 
-from .backend.determinism import use_deterministic_algorithms
-from .backend.random import manual_seed
-from .cli_options_classify import ClassifyOptions
-from .cli_options_seq2seq import Seq2SeqOptions
-from .cli_prepare import Prepared, prepare_classification
-from .cli_prepare_seq2seq import prepare_seq2seq
-from .cli_ranks import checked_by_first, first, join, trained_with, with_ranks
-from .cli_rebuild import check_data, check_same, check_vocabularies, rebuilt_options
-from .cli_support import EXIT_CODES, command, say, use_device
-from .cli_train import draw, make_folder, run_training
-from .errors import CheckpointError, DataError
-from .parallel.current import current
-from .parallel.environment import place_of
-from .training.checkpoint_folder import CHECKPOINTS, CheckpointFolder
-from .training.files import write_json
-from .training.run import CONFIG, METRICS, RunFolder, read_config
-from .training.run_checkpoints import BEST_MODEL, settle
-from .training.training_state import TrainingState
-from .version import __version__
+from ..backend.determinism import use_deterministic_algorithms
+from ..backend.random import manual_seed
+from ..errors import CheckpointError, DataError
+from ..parallel.current import current
+from ..parallel.environment import place_of
+from ..training.checkpoint_folder import CHECKPOINTS, CheckpointFolder
+from ..training.files import write_json
+from ..training.run import CONFIG, METRICS, RunFolder, read_config
+from ..training.run_checkpoints import BEST_MODEL, settle
+from ..training.training_state import TrainingState
+from ..version import __version__
+from .options_classify import ClassifyOptions
+from .options_seq2seq import Seq2SeqOptions
+from .prepare import Prepared, prepare_classification
+from .prepare_seq2seq import prepare_seq2seq
+from .ranks import checked_by_first, first, join, trained_with, with_ranks
+from .rebuild import check_data, check_same, check_vocabularies, rebuilt_options
+from .support import EXIT_CODES, command, say, use_device
+from .train import draw, make_folder, run_training
 
 RESUME_HELP = f"""Go on with a training that was stopped.
 

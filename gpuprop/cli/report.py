@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from .cli_support import EXIT_CODES, command, say, use_device
-from .training.curves import PlotError
-from .training.report import write_report
-from .training.report.watch import watch
+from ..training.curves import PlotError
+from ..training.report import write_report
+from ..training.report.watch import watch
+from .support import EXIT_CODES, command, say, use_device
 
 REPORT_HELP = f"""Show what happened inside a training: curves, gradients, slow operations.
 

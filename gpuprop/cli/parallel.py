@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from .cli_support import EXIT_CODES, command, table_console, whole_numbers
-from .errors import DataError
-from .parallel.plan import RANKS, Plan, efficiency
+from ..errors import DataError
+from ..parallel.plan import RANKS, Plan, efficiency
+from .support import EXIT_CODES, command, table_console, whole_numbers
 
 app = typer.Typer(no_args_is_help=True)
 

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from .cli_support import check_number
-from .errors import DataError
-from .training.session import Settings
+from ..errors import DataError
+from ..training.session import Settings
+from .support import check_number
 
 DATA, TEXT, MODEL, TRAINING, RUN = "Data", "Text", "Model", "Training", "Run"
 

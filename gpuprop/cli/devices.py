@@ -14,7 +14,7 @@ from rich.text import Text
 from gpuprop.backend.diagnose import CUDA, EMULATED, Step, diagnose, usable
 from gpuprop.backend.inventory import devices_report
 
-from .cli_support import table_console
+from .support import table_console
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 _MARKS = {True: ("ok", "green"), False: ("FAIL", "bold red"), None: ("-", "dim")}

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from .models import FeedForwardClassifier, Seq2Seq, TextCNN
-from .text import datasets
-from .text.field import TextField
-from .text.tokenize import create_tokenizer
-from .training.classify import Classification
-from .training.metrics import best_references, exact_match, majority_baseline
-from .training.pair_rows import PairRows
-from .training.seq2seq import SequenceToSequence
-from .training.session import Settings
+from ..models import FeedForwardClassifier, Seq2Seq, TextCNN
+from ..text import datasets
+from ..text.field import TextField
+from ..text.tokenize import create_tokenizer
+from ..training.classify import Classification
+from ..training.metrics import best_references, exact_match, majority_baseline
+from ..training.pair_rows import PairRows
+from ..training.seq2seq import SequenceToSequence
+from ..training.session import Settings
 
 SENTENCES = (
     "A funny, warm and beautifully acted film.",
