@@ -4,6 +4,7 @@
 #include <cuda_pipeline_primitives.h>
 #include <mma.h>
 
+#include "../../kernels/tensor_core.cuh"
 #include "bugs_helper.cuh"
 
 constexpr unsigned ALL = 0xffffffffu;
@@ -288,6 +289,80 @@ template <bool fixed> __global__ void endless_spin(volatile int* flag) {
 template <bool fixed> __global__ void endless_atomic_spin(int* flag) {
   if (fixed) atomicExch(flag, 1);
   while (atomicAdd(flag, 0) == 0) {}  // BUG endless_atomic_spin
+}
+
+// ---- matrices of a warp
+
+template <bool fixed> __global__ void matrix_lane_exited(float* y) {
+  const unsigned a[4] = {}, b[2] = {};
+  float d[4] = {};
+  if (!fixed && threadIdx.x == 31) return;
+  mma<__half>(d, a, b);  // BUG matrix_lane_exited
+  y[threadIdx.x] = d[0];
+}
+
+template <bool fixed> __global__ void matrix_half_warp(float* y) {
+  const unsigned a[4] = {}, b[2] = {};
+  float d[4] = {};
+  if (!fixed || blockDim.x % 32 == 0) mma<__nv_bfloat16>(d, a, b);  // BUG matrix_half_warp
+  y[threadIdx.x] = d[0];
+}
+
+template <bool fixed> __global__ void matrix_divergence(float* y) {
+  const unsigned a[4] = {}, b[2] = {};
+  float d[4] = {};
+  if (fixed || threadIdx.x % 2) mma<__half>(d, a, b);  // BUG matrix_divergence
+  else mma<__half>(d, a, b);  // BUG matrix_divergence
+  y[threadIdx.x] = d[0];
+}
+
+template <bool fixed> __global__ void matrix_row_misaligned(float* y) {
+  __shared__ __align__(16) float rows[33 * 4];
+  unsigned r[4];
+  for (int i = threadIdx.x; i < 33 * 4; i += 32) rows[i] = i;
+  __syncwarp();
+  load_matrices(r, &rows[4 * threadIdx.x + (fixed ? 0 : 2)]);  // BUG matrix_row_misaligned
+  y[threadIdx.x] = __uint_as_float(r[0]);
+}
+
+template <bool fixed> __global__ void matrix_row_past_end(float* y) {
+  __shared__ __align__(16) float rows[16 * 4];
+  const float* const row = rows + 4 * threadIdx.x;
+  unsigned two[2], four[4];
+  for (int i = threadIdx.x; i < 16 * 4; i += 32) rows[i] = i;
+  __syncwarp();
+  if (fixed) load_matrices(two, row);  // the other lanes' addresses are not used
+  else load_matrices(four, row);  // BUG matrix_row_past_end
+  y[threadIdx.x] = __uint_as_float(fixed ? two[1] : four[1]);
+}
+
+template <bool fixed> __global__ void matrix_row_in_global(const float* x, float* y) {
+  __shared__ __align__(16) float rows[32 * 4];
+  unsigned r[4];
+  for (int i = 0; i < 4; ++i) rows[4 * threadIdx.x + i] = x[4 * threadIdx.x + i];
+  __syncwarp();
+  load_matrices_turned(r, fixed ? &rows[4 * threadIdx.x] : &x[4 * threadIdx.x]);  // BUG matrix_row_in_global
+  y[threadIdx.x] = __uint_as_float(r[0]);
+}
+
+template <bool fixed> __global__ void matrix_rows_not_there(const float* x, float* y) {
+  __shared__ __align__(16) float rows[32 * 4];
+  unsigned r[4];
+  for (int i = 0; i < 4; ++i) rows[4 * threadIdx.x + i] = x[4 * threadIdx.x + i];
+  if (fixed) __syncwarp();
+  load_matrices(r, &rows[4 * threadIdx.x]);  // BUG matrix_rows_not_there
+  y[threadIdx.x] = __uint_as_float(r[3]);
+}
+
+template <bool fixed> __global__ void matrix_rows_reused(const float* x, float* y) {
+  __shared__ __align__(16) float rows[32 * 4];
+  unsigned r[4];
+  for (int i = 0; i < 4; ++i) rows[4 * threadIdx.x + i] = x[4 * threadIdx.x + i];
+  __syncwarp();
+  load_matrices(r, &rows[4 * threadIdx.x]);  // BUG matrix_rows_reused
+  if (fixed) __syncwarp();
+  rows[4 * threadIdx.x] = x[threadIdx.x];  // BUG matrix_rows_reused
+  y[threadIdx.x] = __uint_as_float(r[3]);
 }
 
 // ---- arithmetic, and what a kernel reports itself

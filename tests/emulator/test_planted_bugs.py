@@ -67,6 +67,14 @@ BUGS: dict[str, tuple[str, int, int, Callable[[], tuple[Any, ...]], int]] = {
     "inactive_lane": ("inactive lane", 1, 32, lambda: (x(32), out(32)), 0),
     "mask_without_caller": ("mask", 1, 32, lambda: (out(32),), 0),
     "divergent_shuffle": ("warp divergence", 1, 32, lambda: (x(32), out(32)), 0),
+    "matrix_lane_exited": ("exited lane", 1, 32, lambda: (out(32),), 0),
+    "matrix_half_warp": ("missing lane", 1, 48, lambda: (out(48),), 0),
+    "matrix_divergence": ("warp divergence", 1, 32, lambda: (out(32),), 0),
+    "matrix_row_misaligned": ("misaligned", 1, 32, lambda: (out(32),), 0),
+    "matrix_row_past_end": ("out of bounds", 1, 32, lambda: (out(32),), 0),
+    "matrix_row_in_global": ("not shared memory", 1, 32, lambda: (x(128), out(32)), 0),
+    "matrix_rows_not_there": ("race", 1, 32, lambda: (x(128), out(32)), 0),
+    "matrix_rows_reused": ("race", 1, 32, lambda: (x(128), out(32)), 0),
     "endless_spin": ("time limit", 1, 1, lambda: (np.zeros(1, i32),), 0),
     "endless_atomic_spin": ("time limit", 1, 2, lambda: (np.zeros(1, i32),), 0),
     "integer_overflow": ("undefined behaviour", 1, 1, lambda: (x(1), out(1), i32(50000), i32(50000)), 0),
@@ -85,6 +93,9 @@ FAULTS = {
     "device_assert": "device assert",
     "divergent_barrier": "barrier divergence",
     "exited_lane": "exited lane",
+    "matrix_lane_exited": "exited lane",
+    "matrix_half_warp": "missing lane",
+    "matrix_row_misaligned": "misaligned",
 }
 
 

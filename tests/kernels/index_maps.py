@@ -266,3 +266,39 @@ def embedding_sums(keys, rows, chunk=32):
             later += 1
         added.setdefault(keys[end - 1], []).append(places)
     return added
+
+
+def mma_left(per):
+    """tensor_core.cuh: row and k of what each lane holds of the left factor: (lane, register, element, 2).
+    per: elements a register. After PTX's "Matrix Fragments for mma.m16n8k16" and "mma.m16n8k8" (.tf32)."""
+    lane, i, e = np.ogrid[:WARP, :4, :per]
+    return _pairs(lane // 4 + 8 * (i % 2), per * (lane % 4 + 4 * (i // 2)) + e)
+
+
+def mma_right(per):
+    """k and column of what each lane holds of the right factor: (lane, register, element, 2)."""
+    lane, i, e = np.ogrid[:WARP, :2, :per]
+    return _pairs(per * (lane % 4 + 4 * i) + e, lane // 4)
+
+
+def mma_result():
+    """Row and column of what each lane holds of the result: (lane, register, 2)."""
+    lane, i = np.ogrid[:WARP, :4]
+    return _pairs(lane // 4 + 8 * (i // 2), 2 * (lane % 4) + i % 2)
+
+
+def loaded(matrices, turned):
+    """Row and element, of rows of eight 2-byte elements that lanes name by their number, of what each lane
+    receives by ldmatrix: (lane, matrix, 2 elements, 2)."""
+    lane, i, e = np.ogrid[:WARP, :matrices, :2]
+    along, across = 2 * (lane % 4) + e, lane // 4
+    return _pairs(8 * i + along, across) if turned else _pairs(8 * i + across, along)
+
+
+def _pairs(*parts):
+    return np.stack(np.broadcast_arrays(*parts), axis=-1)
+
+
+def tf32(x):
+    """float32 with 10 bits behind the point, the nearest; halves away from zero (cvt.rna.tf32)."""
+    return ((x.view(np.uint32) + 0x1000) & 0xFFFFE000).astype(np.uint32).view(np.float32)

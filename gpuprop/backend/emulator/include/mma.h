@@ -129,7 +129,7 @@ GPE_UNCHECKED inline void mma_sync(fragment<accumulator, M, N, K, D>& d,
   const void* lanes[32][2];
   unsigned present;
   const char* slots = gpe_collective(0xffffffffu, mine, sizeof mine, gpe::MATRIX_MULTIPLY, &present, file, line);
-  for (int i = 0; i < 32; i++) memcpy(lanes[i], slots + 16 * i, 16);
+  for (int i = 0; i < 32; i++) memcpy(lanes[i], slots + gpe::SLOT * i, sizeof mine);
   constexpr int count = M * N / 32;
   D result[count];
   for (int i = 0; i < count; i++) {

@@ -183,6 +183,12 @@ void check_access(const Access& access, const Place& place) {
   check_cells(me, *region, access, place);
 }
 
+bool outside_shared_memory(uintptr_t address) {
+  if (schedule.current->fiber.owns(address)) return true;
+  const Region* region = find(address);
+  return region && region->space != SHARED;
+}
+
 void mark_in_flight(uintptr_t address, unsigned bytes, bool in_flight) {
   Region* region = find(address);
   if (!region || bytes == 0) return;

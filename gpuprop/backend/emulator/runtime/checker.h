@@ -55,6 +55,8 @@ void begin_block();
 void end_checks();
 // Ends the launch from inside the thread when the access must not happen.
 void check_access(const Access& access, const Place& place);
+// Whether the thread may use the address, but it is not one of shared memory.
+bool outside_shared_memory(uintptr_t address);
 // cp.async: the bytes are on their way from here to the wait.
 void mark_in_flight(uintptr_t address, unsigned bytes, bool in_flight);
 

@@ -23,7 +23,7 @@ struct Collective {
   int kind;
   const char* file;
   int line;
-  alignas(16) char slots[32][16];
+  alignas(16) char slots[32][SLOT];
   bool collecting() const { return arrived && !unread; }
   bool idle() const { return !arrived && !unread; }
 };
@@ -34,7 +34,8 @@ unsigned meetings_used[MAX_THREADS / 32];
 const char* name_of_kind(int kind) {
   static const char* const names[] = {
       "",       "__syncwarp", "__shfl_sync", "__shfl_up_sync", "__shfl_down_sync", "__shfl_xor_sync",
-      "a vote", "__match",    "__reduce",    "wmma load",      "wmma store",       "wmma mma_sync"};
+      "a vote", "__match",    "__reduce",    "wmma load",      "wmma store",       "a product of matrices",
+      "ldmatrix"};
   return names[kind];
 }
 // By CUDA's documentation these are for the lanes of the mask that have not exited; the others need every lane's value.
@@ -108,7 +109,9 @@ Collective& meeting_for(Thread& me, unsigned mask, int kind, const char* file, i
     if (all[i].idle() && !free_slot) free_slot = &all[i];
   }
   if (!free_slot) free_slot = &all[used++];
-  *free_slot = Collective{mask, mask & existing(me.warp), 0, 0, kind, file, line, {}};
+  free_slot->mask = mask, free_slot->needed = mask & existing(me.warp);
+  free_slot->arrived = free_slot->unread = 0;
+  free_slot->kind = kind, free_slot->file = file, free_slot->line = line;
   return *free_slot;
 }
 

@@ -30,6 +30,14 @@ void gpe_atomic(void* address, unsigned bytes, const char* file, int line) {
   release_and_acquire(me, address);
 }
 
+void gpe_read_matrix_row(const void* address, const char* file, int line) {
+  const auto a = reinterpret_cast<uintptr_t>(address);
+  if (checking() && outside_shared_memory(a))
+    gpe_stop("not shared memory", "ldmatrix reads shared memory only", file, line);
+  if (a % 16) gpe_stop("misaligned", "ldmatrix reads rows of 16 bytes, at multiples of 16", file, line);
+  gpe_touch(address, 16, 0, file, line);
+}
+
 void gpe_fence(int scope) {
   if (scope >= FENCE_DEVICE) schedule.current->fenced = true;
 }

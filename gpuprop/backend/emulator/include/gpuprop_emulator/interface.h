@@ -34,8 +34,10 @@ enum CollectiveKind {
   REDUCE,
   MATRIX_LOAD,
   MATRIX_STORE,
-  MATRIX_MULTIPLY
+  MATRIX_MULTIPLY,
+  MATRIX_ROWS
 };
+enum { SLOT = 48 };  // bytes a lane can deposit, a multiple of 16
 
 enum FenceScope { FENCE_BLOCK = 1, FENCE_DEVICE, FENCE_SYSTEM };
 
@@ -56,13 +58,15 @@ extern gpe::LaunchState gpe_now;
 
 void gpe_barrier(int kind, int* value, const char* file, int line);
 
-// Deposits `value`, waits for the other lanes of `mask`, and returns what each lane deposited: 32 slots of 16 bytes.
+// Deposits `value`, waits for the other lanes of `mask`, and returns what each lane deposited: 32 slots of SLOT bytes,
+// which stay as they are until the caller waits again.
 // `present` receives the lanes that took part.
 const char* gpe_collective(unsigned mask, const void* value, unsigned bytes, int kind, unsigned* present,
                            const char* file, int line);
 
 void gpe_touch(const void* address, unsigned bytes, int is_write, const char* file,
                int line);  // an access the shim makes itself
+void gpe_read_matrix_row(const void* address, const char* file, int line);  // 16 bytes of shared memory
 void gpe_atomic(void* address, unsigned bytes, const char* file, int line);
 void gpe_fence(int scope);
 

@@ -3,8 +3,6 @@
 #pragma once
 
 namespace gpe {
-enum { SLOT = 16 };  // bytes a lane can deposit
-
 // bool, char and short travel as int, as CUDA's overloads make them.
 template <class T>
 using promoted = typename std::conditional<std::is_integral<T>::value && sizeof(T) < 4, int, T>::type;
