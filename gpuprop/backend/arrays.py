@@ -24,9 +24,13 @@ _DLPACK_CUDA = (2, 13)  # kDLCUDA, kDLCUDAManaged
 
 
 def is_cupy(a: Any) -> bool:
-    """True for a CuPy array. Asks sys.modules, because without CuPy imported there is none."""
-    cupy_ndarray = getattr(sys.modules.get("cupy"), "ndarray", None)
-    return cupy_ndarray is not None and isinstance(a, cupy_ndarray)
+    """True for a CuPy array."""
+    return isinstance(a, getattr(sys.modules.get("cupy"), "ndarray", ()))
+
+
+def cupy_array() -> Any:
+    """The class of CuPy's arrays, for `isinstance`; without CuPy imported there are none, and this is ()."""
+    return getattr(sys.modules.get("cupy"), "ndarray", ())
 
 
 def get_xp(*arrays: Any) -> Any:
@@ -34,18 +38,24 @@ def get_xp(*arrays: Any) -> Any:
 
     NumPy and CuPy arrays together raise DeviceError. Without any array the answer is numpy.
     """
-    if "cupy" not in sys.modules:
+    cupy = sys.modules.get("cupy")
+    if cupy is None:
         return np
-    on_gpu = next((a for a in arrays if is_cupy(a)), None)
+    of_cupy = getattr(cupy, "ndarray", ())
+    on_gpu = on_host = None
+    for a in arrays:
+        if isinstance(a, of_cupy):
+            on_gpu = a
+        elif isinstance(a, np.ndarray):
+            on_host = a
     if on_gpu is None:
         return np
-    on_host = next((a for a in arrays if isinstance(a, np.ndarray)), None)
     if on_host is not None:
         raise DeviceError(
             f"arrays on different devices: {_describe(on_host)} and {_describe(on_gpu)}. "
             "Move one of them: tensor.to(device), model.to(device) or to_device(array, device)"
         )
-    return sys.modules["cupy"]
+    return cupy
 
 
 def device_of(a: Array) -> Device:

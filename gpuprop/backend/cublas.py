@@ -149,6 +149,7 @@ def compute_type(dtype: Any, tf32: bool) -> int:
     return COMPUTE_32F_FAST_TF32 if tf32 and dtype.name == "float32" else COMPUTE_32F
 
 
+@functools.cache
 def number(value: float, dtype: Any) -> Any:
     """alpha or beta, in the type of the sums."""
     return (ctypes.c_double if dtype.name == "float64" else ctypes.c_float)(value)
@@ -172,4 +173,5 @@ def gemm(device: int, plan: Plan, p: Any, q: Any, d: Any, compute: int) -> None:
             *head, ctypes.byref(one), *first, plan.p.stride, *second, plan.q.stride, ctypes.byref(zero),
             *third, plan.d.stride, plan.batch, compute, DEFAULT_ALGORITHM,
         )  # fmt: skip
-    check(status, f"cuBLAS product of {plan}")
+    if status:
+        check(status, f"cuBLAS product of {plan}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 from . import cublas
@@ -101,18 +102,18 @@ def run(
     with the epilogue "bias" only. bias: the vector (m,) that is added, or receives sums. False, with nothing
     done, where there is no algorithm.
     """
-    alignments = tuple(
-        _alignment(x.data.ptr | (at.stride * x.dtype.itemsize if plan.batch > 1 else 0))
-        for x, at in ((p, plan.p), (q, plan.q), (d, plan.d), (d, plan.d))
-    )
-    other = 0 if bias is None else _alignment(bias.data.ptr)
-    types = tuple(DATA_TYPES[x.dtype.name] for x in (p, q, d))
-    key = (device, plan, types, compute, epilogue, alignments, other)
+    pointers = [x.data.ptr for x in (p, q, d)]
+    steps = [at.stride * x.dtype.itemsize for x, at in ((p, plan.p), (q, plan.q), (d, plan.d))]
+    places = [at | step for at, step in zip(pointers, steps, strict=True)] if plan.batch > 1 else pointers
+    vector = () if bias is None else (bias.data.ptr,)
+    alignments = _alignments((*places, places[2], *vector))
+    types = tuple([DATA_TYPES[x.dtype.name] for x in (p, q, d)])
+    key = (device, plan, types, compute, epilogue, alignments)
     handle = _handle(device)
     if key not in _cache.prepared:
         new = _Prepared(plan, types, compute, epilogue)  # type: ignore[arg-type]
         new.point(bias)
-        _cache.prepared[key] = new if new.choose(handle, alignments) else None
+        _cache.prepared[key] = new if new.choose(handle, alignments[:4]) else None
     ready = _cache.prepared[key]
     if ready is None:
         return False
@@ -121,11 +122,12 @@ def run(
     stream = cublas.current_stream()
     workspace = cublas.handle(device).workspace(stream)
     status = library("cublasLt").cublasLtMatmul(
-        handle, ready.description, ctypes.byref(one), p.data.ptr, ready.p, q.data.ptr, ready.q,
-        ctypes.byref(zero), d.data.ptr, ready.d, d.data.ptr, ready.d, ctypes.byref(ready.found.algorithm),
+        handle, ready.description, ctypes.byref(one), pointers[0], ready.p, pointers[1], ready.q,
+        ctypes.byref(zero), pointers[2], ready.d, pointers[2], ready.d, ctypes.byref(ready.found.algorithm),
         workspace.ptr, WORKSPACE, stream,
     )  # fmt: skip
-    check(status, f"cublasLt product {epilogue} of {plan}")
+    if status:
+        check(status, f"cublasLt product {epilogue} of {plan}")
     return True
 
 
@@ -156,6 +158,6 @@ def _layout(kind: int, rows: int, columns: int, at: Operand, batch: int) -> ctyp
     return layout
 
 
-def _alignment(address: int) -> int:
-    """The largest power of two up to `MOST_ALIGNMENT` that divides an address, or an address | a stride."""
-    return min(MOST_ALIGNMENT, address & -address) if address else MOST_ALIGNMENT
+def _alignments(addresses: Sequence[int]) -> tuple[int, ...]:
+    """The largest powers of two up to `MOST_ALIGNMENT` that divide addresses, or an address | a stride."""
+    return tuple([min(MOST_ALIGNMENT, place & -place or MOST_ALIGNMENT) for place in addresses])

@@ -43,7 +43,7 @@ class CudaModule:
                 raise BuildError(f"{filename} does not compile:\n{error}") from error
 
     def launch(self, name: str, grid: Any, block: Any, args: list[Any], shared_mem: int = 0) -> None:
-        values = tuple(map(_for_cupy, args))
+        values = tuple([_for_cupy(a) if a is None or isinstance(a, np.void) else a for a in args])
         try:
             with self._device:
                 self._function(name, shared_mem)(grid, block, values, shared_mem=shared_mem)

@@ -8,12 +8,14 @@ from __future__ import annotations
 import ctypes
 import importlib
 import os
+import sys
 from typing import Any
 
 from gpuprop.errors import DeviceError
 
 DRIVER_LIBRARY = "libcuda.so.1"
 _DRIVER_PAGE = "https://www.nvidia.com/drivers"
+_imported: Any = None  # cupy, once it has been imported whole
 
 
 class SetupError(DeviceError):
@@ -106,8 +108,12 @@ def duplicate_fix() -> str:
 
 def import_cupy() -> Any:
     """The module cupy; SetupError when it does not import."""
+    global _imported
+    if _imported is not None and sys.modules.get("cupy") is _imported:  # every product asks
+        return _imported
     try:
-        return importlib.import_module("cupy")
+        _imported = importlib.import_module("cupy")
+        return _imported
     except Exception as error:  # a broken install raises many types, a duplicate one a warning turned error
         cause = " ".join(str(error).split())
         if isinstance(error, ModuleNotFoundError) and error.name == "cupy":

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from typing import Any
 
 import numpy as np
 
 from . import cublas, cublaslt, cuda_setup
 from .arrays import Array
-from .gemm_layout import Plan, Shape, fits, plan
+from .gemm_layout import KEPT, Plan, Shape, fits, plan
 from .half import is_half
 
 EPILOGUE_TYPES = ("float32", "float16", "bfloat16")
@@ -64,22 +65,24 @@ def _into(a: Array, b: Array, y: Array, tf32: bool) -> None:
 
 def readable(x: Array, lead: Shape) -> Array:
     """x, or a copy of it that cuBLAS can read as a batch of the axes `lead`."""
-    if fits(tuple(x.shape), strides(x), lead):
+    if fits(tuple(x.shape), _in_elements(x.strides, x.dtype.itemsize), lead):
         return x
     cupy = cuda_setup.import_cupy()
     x = cupy.ascontiguousarray(x)
-    if not fits(tuple(x.shape), strides(x), lead):
+    if not fits(tuple(x.shape), _in_elements(x.strides, x.dtype.itemsize), lead):
         x = cupy.ascontiguousarray(cupy.broadcast_to(x, (*lead, *x.shape[-2:])))
     return x
 
 
-def strides(x: Array) -> tuple[int, ...]:
-    """In elements."""
-    return tuple(step // x.dtype.itemsize for step in x.strides)
+@functools.lru_cache(KEPT)
+def _in_elements(strides: tuple[int, ...], size: int) -> tuple[int, ...]:
+    """Strides in elements of `size` bytes."""
+    return tuple(step // size for step in strides)
 
 
 def plan_of(a: Array, b: Array, y: Array) -> Plan | None:
-    return plan(*((tuple(x.shape), strides(x)) for x in (a, b, y)))
+    lies = [(tuple(x.shape), _in_elements(x.strides, x.dtype.itemsize)) for x in (a, b, y)]
+    return plan(*lies)
 
 
 def on_device_of(x: Array) -> Any:

@@ -7,17 +7,18 @@ in which they lie, so that nothing is copied for a transpose or a slice of rows 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
+from typing import NamedTuple
 
 Shape = tuple[int, ...]
 Strides = Sequence[int]  # in elements
+KEPT = 4096  # answers for products of shapes that come again
 
 
-@dataclass(frozen=True)
-class Operand:
+class Operand(NamedTuple):
     """A factor: op is the transpose or nothing. stride: elements from a matrix of the batch to the next."""
 
     transposed: bool
@@ -25,8 +26,7 @@ class Operand:
     stride: int = 0
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """D = op(P) op(Q) with D (m, n) and inner length k, all column-major, `batch` times.
 
     swapped: P is the right factor, Q the left one, and D the transpose of the result.
@@ -70,6 +70,7 @@ def lead_strides(shape: Shape, strides: Strides, lead: Shape) -> list[int]:
     return [0] * (len(lead) - len(own)) + own
 
 
+@functools.lru_cache(KEPT)
 def plan(a: tuple[Shape, Strides], b: tuple[Shape, Strides], c: tuple[Shape, Strides]) -> Plan | None:
     """How to ask for c = a b, of shapes and strides (..., M, K), (..., K, N) and (..., M, N); None where one
     of them lies so that it has to be copied first (see `fits`), or where c may not be written."""
@@ -94,6 +95,7 @@ def plan(a: tuple[Shape, Strides], b: tuple[Shape, Strides], c: tuple[Shape, Str
     return None
 
 
+@functools.lru_cache(KEPT)
 def fits(shape: Shape, strides: Strides, lead: Shape) -> bool:
     """Whether a factor can be read where it lies, in a batch of the axes `lead`."""
     one = batch_stride(lead, lead_strides(shape, strides, lead)) is not None

@@ -6,6 +6,7 @@ stand for what a GPU's tensor cores give, so that training in half precision can
 
 from __future__ import annotations
 
+import functools
 import importlib
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from .arrays import Array
 
 
+@functools.cache
 def is_half(dtype: Any) -> bool:
     """True for float16 and bfloat16."""
     return bool(dtype.itemsize == 2 and (dtype.kind == "f" or dtype.name == "bfloat16"))

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import Array, get_xp, is_cupy
+from .arrays import Array, cupy_array, get_xp, is_cupy
 from .instantiations import PACK
 
 SHARED_OF_EMULATOR = 227 << 10  # as sm_90, which the emulator is by default
@@ -19,7 +19,11 @@ _of_thread = threading.local()
 
 def aligned(*arrays: Any) -> bool:
     """True when all arrays begin at a multiple of 16 bytes, as kernels that move 16 bytes at a time need."""
-    return all((a.data.ptr if is_cupy(a) else a.__array_interface__["data"][0]) % PACK == 0 for a in arrays)
+    of_cupy = cupy_array()
+    for a in arrays:
+        if (a.data.ptr if isinstance(a, of_cupy) else a.__array_interface__["data"][0]) % PACK:
+            return False
+    return True
 
 
 def shared_memory(like: Array) -> int:

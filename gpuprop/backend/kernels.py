@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuprop.backend.arrays import Array, is_cupy
+from gpuprop.backend.arrays import Array, cupy_array
 from gpuprop.backend.cuda_module import CudaModule, included_texts
 from gpuprop.backend.device import Device, get_device
 from gpuprop.backend.instantiations import C_TYPES, INSTANTIATIONS
@@ -39,7 +39,11 @@ _MACRO = re.compile(r"^[ \t]*#[ \t]*define\b(?:[^\n]*\\\n)*[^\n]*__global__", re
 
 def usable(*arrays: Any) -> bool:
     """True when kernels can run on the arrays: they are on a GPU, or "emulated" is the current device."""
-    return any(is_cupy(a) for a in arrays) or get_device().type == "emulated"
+    of_cupy = cupy_array()
+    for a in arrays:
+        if isinstance(a, of_cupy):
+            return True
+    return get_device().type == "emulated"
 
 
 def check(
@@ -63,6 +67,7 @@ def c_type(dtype: Any) -> str:
     return c_types(dtype)[0]
 
 
+@functools.cache
 def c_types(dtype: Any) -> tuple[str, str]:
     """The C++ types of an array's elements and of the arithmetic on them: float16 -> ("__half", "float")."""
     try:
@@ -152,7 +157,7 @@ class Module:
         self.options = [*options, *dict.fromkeys(f"-I{path}" for path in includes)]
         self._check_names()
         self._kernels = {name: Kernel(self, name, self._declared.get(_base(name))) for name in self.names}
-        self._built: dict[Device, Any] = {}
+        self._built: dict[tuple[str, int], Any] = {}
         self._lock = threading.Lock()
 
     def __getitem__(self, name: str) -> Kernel:
@@ -168,12 +173,13 @@ class Module:
 
     def build(self, device: Device) -> Any:
         """This module's code for `device`, compiled once."""
-        built = self._built.get(device)
+        key = device.type, device.index
+        built = self._built.get(key)
         if built is None:
             with self._lock:
-                if device not in self._built:
-                    self._built[device] = self._compile(device)
-                built = self._built[device]
+                if key not in self._built:
+                    self._built[key] = self._compile(device)
+                built = self._built[key]
         return built
 
     def _compile(self, device: Device) -> Any:
@@ -254,15 +260,17 @@ def _read(path_or_source: str | Path) -> tuple[Path | None, str]:
 
 def _device_of(kernel: str, args: Sequence[Array]) -> Device:
     """Where the arrays are; without arrays, the current device."""
-    arrays = [a for a in args if a is not None and not isinstance(a, np.generic)]
-    gpus = {a.device.id if is_cupy(a) else None for a in arrays}
+    of_cupy, gpus = cupy_array(), set()
+    for a in args:
+        if a is not None and not isinstance(a, np.generic):
+            gpus.add(a.device.id if isinstance(a, of_cupy) else None)
     if len(gpus) > 1:
         places = ", ".join(sorted("the CPU" if gpu is None else f"cuda:{gpu}" for gpu in gpus))
         raise KernelError(f"{kernel}: the arrays are on different devices ({places})")
     current = get_device()
     if gpus and gpus != {None}:
-        return Device("cuda", gpus.pop() or 0)
-    if current.type == "emulated" or (not arrays and current.type == "cuda"):
+        return _gpu(gpus.pop() or 0)
+    if current.type == "emulated" or (not gpus and current.type == "cuda"):
         return current
     raise KernelError(
         f"{kernel}: the arrays are NumPy's and the current device is {current}. Kernels run on CuPy arrays, "
@@ -270,17 +278,21 @@ def _device_of(kernel: str, args: Sequence[Array]) -> Device:
     )
 
 
+_gpu = functools.cache(functools.partial(Device, "cuda"))
+
+
 def _dimensions(kernel: str, what: str, given: Any, limits: tuple[int, int, int]) -> tuple[int, int, int]:
+    if type(given) is int and 1 <= given <= limits[0]:  # as most are
+        return given, 1, 1
     sizes = tuple(given) if isinstance(given, (tuple, list)) else (given,)
     try:
         if not sizes:
             raise ValueError
-        x, y, z = (*(operator.index(size) for size in sizes), *(1,) * (3 - len(sizes)))
+        x, y, z = (*map(operator.index, sizes), *(1,) * (3 - len(sizes)))
     except (TypeError, ValueError):
         raise KernelError(f"{kernel}: {what} is one to three whole numbers, got {given!r}") from None
-    for size, limit in zip((x, y, z), limits, strict=True):
-        if not 1 <= size <= limit:
-            raise KernelError(f"{kernel}: {_INVALID}: {what} {given!r} is outside 1..{limits} (x, y, z)")
+    if not (1 <= x <= limits[0] and 1 <= y <= limits[1] and 1 <= z <= limits[2]):
+        raise KernelError(f"{kernel}: {_INVALID}: {what} {given!r} is outside 1..{limits} (x, y, z)")
     return x, y, z
 
 

@@ -7,6 +7,9 @@ and arrays are checked before anything runs.
 
 from __future__ import annotations
 
+import functools
+import math
+import operator
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,6 +52,18 @@ class Parameter:
     def __str__(self) -> str:
         const, star = ("const " if self.const and self.pointer else ""), ("*" if self.pointer else "")
         return f"{const}{self.type}{star} {self.name}".strip()
+
+    @functools.cached_property
+    def number(self) -> tuple[Any, float, float]:
+        """(the NumPy type of a number passed by value, the least and the largest), or (None, 1, 0) where
+        Python's numbers are not simply turned into it."""
+        if self.pointer or self.dtype in (None, "bfloat16"):
+            return None, 1, 0
+        kind = np.dtype(self.dtype)
+        if kind.kind in "fb":
+            return kind.type, *((-math.inf, math.inf) if kind.kind == "f" else (0, 1))
+        limits = np.iinfo(kind)
+        return kind.type, int(limits.min), int(limits.max)
 
 
 @dataclass(frozen=True)
@@ -163,10 +178,33 @@ def fit_arguments(kernel: str, parameters: Sequence[Parameter] | None, args: Seq
     if len(args) != len(parameters):
         takes = ", ".join(map(str, parameters))
         raise KernelError(f"{kernel} takes {len(parameters)} arguments ({takes}), got {len(args)}")
-    return [
-        _fit(f"{kernel}: argument {i} ({parameter})", parameter, arg)
-        for i, (parameter, arg) in enumerate(zip(parameters, args, strict=True))
-    ]
+    fitted = list(args)
+    for i, parameter in enumerate(parameters):  # one loop: this is what every launch pays
+        arg = args[i]
+        if parameter.pointer:
+            flags = getattr(arg, "flags", None)
+            if arg is None or (
+                flags is not None
+                and hasattr(arg, "ndim")
+                and not isinstance(arg, np.generic)
+                and flags.c_contiguous
+                and (parameter.dtype is None or _name_of(arg.dtype) == parameter.dtype)
+                and (parameter.const or not isinstance(arg, np.ndarray) or flags.writeable)
+            ):
+                continue
+        else:
+            scalar, least, most = parameter.number
+            kind = type(arg)
+            if kind is scalar:
+                continue
+            if (kind in (int, bool) and least <= arg <= most) or (kind is float and most == math.inf):
+                fitted[i] = scalar(arg)
+                continue
+        fitted[i] = _fit(f"{kernel}: argument {i} ({parameter})", parameter, arg)  # or words why not
+    return fitted
+
+
+_name_of = functools.cache(operator.attrgetter("name"))  # of a dtype: NumPy puts it together each time
 
 
 def _fit(where: str, parameter: Parameter | None, arg: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, Protocol
 
@@ -64,23 +64,25 @@ def unflatten(tree: Any, arrays: list[Array]) -> Any:
 def signature(inputs: Any) -> tuple[Hashable, ...]:
     """Of a tree: its structure, the shapes and types of its arrays, and all other values."""
 
-    def visit(x: Any) -> Iterator[Hashable]:
+    found: list[Hashable] = []
+
+    def visit(x: Any) -> None:
         if isinstance(x, np.ndarray) or is_cupy(x):
-            yield ("array", tuple(x.shape), x.dtype.str if x.dtype.kind != "V" else x.dtype.name)
+            found.append(("array", tuple(x.shape), x.dtype.str if x.dtype.kind != "V" else x.dtype.name))
         elif _is_tensor(x):
-            yield ("tensor", tuple(x.shape), x.dtype.name)
+            found.append(("tensor", tuple(x.shape), x.dtype.name))
         elif isinstance(x, (tuple, list)):
-            yield (type(x).__name__, len(x))
+            found.append((type(x).__name__, len(x)))
             for y in x:
-                yield from visit(y)
+                visit(y)
         elif isinstance(x, dict):
-            yield ("dict", tuple(x))
+            found.append(("dict", tuple(x)))
             for y in x.values():
-                yield from visit(y)
+                visit(y)
         elif is_dataclass(x) and not isinstance(x, type):
-            yield type(x)
+            found.append(type(x))
             for field in fields(x):
-                yield from visit(getattr(x, field.name))
+                visit(getattr(x, field.name))
         else:
             try:
                 hash(x)
@@ -88,9 +90,10 @@ def signature(inputs: Any) -> tuple[Hashable, ...]:
                 raise TypeError(
                     f"a captured step takes arrays, tensors, numbers and text, not {type(x).__name__}"
                 ) from None
-            yield (type(x), x)
+            found.append((type(x), x))
 
-    return tuple(visit(inputs))
+    visit(inputs)
+    return tuple(found)
 
 
 def _mapped(visit: Callable[[Any], Any], x: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -36,7 +37,7 @@ class Module:
 
     def note_mode(self) -> None:
         """Tell a step that is being captured that it is for the mode the module is in; `__call__` does."""
-        depends((id(self), "training"), lambda: self.training)
+        depends((id(self), "training"), partial(getattr, self, "training"))
 
     def children(self) -> Iterator[tuple[str, Module]]:
         """(name, module) of each module directly inside this one."""

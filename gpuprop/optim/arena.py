@@ -25,6 +25,7 @@ class Arena:
 
     def __init__(self, parameters: Sequence[Parameter]) -> None:
         self.parameters = list(parameters)
+        self.leaves = [p.leaf for p in self.parameters]
         first = self.parameters[0]
         for p in self.parameters:
             if p.dtype != first.dtype or p.device != first.device:
@@ -55,11 +56,11 @@ class Arena:
     def spans(self) -> Iterator[tuple[int, int]]:
         """Ranges of neighbouring parameters that have a gradient: usually one, the whole arena."""
         open_at: int | None = None
-        for p, (start, _) in zip(self.parameters, self.ranges, strict=True):
-            if p.leaf.grad is None and open_at is not None:
+        for leaf, (start, _) in zip(self.leaves, self.ranges, strict=True):
+            if leaf.grad is None and open_at is not None:
                 yield open_at, start
                 open_at = None
-            elif p.leaf.grad is not None and open_at is None:
+            elif leaf.grad is not None and open_at is None:
                 open_at = start
         if open_at is not None:
             yield open_at, self.size
