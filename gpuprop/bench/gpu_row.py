@@ -7,6 +7,7 @@ import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gpuprop as gp
@@ -19,6 +20,7 @@ from .gpu_machine import clocks, current_cupy
 from .gpu_measure import Clock, Timer, interleaved, matmul_precision, reason
 from .gpu_targets import verdict
 from .gpu_work import MOST_VALUES, Run, Work
+from .host_calls import python_calls
 
 ALL = 1 << 62  # values to compare
 SAMPLING = 0.2  # of a row's time, kept for samples; compilers get the rest
@@ -115,6 +117,9 @@ def _time(bench: Bench, case: GpuCase, row: Row, exact: dict[str, Any], end: flo
     peers, missing = _peers(bench, case, row, exact, full, end)
     if bench.torch is not None and bench.torch_device == "cuda":
         memory["torch_allocated"] = row.pop("torch_allocated", None)
+    calls = {
+        name: python_calls(partial(of, 0)).total() for name, of in (("eager", work.run), ("captured", run))
+    }
     runs = {"ours eager": work.run, "ours captured": run, **peers}
     times, problems = interleaved(runs, bench.timer, end, bench.clock)
     for name in ("ours eager", "ours captured"):
@@ -122,7 +127,7 @@ def _time(bench: Bench, case: GpuCase, row: Row, exact: dict[str, Any], end: flo
             raise RuntimeError(f"{name}: {problems[name]}")
     ours = {name.removeprefix("ours "): times.pop(name) for name in ("ours eager", "ours captured")}
     best = min(ours, key=lambda name: ours[name]["ms"])
-    row["ours"] = {**ours, "best": best, "launches": step.launches}
+    row["ours"] = {**ours, "best": best, "launches": step.launches, "python_calls": calls}
     row["memory"], row["clocks"] = memory, clocks(cupy)
     missing |= {name: why for name, why in problems.items() if name in peers}
     row["peers"] = {**times, **{name: {"missing": why} for name, why in missing.items()}}

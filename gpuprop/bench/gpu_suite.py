@@ -4,7 +4,8 @@ The JSON has "machine", "versions", "speeds" (of a copy, bytes a second, and of 
 the order of the tables of targets, and "left_out", the rows for which there was no time. Of a row:
 
     work, precision, sizes, gate_sizes, bytes, flops, floor_ms; error: of "eager" and "captured" to float64
-    ours: statistics of "eager" and "captured", which is "best", and "launches" of the captured step
+    ours: statistics of "eager" and "captured", which is "best", "launches" of the captured step, and
+        "python_calls" of our functions, "eager" and "captured"
     peers: statistics by variant, or {"missing": why}; differences: to ours at full size
     ratios: PyTorch's time over our best; of_floor: the floor over it; memory: bytes; clocks; verdict
     or "wrong" (above its bound) or "failed", with the reason, and no time

@@ -37,7 +37,8 @@ def markdown(result: Mapping[str, Any] | None) -> str:
     known = {row["name"]: row for row in result["rows"]} if result else {}
     head = ["", "work", "pass", "stretch"]
     if result:
-        head += ["ours ms", "of floor", "launches", *(f"{VARIANTS[v]} / ours" for v in SHOWN), "memory", ""]
+        own = ["ours ms", "of floor", "launches", "Python calls"]
+        head += [*own, *(f"{VARIANTS[v]} / ours" for v in SHOWN), "memory", ""]
     else:
         head += ["result"]
     lines = [f"| {' | '.join(head)} |", f"| --- | --- | --- | --- |{' ---: |' * (len(head) - 4)}"]
@@ -52,10 +53,11 @@ def _cells(case: GpuCase, row: Mapping[str, Any] | None) -> list[str]:
     """What was measured of a row; dashes where nothing was."""
     if row is None or "ours" not in row:
         word = UNKNOWN if row is None else "**wrong**" if "wrong" in row else "**failed**"
-        return ["-"] * (4 + len(SHOWN)) + [word]
+        return ["-"] * (5 + len(SHOWN)) + [word]
     ours, ratios = row["ours"], dict(row["ratios"])
     best_eager = [ratios[v] for v in ("eager", "channels_last") if v in ratios]
     cells = [f"{ours[ours['best']]['ms']:.3f}", percent(row.get("of_floor")), str(ours["launches"] or "-")]
+    cells.append(python_of(ours))
     for variant in SHOWN:
         found = best_eager if variant == "eager" else [ratios[v] for v in (variant,) if v in ratios]
         cells.append(" / ".join(f"{ratio:.2f}" for ratio in found) or "-")
@@ -65,6 +67,12 @@ def _cells(case: GpuCase, row: Mapping[str, Any] | None) -> list[str]:
 def percent(share: float | None) -> str:
     """A share in per cent, or a dash."""
     return "-" if share is None else f"{100 * share:.0f} %"
+
+
+def python_of(ours: Mapping[str, Any]) -> str:
+    """Calls of Python functions on the host, eager and captured."""
+    calls = ours.get("python_calls")
+    return "-" if calls is None else f"{calls['eager']} / {calls['captured']}"
 
 
 def megabytes(memory: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ import gpuprop as gp
 from ..bench import gpu_machine, gpu_suite
 from ..bench.gpu_case import VARIANTS
 from ..bench.gpu_catalogue import gpu_cases
-from ..bench.gpu_table import megabytes, percent
+from ..bench.gpu_table import megabytes, percent, python_of
 from ..errors import DataError
 from .support import say
 
@@ -27,7 +27,7 @@ HEADS = {  # of the columns of `VARIANTS`
     "eager": "eager", "channels_last": "conv2d", "compiled": "compile", "reduce_overhead": "reduce",
     "graph": "graph",
 }  # fmt: skip
-WIDE = 132  # columns at least, in which no number is broken
+WIDE = 144  # columns at least, in which no number is broken
 
 
 def bench_gpu(
@@ -98,11 +98,13 @@ def render(result: dict[str, Any]) -> Table:
     table = Table(
         box=None, padding=(0, 2, 0, 0), header_style="bold", caption_justify="left",
         caption=f"{result['machine']['gpu']}; copy {speeds['copy_bytes_per_s'] / 1e12:.2f} TB/s; products "
-        f"{peaks} TFLOP/s; medians of CUDA's clock; the share of the floor; MB of ours and PyTorch's; then "
-        f"PyTorch's times over ours, above 1 is faster: {', '.join(VARIANTS.values())}",
+        f"{peaks} TFLOP/s; medians of CUDA's clock; the share of the floor; calls of Python functions, "
+        f"eager and captured; MB of ours and PyTorch's; then PyTorch's times over ours, "
+        f"above 1 is faster: {', '.join(VARIANTS.values())}",
     )  # fmt: skip
     table.add_column("name", no_wrap=True)
-    for name in ("eager ms", "captured", "floor", "launches", "MB", *(HEADS[v] for v in VARIANTS), ""):
+    own = ("eager ms", "captured", "floor", "launches", "calls", "MB")
+    for name in (*own, *(HEADS[v] for v in VARIANTS), ""):
         table.add_column(name, justify="right")
     for row in result["rows"]:
         table.add_row(row["name"], *_cells(row))
@@ -111,7 +113,7 @@ def render(result: dict[str, Any]) -> Table:
 
 def _cells(row: dict[str, Any]) -> list[str]:
     if "ours" not in row:
-        return ["-"] * (5 + len(VARIANTS)) + ["wrong" if "wrong" in row else "failed"]
+        return ["-"] * (6 + len(VARIANTS)) + ["wrong" if "wrong" in row else "failed"]
     ours = row["ours"]
     times = [f"{ours[name]['ms']:.3f}" for name in ("eager", "captured")]
     ratios = [f"{row['ratios'][name]:.2f}" if name in row["ratios"] else "-" for name in VARIANTS]
@@ -119,6 +121,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         *times,
         percent(row.get("of_floor")),
         str(ours["launches"] or "-"),
+        python_of(ours).replace(" ", ""),
         megabytes(row["memory"]).replace(" MB", ""),
     ]
     return [*own, *ratios, row["verdict"]]

@@ -70,6 +70,7 @@ def test_a_row_says_what_was_measured(fake_gpu: Any) -> None:
     }  # fmt: skip
     assert 1 <= operation["ours"]["launches"] <= 4
     assert step["ours"]["launches"] <= 12
+    assert 40 < step["ours"]["python_calls"]["captured"] < 60 < step["ours"]["python_calls"]["eager"]
     assert step["error"].keys() == {"fp32", "eager", "captured"}
     assert 0 < step["error"]["fp32"] < 1e-6 < step["error"]["captured"] < 4e-3
     assert operation["peers"]["graph"] == {"missing": "no --peer torch"}
@@ -193,8 +194,8 @@ def test_the_table_holds_targets_until_there_is_a_result(fake_gpu: Any, tmp_path
     of_all.write_text(json.dumps({"ok": True, "bench": {"returncode": 0, "results": result}}))
     assert gpu_table.main([str(of_all), str(readme)]) == 0
     assert readme.read_text() == table
-    launches = result["rows"][0]["ours"]["launches"]
-    assert f"| 2.000 | 0 % | {launches} | - | - | - | - |" in table
+    launches, calls = (result["rows"][0]["ours"][name] for name in ("launches", "python_calls"))
+    assert f"| {launches} | {calls['eager']} / {calls['captured']} | - | - | - | - |" in table
     assert "Copy 4.00 TB/s, products 50 TFLOP/s fp32" in table
     assert table.count("| not measured |") == len(CASES) - 1
 

@@ -13,6 +13,7 @@ import pytest
 from gpuprop.backend import cuda_module, kernels
 from gpuprop.backend.arrays import to_device, to_host
 from gpuprop.backend.device import Device, use_device
+from gpuprop.bench.host_calls import python_calls
 from gpuprop.errors import BuildError, KernelError
 
 SCALE = """
@@ -231,6 +232,8 @@ def test_what_cupy_is_given(monkeypatch):
     (struct,) = launched[1][4]
     assert (type(struct), struct.shape, struct.tobytes()) == (np.ndarray, (1,), pair.tobytes())
     assert module._function("scale<float>", 0).max_dynamic_shared_size_bytes == 50_000
+    again = python_calls(lambda: module.launch("scale<float>", (1, 1, 1), (32, 1, 1), [X] * 20, 50_000))
+    assert again.total() == 2
 
 
 def test_cupys_compile_error_becomes_ours(monkeypatch):
