@@ -13,13 +13,14 @@ from typing import Any
 
 from .backprop import Context
 from .ops.attention import AdditiveWeights, DotProductWeights
+from .ops.attention_kernels import Launch
 from .ops.bidirectional import Bidirectional
 from .ops.conv1d import Conv1d
 from .ops.conv1d_relu_max import ConvReluMax
 from .ops.gru import GRU
 from .ops.linear import Linear, MatMul
 from .ops.lstm import LSTM
-from .ops.scaled_dot_product_attention import Attention, Launch
+from .ops.scaled_dot_product_attention import Attention
 
 Shape = tuple[int, ...]
 Count = Callable[[Context, int], int]

@@ -8,14 +8,14 @@
 //
 // matrices = batch * heads. A block computes TILE rows of a result and COLUMNS of its columns, and walks what is summed
 // over a tile at a time: e and a are made on the chip, TILE x TILE, in forward and again in backward, and never stored.
-// (One block a multiprocessor: the larger tile takes up to 250 registers a thread and would spill with two.)
+// (Two blocks a multiprocessor leave a thread 128 registers, at which the larger tile of gradients of keys would spill.)
 // The number of a weight in the dropout stream is its place in a (matrices, queries, keys).
 #include "attention.cuh"
 
 // y and lse. Rows t, columns c. The keys are walked once: `top` is a row's largest energy so far, and what was summed
 // relative to an older one is scaled down to it (Milakov and Gimelshein 2018).
 template <typename T, typename Acc, int TILE>
-__global__ void __launch_bounds__(THREADS, 1)
+__global__ void __launch_bounds__(THREADS, 2)
 attention_forward(const T* __restrict__ query, const T* __restrict__ key, const T* __restrict__ value,
                   const bool* __restrict__ mask, T* __restrict__ context, Acc* __restrict__ log_sum_exp,
                   long long matrices, int heads, int queries, int keys, int size, int value_size,
@@ -83,7 +83,7 @@ attention_forward(const T* __restrict__ query, const T* __restrict__ key, const 
 // da[t,s] = keep_scale * sum over c of dy[t,c] * v[s,c] where kept, else 0
 // delta[t] = sum over c of dy[t,c] * y[t,c], stored for attention_backward_key too.          Rows t, columns d.
 template <typename T, typename Acc, int TILE>
-__global__ void __launch_bounds__(THREADS, 1)
+__global__ void __launch_bounds__(THREADS, 2)
 attention_backward_query(const T* __restrict__ query, const T* __restrict__ key, const T* __restrict__ value,
                          const bool* __restrict__ mask, const T* __restrict__ context,
                          const Acc* __restrict__ log_sum_exp, const T* __restrict__ dcontext,
@@ -154,42 +154,77 @@ attention_backward_key(const T* __restrict__ query, const T* __restrict__ key, c
   constexpr int N = TILE / SIDE;
   __shared__ Acc tile[TILE][TILE + 1];
   __shared__ KeptBits<TILE> kept;
-  const int row = row_of_thread(), column = column_of_thread(), columns = size < value_size ? value_size : size;
+  const int columns = size < value_size ? value_size : size;
   for (long long block = blockIdx.x; block < Job::count<TILE>(matrices, keys, columns); block += gridDim.x) {
     const Job job = Job::of<TILE>(block, keys, columns);
     const long long m = job.matrix;
-    const T *q = query + m * queries * size, *k = key + m * keys * size, *v = value + m * keys * value_size;
-    const T* dy = dcontext + m * queries * value_size;
-    const Sight sees = {mask_of(mask, m, heads, batch_step, head_step), query_step, key_step, queries, keys, causal};
+    const Weights<T, Acc> weights = {
+        query + m * queries * size, key + m * keys * size, value + m * keys * value_size,
+        dcontext + m * queries * value_size, log_sum_exp + m * queries, delta + m * queries,
+        {mask_of(mask, m, heads, batch_step, head_step), query_step, key_step, queries, keys, causal},
+        scale, keep_scale, size, value_size};
     const Dropout drop = {keep, first + m * queries * keys, seed, stream, call, step ? *step : 0};
     Acc scales[N], ones[N], dkeys[N][WIDE] = {}, dvalues[N][WIDE] = {};
 #pragma unroll
     for (int i = 0; i < N; ++i) scales[i] = scale, ones[i] = 1;
 
     for (int query0 = causal ? job.row0 : 0; query0 < queries; query0 += TILE) {
-      if (!drop.off()) kept.draw(drop, query0, queries, job.row0, keys);
-      Acc e[N][N], da[N][N];  // a row a key, a column a query
-      rows_by_rows(k, job.row0, keys, q, query0, queries, size, e);
-      rows_by_rows(v, job.row0, keys, dy, query0, queries, value_size, da);
-#pragma unroll
-      for (int i = 0; i < N; ++i)
-#pragma unroll
-        for (int j = 0; j < N; ++j) {
-          const int at = row + i * SIDE, of_query = column + j * SIDE, t = query0 + of_query;
-          const bool seen = sees(t, job.row0 + at);
-          const bool used = seen && (drop.off() || kept(of_query, at));
-          const Acc a = seen ? exp(e[i][j] * scale - log_sum_exp[m * queries + t]) : Acc(0);
-          tile[at][of_query] = used ? keep_scale * a : Acc(0);
-          da[i][j] = seen ? a * ((used ? keep_scale * da[i][j] : Acc(0)) - delta[m * queries + t]) : Acc(0);
-        }
-      add_tile_by_rows(tile, dy, query0, queries, job.column0, value_size, dvalues);
-#pragma unroll
-      for (int i = 0; i < N; ++i)
-#pragma unroll
-        for (int j = 0; j < N; ++j) tile[row + i * SIDE][column + j * SIDE] = da[i][j];
-      add_tile_by_rows(tile, q, query0, queries, job.column0, size, dkeys);
+      Acc de[N][N];  // a row a key, a column a query
+      weights.by_key(drop, kept, job.row0, query0, tile, de);
+      add_tile_by_rows(tile, weights.dy, query0, queries, job.column0, value_size, dvalues);
+      fill_tile(tile, de);
+      add_tile_by_rows(tile, weights.q, query0, queries, job.column0, size, dkeys);
     }
     store(dkey + m * keys * size, job.row0, keys, job.column0, size, dkeys, scales);
     store(dvalue + m * keys * value_size, job.row0, keys, job.column0, value_size, dvalues, ones);
+  }
+}
+
+// dq, dk and dv of matrices of at most SHORT queries and keys, and COLUMNS columns: a block a matrix makes each weight
+// once. dk and dv of a tile of keys are summed in registers, dq of all queries in shared memory.
+template <typename T, typename Acc, int TILE>
+__global__ void __launch_bounds__(THREADS, 1)
+attention_backward(const T* __restrict__ query, const T* __restrict__ key, const T* __restrict__ value,
+                   const bool* __restrict__ mask, const T* __restrict__ context, const Acc* __restrict__ log_sum_exp,
+                   const T* __restrict__ dcontext, T* __restrict__ dquery, T* __restrict__ dkey, T* __restrict__ dvalue,
+                   long long matrices, int heads, int queries, int keys, int size, int value_size,
+                   long long batch_step, long long head_step, long long query_step, int key_step, int causal, Acc scale,
+                   int keep, Acc keep_scale, long long first, unsigned long long seed, unsigned long long stream,
+                   unsigned long long call, const unsigned long long* __restrict__ step) {
+  extern __shared__ __align__(16) unsigned char memory[];
+  constexpr int N = TILE / SIDE;
+  __shared__ Acc tile[TILE][TILE + 1], delta[SHORT];
+  __shared__ KeptBits<TILE> kept;
+  const OwnSums<Acc, N> sums = {reinterpret_cast<Acc*>(memory), size};
+  Acc scales[N], ones[N];
+#pragma unroll
+  for (int i = 0; i < N; ++i) scales[i] = scale, ones[i] = 1;
+  for (long long m = blockIdx.x; m < matrices; m += gridDim.x) {
+    const Weights<T, Acc> weights = {
+        query + m * queries * size, key + m * keys * size, value + m * keys * value_size,
+        dcontext + m * queries * value_size, log_sum_exp + m * queries, delta,
+        {mask_of(mask, m, heads, batch_step, head_step), query_step, key_step, queries, keys, causal},
+        scale, keep_scale, size, value_size};
+    const Dropout drop = {keep, first + m * queries * keys, seed, stream, call, step ? *step : 0};
+    row_products(weights.dy, context + m * queries * value_size, queries, value_size, delta);
+    for (int key0 = 0; key0 < keys; key0 += TILE) {
+      Acc dkeys[N][WIDE] = {}, dvalues[N][WIDE] = {};
+      for (int query0 = causal ? key0 : 0; query0 < queries; query0 += TILE) {
+        Acc de[N][N], dqueries[N][WIDE] = {};
+        weights.by_key(drop, kept, key0, query0, tile, de);
+        add_tile_by_rows(tile, weights.dy, query0, queries, 0, value_size, dvalues);
+        fill_tile(tile, de);
+        add_tile_by_rows(tile, weights.q, query0, queries, 0, size, dkeys);
+        add_tile_by_rows<true>(tile, weights.k, key0, keys, 0, size, dqueries);
+        sums.add(query0 / TILE, dqueries, key0 == 0);
+      }
+      store(dkey + m * keys * size, key0, keys, 0, size, dkeys, scales);
+      store(dvalue + m * keys * value_size, key0, keys, 0, value_size, dvalues, ones);
+    }
+    for (int query0 = 0; query0 < queries; query0 += TILE) {
+      Acc dqueries[N][WIDE];
+      sums.take(query0 / TILE, dqueries);
+      store(dquery + m * queries * size, query0, queries, 0, size, dqueries, scales);
+    }
   }
 }

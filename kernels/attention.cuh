@@ -6,6 +6,7 @@ constexpr int SIDE = 16;      // the block is SIDE x SIDE threads, flattened; a 
 constexpr int THREADS = SIDE * SIDE;
 constexpr int COLUMNS = 64;   // of the result
 constexpr int WIDE = COLUMNS / SIDE;
+constexpr int SHORT = 128;    // queries, and keys, of a matrix whose gradients one block computes
 
 __device__ inline int row_of_thread() { return threadIdx.x / SIDE; }
 __device__ inline int column_of_thread() { return threadIdx.x % SIDE; }
@@ -74,12 +75,18 @@ __device__ inline void rows_by_rows(const T* __restrict__ a, int a0, int a_rows,
   }
 }
 
+// Rows of a matrix for add_tile_by_rows: the same memory with and without TURNED.
+template <typename Acc> __device__ inline auto rows_on_chip() -> Acc (&)[SIDE][COLUMNS] {
+  __shared__ Acc rows[SIDE][COLUMNS];
+  return rows;
+}
+
 // result[i][j] += sum over r of tile[row i][r] * b[b0 + r, column j] for b (b_rows, size); columns count from column0.
-// It waits until every thread has written the tile, and until every thread has read it.
-template <typename T, typename Acc, int N>
+// With TURNED, of tile[r][row i]. It waits until every thread has written the tile, and until every thread has read it.
+template <bool TURNED = false, typename T, typename Acc, int N>
 __device__ inline void add_tile_by_rows(const Acc (&tile)[N * SIDE][N * SIDE + 1], const T* __restrict__ b, int b0,
                                         int b_rows, int column0, int size, Acc (&result)[N][WIDE]) {
-  __shared__ Acc right[SIDE][COLUMNS];
+  Acc(&right)[SIDE][COLUMNS] = rows_on_chip<Acc>();
   const int row = row_of_thread(), column = column_of_thread();
   for (int r0 = 0; r0 < N * SIDE && b0 + r0 < b_rows; r0 += SIDE) {
 #pragma unroll
@@ -93,9 +100,93 @@ __device__ inline void add_tile_by_rows(const Acc (&tile)[N * SIDE][N * SIDE + 1
 #pragma unroll
       for (int i = 0; i < N; ++i)
 #pragma unroll
-        for (int j = 0; j < WIDE; ++j) result[i][j] += tile[row + i * SIDE][r0 + r] * right[r][column + j * SIDE];
+        for (int j = 0; j < WIDE; ++j) {
+          const int at = row + i * SIDE, of = r0 + r;
+          result[i][j] += (TURNED ? tile[of][at] : tile[at][of]) * right[r][column + j * SIDE];
+        }
     __syncthreads();
   }
+}
+
+// What backward knows of the weights of one matrix: a[t,s] = exp(scale * sum over d of q[t,d] * k[s,d] - lse[t]), and
+// delta[t] = sum over c of dy[t,c] * y[t,c].
+template <typename T, typename Acc> struct Weights {
+  const T *q, *k, *v, *dy;
+  const Acc *lse, *delta;
+  Sight sees;
+  Acc scale, keep_scale;
+  int size, value_size;
+
+  // Of a tile of keys (rows) and queries (columns): u into `tile`, de into `gradient`.
+  template <int N>
+  __device__ void by_key(const Dropout& drop, KeptBits<N * SIDE>& kept, int key0, int query0,
+                         Acc (&tile)[N * SIDE][N * SIDE + 1], Acc (&gradient)[N][N]) const {
+    const int row = row_of_thread(), column = column_of_thread();
+    if (!drop.off()) kept.draw(drop, query0, sees.queries, key0, sees.keys);
+    Acc e[N][N];
+    rows_by_rows(k, key0, sees.keys, q, query0, sees.queries, size, e);
+    rows_by_rows(v, key0, sees.keys, dy, query0, sees.queries, value_size, gradient);
+#pragma unroll
+    for (int j = 0; j < N; ++j) {
+      const int of_query = column + j * SIDE, t = query0 + of_query;
+      const Acc less = t < sees.queries ? lse[t] : Acc(0), along = t < sees.queries ? delta[t] : Acc(0);
+#pragma unroll
+      for (int i = 0; i < N; ++i) {
+        const int at = row + i * SIDE;
+        const bool seen = sees(t, key0 + at);
+        const bool used = seen && (drop.off() || kept(of_query, at));
+        const Acc a = seen ? exp(e[i][j] * scale - less) : Acc(0);
+        tile[at][of_query] = used ? keep_scale * a : Acc(0);
+        gradient[i][j] = a * ((used ? keep_scale * gradient[i][j] : Acc(0)) - along);
+      }
+    }
+  }
+};
+
+template <typename Acc, int N>
+__device__ inline void fill_tile(Acc (&tile)[N * SIDE][N * SIDE + 1], const Acc (&values)[N][N]) {
+#pragma unroll
+  for (int i = 0; i < N; ++i)
+#pragma unroll
+    for (int j = 0; j < N; ++j) tile[row_of_thread() + i * SIDE][column_of_thread() + j * SIDE] = values[i][j];
+}
+
+// Sums of rows of `size` columns in shared memory, (tiles, columns of a thread, N, THREADS): a thread has numbers of its own.
+template <typename Acc, int N> struct OwnSums {
+  Acc* memory;
+  int size;
+  __device__ Acc* at(int tile, int i, int j) const {
+    const int wide = (size + SIDE - 1) / SIDE;
+    return memory + ((tile * wide + j) * N + i) * THREADS + threadIdx.x;
+  }
+  __device__ void add(int tile, const Acc (&values)[N][WIDE], bool first) const {
+#pragma unroll
+    for (int j = 0; j < WIDE; ++j)
+#pragma unroll
+      for (int i = 0; i < N; ++i)
+        if (j * SIDE < size) *at(tile, i, j) = first ? values[i][j] : *at(tile, i, j) + values[i][j];
+  }
+  __device__ void take(int tile, Acc (&values)[N][WIDE]) const {
+#pragma unroll
+    for (int j = 0; j < WIDE; ++j)
+#pragma unroll
+      for (int i = 0; i < N; ++i) values[i][j] = j * SIDE < size ? *at(tile, i, j) : Acc(0);
+  }
+};
+
+// result[t] = sum over c of a[t,c] * b[t,c], in the order that a team of SIDE threads gives. It waits before and after.
+template <typename T, typename Acc>
+__device__ inline void row_products(const T* __restrict__ a, const T* __restrict__ b, int rows, int size, Acc* result) {
+  __syncthreads();
+  for (int row0 = 0; row0 < rows; row0 += SIDE) {
+    const int t = row0 + row_of_thread();
+    Acc sum = 0;
+    for (int c = t < rows ? column_of_thread() : size; c < size; c += SIDE)
+      sum += to_acc(a[(long long)t * size + c]) * to_acc(b[(long long)t * size + c]);
+    sum = team_reduce<SIDE>(sum, Sum());
+    if (column_of_thread() == 0 && t < rows) result[t] = sum;
+  }
+  __syncthreads();
 }
 
 // The part of the mask that matrix `matrix` has; null where there is no mask.

@@ -13,7 +13,7 @@ from gpuprop.backend import cuda_setup
 from gpuprop.backend.device import Device
 from gpuprop.errors import BuildError, KernelError
 
-_SHARED_WITHOUT_ASKING = 48 * 1024  # bytes of dynamic shared memory every GPU gives; more must be requested
+_SHARED_WITHOUT_ASKING = 48 * 1024  # bytes of shared memory every GPU gives a block; more must be requested
 _INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*["<]([^">]+)[">]', re.M)
 
 
@@ -26,6 +26,7 @@ class CudaModule:
         self._cupy = cuda_setup.import_cupy()
         self._device = self._cupy.cuda.Device(device.index)
         self._functions: dict[str, Any] = {}
+        self._shared: dict[str, int] = {}  # bytes of dynamic shared memory that a launch can have by now
         # CuPy's cache of compiled code knows the source and the options but not the included files
         stamp = f"-DGPUPROP_INCLUDES=0x{includes_digest(source, options)}"
         extern_c = {name for name in names if _is_extern_c(source, name)}
@@ -55,8 +56,9 @@ class CudaModule:
         function = self._functions.get(name)
         if function is None:
             function = self._functions[name] = self._raw.get_function(name)
-        if shared_mem > _SHARED_WITHOUT_ASKING and function.max_dynamic_shared_size_bytes < shared_mem:
-            function.max_dynamic_shared_size_bytes = shared_mem
+            self._shared[name] = _SHARED_WITHOUT_ASKING - function.shared_size_bytes
+        if shared_mem > self._shared[name]:
+            function.max_dynamic_shared_size_bytes = self._shared[name] = shared_mem
         return function
 
 

@@ -60,8 +60,10 @@ def _softmax_cross_entropy_fused(value: str, acc: str) -> list[str]:
 
 
 def _attention(value: str, acc: str) -> list[str]:
-    names = ("forward", "backward_query", "backward_key")
-    return [f"attention_{name}<{value}, {acc}, {tile}>" for name in names for tile in attention_tiles(acc)]
+    tiles = attention_tiles(acc)
+    each = [(name, tile) for name in ("forward", "backward") for tile in tiles]
+    long = [(f"backward_{of}", tiles[-1]) for of in ("query", "key")]
+    return [f"attention_{name}<{value}, {acc}, {tile}>" for name, tile in (*each, *long)]
 
 
 def attention_tiles(acc: str) -> tuple[int, ...]:

@@ -61,9 +61,9 @@ def adam(dtype: Any) -> Results:
 
 
 def attention(dtype: Any) -> Results:
-    """Context and gradients: short texts with padding, and long ones, causal, with dropout."""
+    """Context and gradients: short texts with padding, and longer ones, causal, with dropout."""
     results: Results = []
-    for queries, keys, p in ((20, 31, 0.0), (70, 67, 0.25)):
+    for queries, keys, p in ((20, 31, 0.0), (70, 67, 0.25), (9, 130, 0.25)):
         rng = np.random.default_rng(0)
         shapes = ((2, 2, queries, 20), (2, 2, keys, 20), (2, 2, keys, 5))
         inputs = [tensor(rng.standard_normal(s).astype(dtype), requires_grad=True) for s in shapes]

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ..backend.kernel_memory import SHARED_OF_EMULATOR
+from ..backend.kernels import c_types
 from ..ops.attention import GPU_BLOCK, AdditiveWeights, DotProductWeights
-from ..ops.scaled_dot_product_attention import Attention, Launch
+from ..ops.attention_kernels import Launch, one_block
+from ..ops.scaled_dot_product_attention import Attention
 from .layers import dropout as dropout_of
 from .layers import matmul
 from .measure import INT, Cost, Pass, Spec, add_up, both, gradient_flops, launch
@@ -15,8 +18,8 @@ from .measure import INT, Cost, Pass, Spec, add_up, both, gradient_flops, launch
 def scaled_dot_product_attention(
     query: Spec, key: Spec, value: Spec, mask: Spec | None = None, **_: Any
 ) -> Cost:
-    """Each array once, forward; backward q, k, v and dC are read for dQ, and again for dK and dV. Weights are
-    made on the chip, never stored."""
+    """Each array once, forward, and backward where a block takes a matrix; else q, k, v and dC are read for
+    dQ, and again for dK and dV. Weights are made on the chip, never stored."""
     inputs = (query, key, value)
     bits = None if mask is None else mask.like(*mask.shape, dtype=bool)
     context = query.like(*query.shape[:-1], value.shape[-1])
@@ -26,8 +29,11 @@ def scaled_dot_product_attention(
     forward = launch(*inputs, bits, context, sums, flops=products + 4 * weights)
     if not any(x.needs_grad for x in inputs):
         return Cost(forward)
-    backward = launch(*inputs, bits, context, sums, context, sums, query)
-    backward += launch(*inputs, bits, sums, context, sums, key, value)
+    if one_block(query.shape, value.shape, c_types(query.dtype)[1], SHARED_OF_EMULATOR):
+        backward = launch(*inputs, bits, context, sums, context, *inputs)
+    else:
+        backward = launch(*inputs, bits, context, sums, context, sums, query)
+        backward += launch(*inputs, bits, sums, context, sums, key, value)
     flops = gradient_flops(Attention, (object.__new__(Launch),), context, *inputs)
     return Cost(forward, both([backward], flops))
 

@@ -8,25 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import kernels, random
+from ..backend import random
 from ..backend.arrays import Array, get_xp
 from ..backend.buffers import empty, times
 from ..backend.gemm import matmul as product
 from ..backend.half import wide
-from ..backend.instantiations import C_TYPES, attention_tiles
 from ..backend.threads import over_rows
 from ..backprop import Context
 from ..errors import ShapeError
 from ..op import Op
 from ..tensors import Tensor
+from .attention_kernels import Launch, Place, rate, usable
 from .blockwise import BLOCK
 from .dropout import draw_mask
 from .masked_softmax import hide, softmax_gradient, softmax_over_keys
 from .masks import hide_later_keys, key_mask
-
-THREADS = 256
-COLUMNS = 64  # of a result that a block of threads computes
-Place = tuple[float, int, int, int, int, int]  # of the dropout mask: p, first, stream, call, step, seed
 
 
 class Attention(Op):
@@ -46,7 +42,7 @@ class Attention(Op):
         ctx: Context, query: Array, key: Array, value: Array, *, mask: Array | None, causal: bool,
         scale: float, place: Place | None,
     ) -> Array:  # fmt: skip
-        if _has_kernel(query, key, value):
+        if usable(query, key, value):
             launch = Launch(query, key, value, mask, causal, scale, place)
             ctx.save(launch, *launch.forward())
             return ctx.saved[1]
@@ -67,10 +63,10 @@ class Attention(Op):
                 return
             draw_mask(kept[part].reshape(-1), place[1] + first, place)
             c = product(times(a, kept[part]), value[part], out=context[part])
-            c *= _rate(place)
+            c *= rate(place)
 
         _over_blocks(work, shape, xp is np)
-        ctx.save(query, key, value, weights, kept, scale, _rate(place), dtypes)
+        ctx.save(query, key, value, weights, kept, scale, rate(place), dtypes)
         return context.astype(dtypes[0], copy=False)
 
     @staticmethod
@@ -78,7 +74,7 @@ class Attention(Op):
         if isinstance(ctx.saved[0], Launch):
             launch, context, log_sum_exp = ctx.saved
             return launch.backward(context, log_sum_exp, dcontext)
-        query, key, value, weights, kept, scale, rate, dtypes = ctx.saved
+        query, key, value, weights, kept, scale, grown, dtypes = ctx.saved
         xp, dcontext = get_xp(dcontext), wide(dcontext)
         grads = dquery, dkey, dvalue = [
             empty(xp, x.shape, x.dtype) if needed else None
@@ -89,7 +85,7 @@ class Attention(Op):
             a, dc = weights[part], dcontext[part]
             if dvalue is not None:
                 used = a if kept is None else times(a, kept[part])
-                _times(product(used.swapaxes(-1, -2), dc, out=dvalue[part]), rate)
+                _times(product(used.swapaxes(-1, -2), dc, out=dvalue[part]), grown)
             if dquery is None and dkey is None:
                 return
             de = product(dc, value[part].swapaxes(-1, -2))
@@ -97,19 +93,14 @@ class Attention(Op):
                 de *= kept[part]
             softmax_gradient(a, de, out=de)  # linear in dA: the rate may come later, where there is less
             if dquery is not None:
-                _times(product(de, key[part], out=dquery[part]), scale * rate)
+                _times(product(de, key[part], out=dquery[part]), scale * grown)
             if dkey is not None:
-                _times(product(de.swapaxes(-1, -2), query[part], out=dkey[part]), scale * rate)
+                _times(product(de.swapaxes(-1, -2), query[part], out=dkey[part]), scale * grown)
 
         _over_blocks(work, weights.shape, xp is np)
         return tuple(
             None if g is None else g.astype(dtype, copy=False) for g, dtype in zip(grads, dtypes, strict=True)
         )
-
-
-def _rate(place: Place | None) -> float:
-    """1 / (1 - p), or 1 without dropout."""
-    return 1.0 if place is None else 1.0 / (1.0 - place[0])
 
 
 def _times(x: Array, factor: float) -> None:
@@ -150,77 +141,6 @@ def _blocks(
 def _within(part: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[slice, ...]:
     """The same part of an array of this shape, which may broadcast: all of an axis of 1."""
     return tuple(slice(None) if n == 1 else p for p, n in zip(part, shape, strict=False))
-
-
-def _has_kernel(query: Array, key: Array, value: Array) -> bool:
-    """Kernels take one type, and at least one of everything."""
-    if not kernels.usable(query) or query.dtype.name not in C_TYPES:
-        return False
-    return query.dtype == key.dtype == value.dtype and bool(query.size and key.size and value.size)
-
-
-class Launch:
-    """The kernels of kernels/attention.cu on one set of inputs."""
-
-    def __init__(
-        self, query: Array, key: Array, value: Array, mask: Array | None, causal: bool, scale: float,
-        place: Place | None,
-    ) -> None:  # fmt: skip
-        xp = get_xp(query)
-        self.inputs = [xp.ascontiguousarray(x) for x in (query, key, value)]
-        *lead, self.queries, self.size = query.shape
-        self.keys, self.value_size = value.shape[-2:]
-        self.matrices, heads = math.prod(lead), math.prod(lead[1:])
-        self.types = kernels.c_types(query.dtype)
-        self.sum_type = np.float64 if query.dtype == np.float64 else np.float32
-        short = max(self.queries, self.keys) <= 32
-        self.tile = attention_tiles(self.types[1])[0 if short else -1]
-        self.mask, steps = _mask_with_steps(mask, lead)
-        p, first, stream, call, _, seed = place or (0.0, 0, 0, 0, 0, 0)
-        step = None if place is None else random.step_beside(query)
-        self.numbers = (
-            self.matrices, heads, self.queries, self.keys, self.size, self.value_size, *steps, causal, scale,
-            random.keep_threshold(p), _rate(place), first, seed, stream, call, step,
-        )  # fmt: skip
-
-    def forward(self) -> tuple[Array, Array]:
-        """The context, and lse (..., T): the logarithm of the sum over the keys of e^energy."""
-        query = self.inputs[0]
-        xp, rows = get_xp(query), query.shape[:-1]
-        context = xp.empty((*rows, self.value_size), query.dtype)
-        log_sum_exp = xp.empty(rows, self.sum_type)
-        arrays = (*self.inputs, self.mask, context, log_sum_exp)
-        self._run("forward", self.queries, self.value_size, arrays)
-        return context, log_sum_exp
-
-    def backward(self, context: Array, log_sum_exp: Array, dcontext: Array) -> tuple[Array, ...]:
-        xp = get_xp(context)
-        dcontext = xp.ascontiguousarray(dcontext, dtype=context.dtype)
-        dquery, dkey, dvalue = [xp.empty_like(x) for x in self.inputs]
-        delta = xp.empty_like(log_sum_exp)
-        arrays = (*self.inputs, self.mask, context, log_sum_exp, dcontext, delta, dquery)
-        self._run("backward_query", self.queries, self.size, arrays)
-        arrays = (*self.inputs, self.mask, log_sum_exp, dcontext, delta, dkey, dvalue)
-        self._run("backward_key", self.keys, max(self.size, self.value_size), arrays)
-        return dquery, dkey, dvalue
-
-    def _run(self, name: str, rows: int, columns: int, arrays: tuple[Array | None, ...]) -> None:
-        kernel = kernels.project("attention", f"attention_{name}<{', '.join(self.types)}, {self.tile}>")
-        blocks = self.matrices * math.ceil(rows / self.tile) * math.ceil(columns / COLUMNS)
-        kernel(min(blocks, 2**31 - 1), THREADS, (*arrays, *self.numbers))
-
-
-def _mask_with_steps(mask: Array | None, lead: list[int]) -> tuple[Array | None, tuple[int, ...]]:
-    """The mask as a contiguous array, and the elements from one batch row, head, query and key of it to the
-    next: 0 along an axis that repeats."""
-    if mask is None:
-        return None, (0, 0, 0, 0)
-    xp = get_xp(mask)
-    if any(n != 1 for n in mask.shape[1:-2]):
-        mask = xp.broadcast_to(mask, (mask.shape[0], *lead[1:], *mask.shape[-2:]))
-    mask = xp.ascontiguousarray(mask)
-    shape = (mask.shape[0], math.prod(mask.shape[1:-2]), *mask.shape[-2:])
-    return mask, tuple(0 if n == 1 else math.prod(shape[i + 1 :]) for i, n in enumerate(shape))
 
 
 def default_scale(query: Any, scale: float | None) -> float:

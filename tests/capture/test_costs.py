@@ -148,8 +148,15 @@ def test_attention_reads_and_writes_each_array_but_no_weights(fake_gpu: Any, p: 
     found = cost(fake_gpu, lambda: ops.scaled_dot_product_attention(q, k, v, dropout=p, stream=5))
     one = q.data.nbytes
     assert found["forward"][:2] == (1, 4 * one)
-    assert found["backward"][0] == 2
-    assert found["backward"][1] <= 13 * one  # q, k, v, dC by both kernels, C, and the gradients
+    assert found["backward"][:2] == (1, 8 * one)  # q, k, v, C, dC, and the gradients
+
+
+def test_attention_of_long_texts_is_two_launches_backward(fake_gpu: Any) -> None:
+    q, k, v = leaf(2, 2, 8, 16), leaf(2, 2, 160, 16), leaf(2, 2, 160, 16)
+    found = cost(fake_gpu, lambda: ops.scaled_dot_product_attention(q, k, v))
+    small, large = q.data.nbytes, k.data.nbytes
+    assert found["backward"][0] == 2  # q, k, v and dC by both, C, and the gradients
+    assert found["backward"][1] <= 6 * (large + small) + SMALL
 
 
 def test_dropout_is_a_pass_each_way_and_keeps_no_mask(fake_gpu: Any) -> None:

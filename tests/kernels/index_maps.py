@@ -89,6 +89,15 @@ def attention_jobs(matrices, rows, columns, tile):
     return matrices * up(rows, tile) * up(columns, COLUMNS)
 
 
+def attention_sums(queries, size, tile):
+    """OwnSums of attention.cuh in attention_backward: place of the sum of each row and column, and its
+    thread."""
+    row, column = np.arange(up(queries, tile) * tile)[:, None], np.arange(up(size, 16) * 16)
+    thread = row % 16 * 16 + column % 16
+    wide, n = up(size, 16), tile // 16
+    return ((row // tile * wide + column // 16) * n + row % tile // 16) * 256 + thread, thread
+
+
 def conv1d_tile(tile, column_tiles, groups, side):
     """conv1d_forward and _backward_input: first row, first column, group."""
     above = tile // column_tiles

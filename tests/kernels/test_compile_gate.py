@@ -10,19 +10,24 @@ from cubins import FILES, QUICK, is_hot, names_in
 from gpuprop.backend import nvrtc
 from gpuprop.backend.occupancy import occupancy
 from gpuprop.errors import BuildError
+from gpuprop.ops import attention_kernels
 from gpuprop.ops.softmax_cross_entropy_kernels import SLAB_BYTES, SLAB_THREADS
 
 pytestmark = pytest.mark.skipif(not nvrtc.available(), reason=nvrtc.MISSING)
 THREADS = {"sort_ids": 1024, "softmax_cross_entropy_slab": SLAB_THREADS, "add_sorted_rows": 64}  # else 256
 THREADS |= {f"{cell}_sequence_{way}": 384 for cell in ("gru", "lstm") for way in ("forward", "backward")}
 THREADS |= {f"conv1d_depthwise_{way}": n for way, n in (("forward", 128), ("backward", 128), ("sum", 1024))}
-DYNAMIC = {"softmax_cross_entropy_slab": SLAB_THREADS * (SLAB_BYTES + 4)}  # bytes of shared memory, at most
+DYNAMIC = {  # bytes of shared memory, at most
+    "softmax_cross_entropy_slab": SLAB_THREADS * (SLAB_BYTES + 4),
+    "attention_backward": attention_kernels.SHORT * attention_kernels.COLUMNS * 4,
+}
+DECLARED = {"attention_backward": attention_kernels.DECLARED}
 NORM = r"(residual_)?layer_norm_"
 # Warps that a multiprocessor holds at least, by the first pattern that fits. A memory of 4.3 TB/s that
 # answers after 0.7 µs wants 23 KB asked for at each of 132 multiprocessors: 32 warps with twice 16 bytes a
 # lane, or fewer with more.
 LEAST_WARPS = (
-    (r"attention_.*, 64>", 8),  # a tile of 64 x 64 takes a block's registers: there is room for one
+    (r"attention_backward(_key)?<.*, 64>", 8),  # dk and dv at once: registers for one block
     (r"attention_", 16),  # one block multiplies while another loads
     (r"conv1d_(forward|backward_input|backward_weight)<", 16),  # the same
     (r"conv1d_relu_max_(forward|backward_weight)<", 16),  # the same, and loads ahead into registers
@@ -53,7 +58,7 @@ def test_compiles(name, arch, cubins):
     for kernel in info.kernels:
         assert kernel.arch == arch
         assert 0 < kernel.registers <= 255
-        assert kernel.shared_bytes <= 48 * 1024
+        assert kernel.shared_bytes <= DECLARED.get(kernel.name.partition("<")[0], 48 * 1024)
         if is_hot(kernel.name):
             assert (kernel.stack_bytes, kernel.spill_stores, kernel.spill_loads) == (0, 0, 0), kernel
             if arch in QUICK:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from gpuprop.backend.instantiations import ROW_ELEMENTS, TEAMS
-from gpuprop.ops import activation_kernels, embedding_kernels, layer_norm_kernels
+from gpuprop.ops import activation_kernels, attention_kernels, embedding_kernels, layer_norm_kernels
 from gpuprop.ops import softmax_cross_entropy_kernels as cross_entropy
 from gpuprop.ops.residual_layer_norm import packs_of as residual_packs_of
 from gpuprop.optim import norm
@@ -91,6 +91,18 @@ def test_attention_jobs_of_huge_arrays(matrices, rows, columns):
         assert 0 <= row0 < rows
         assert 0 <= column0 < columns
         assert (matrix * tiles + row0 // 32) * chunks + column0 // 64 == min(job, total - 1)
+
+
+@pytest.mark.parametrize("tile", [32, 64])
+def test_sums_of_attention_have_a_place_and_a_thread_each(tile):
+    """Those of all rows and columns fill the memory that a launch asks for."""
+    for queries, size in itertools.product((1, 17, 64, 127, 128), (1, 16, 17, 64)):
+        places, threads = maps.attention_sums(queries, size, tile)
+        assert maps.once(places, places.size)
+        assert (places % 256 == threads).all()
+        if attention_kernels.tile_of(queries, 1, "float") == tile:
+            shared = attention_kernels.one_block((queries, size), (1, 1), "float", 64 << 10)
+            assert shared == 4 * places.size
 
 
 def logits(rows, classes, dtype=FLOAT):

@@ -233,6 +233,18 @@ def test_one_operation_is_the_composition(device, queries, keys, size, values, k
 
 
 @pytest.mark.parametrize(
+    ("queries", "keys"), [(1, 17), (17, 1), (127, 33), (33, 128), (128, 127), (129, 9), (9, 129)]
+)
+def test_lengths_around_what_a_block_takes(device, queries, keys):
+    """Gradients by one kernel, and by two: those of the composition."""
+    arrays = draw(queries, (2, 2, queries, 9), (2, 2, keys, 9), (2, 2, keys, 5))
+    mask = masks(1, 2, queries, keys, "keys")
+    mask[1, 0] = False  # a query without any key
+    for a, b in zip(*both(arrays, mask, causal=True, dropout=0.25, stream=3), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize(
     ("queries", "keys", "size", "values", "kind", "causal", "dropout"),
     [(3, 4, 2, 1, "keys", False, 0.4), (2, 1, 1, 2, "none", True, 0.0), (3, 2, 2, 2, "pairs", True, 0.4)],
 )
