@@ -17,6 +17,7 @@ from .ops.attention_kernels import Launch
 from .ops.bidirectional import Bidirectional
 from .ops.conv1d import Conv1d
 from .ops.conv1d_relu_max import ConvReluMax
+from .ops.feed_forward import FeedForward
 from .ops.gru import GRU
 from .ops.linear import Linear, MatMul
 from .ops.lstm import LSTM
@@ -51,6 +52,18 @@ def _linear(ctx: Context, dy: int) -> int:
     weight, y = ctx.saved[1:]
     need_x, need_weight, need_bias = ctx.needs_grad
     return dy * (2 * weight.shape[1] * (need_x + need_weight) + need_bias + (y is not None))
+
+
+def _feed_forward(ctx: Context, dy: int) -> int:
+    """Of each layer as `_linear`, where a gradient is wanted of it or of what is before."""
+    layers, count = len(ctx.needs_grad) // 2, 0
+    weights = ctx.saved[-layers:]
+    for i, weight in enumerate(weights):
+        before, (need_weight, need_bias) = any(ctx.needs_grad[: 2 * i + 1]), ctx.needs_grad[2 * i + 1 :][:2]
+        if before or need_weight or need_bias:
+            own = 2 * weight.shape[1] * (before + need_weight) + need_bias + (i < layers - 1)
+            count += dy // weights[-1].shape[0] * weight.shape[0] * own
+    return count
 
 
 def _matmul(ctx: Context, dy: int) -> int:
@@ -121,6 +134,7 @@ def _additive(ctx: Context, dy: int) -> int:
 
 _PRODUCTS: dict[Any, Count] = {
     Linear: _linear,
+    FeedForward: _feed_forward,
     MatMul: _matmul,
     Conv1d: _conv1d,
     ConvReluMax: _conv_relu_max,

@@ -1,7 +1,9 @@
 """cublasLt: products with an epilogue, which adds a bias, applies an activation or its derivative, or sums
 the columns of a factor, while the result is still on the chip.
 
-An algorithm is asked for once a shape and kept; `run` says False where cublasLt has none.
+An algorithm is asked for once a shape and kept; `run` says False where cublasLt has none. What it forbids is
+in NVIDIA's documentation (cuBLAS, cublasLtEpilogue_t and cublasLtMatmulDescAttributes_t): an epilogue needs
+a column-major D, and the auxiliary matrix of an activation has a leading dimension of its own.
 """
 
 from __future__ import annotations
@@ -15,10 +17,17 @@ from . import cublas
 from .cublas import DATA_TYPES, NOT_SUPPORTED, WORKSPACE, check, library
 from .gemm_layout import Operand, Plan
 
-# cublasLtEpilogue_t. sums_p and sums_q are of the rows of op(P), columns of op(Q).
-EPILOGUES = {"relu": 2, "bias": 4, "relu_bias": 6, "sums_p": 256, "sums_q": 512}
+# cublasLtEpilogue_t. aux: the auxiliary matrix is written, which d... reads: for ReLU a bit an element of D,
+# 1 where it is above 0, for GELU (the tanh form) what went into it. bgrad: sums over the columns of D, after
+# the derivative. sums_p and sums_q are of the rows of op(P), columns of op(Q).
+EPILOGUES = {
+    "relu": 2, "bias": 4, "relu_bias": 6, "relu_aux": 130, "relu_aux_bias": 134, "drelu": 136,
+    "drelu_bgrad": 152, "gelu": 32, "gelu_bias": 36, "gelu_aux": 160, "gelu_aux_bias": 164, "dgelu": 192,
+    "dgelu_bgrad": 208, "sums_p": 256, "sums_q": 512,
+}  # fmt: skip
 # cublasLtMatmulDescAttributes_t, cublasLtMatrixLayoutAttribute_t, cublasLtMatmulPreferenceAttributes_t
-TRANSPOSE_P, TRANSPOSE_Q, EPILOGUE, BIAS_POINTER = 3, 4, 7, 8
+TRANSPOSE_P, TRANSPOSE_Q, EPILOGUE, BIAS_POINTER, AUX_POINTER, AUX_LD = 3, 4, 7, 8, 11, 12
+AUX_STEPS = {"relu": 128, "gelu": 8}  # what a leading dimension is a multiple of: bits, elements
 BATCH_COUNT, BATCH_STRIDE = 5, 6
 MOST_WORKSPACE, ALIGNMENTS = 1, (5, 6, 7, 8)
 MOST_ALIGNMENT = 256
@@ -60,6 +69,8 @@ class _Prepared:
         self.p = _layout(types[0], plan.m, plan.k, plan.p, plan.batch)
         self.q = _layout(types[1], plan.k, plan.n, plan.q, plan.batch)
         self.d = _layout(types[2], plan.m, plan.n, plan.d, plan.batch)
+        if reads_or_writes_aux(epilogue):
+            self.set(AUX_LD, ctypes.c_int64(aux_ld(epilogue, plan.m)))
         self.found = _Heuristic()
 
     def set(self, attribute: int, value: Any) -> None:
@@ -68,10 +79,11 @@ class _Prepared:
             of(self.description, attribute, ctypes.byref(value), ctypes.sizeof(value)), "cublasLt attribute"
         )
 
-    def point(self, bias: Any) -> None:
-        """Where the vector is, read or written."""
-        if bias is not None:
-            self.set(BIAS_POINTER, ctypes.c_void_p(bias.data.ptr))
+    def point(self, bias: Any, aux: Any) -> None:
+        """Where the vector and the auxiliary matrix are, read or written."""
+        for attribute, x in ((BIAS_POINTER, bias), (AUX_POINTER, aux)):
+            if x is not None:
+                self.set(attribute, ctypes.c_void_p(x.data.ptr))
 
     def choose(self, handle: ctypes.c_void_p, alignments: tuple[int, ...]) -> bool:
         """Ask for the algorithm; False where there is none."""
@@ -95,34 +107,45 @@ class _Prepared:
         return self.found.state == 0
 
 
+def reads_or_writes_aux(epilogue: str) -> bool:
+    return "_aux" in epilogue or epilogue.startswith("d")
+
+
+def aux_ld(epilogue: str, rows: int) -> int:
+    """The leading dimension of the auxiliary matrix of D (rows, n): in bits for ReLU, elements for GELU."""
+    step = AUX_STEPS["relu" if "relu" in epilogue else "gelu"]
+    return -(-rows // step) * step
+
+
 def run(
-    device: int, plan: Plan, p: Any, q: Any, d: Any, compute: int, epilogue: str, bias: Any = None
-) -> bool:
-    """D = epilogue(op(P) op(Q)) on CuPy arrays of GPU `device`, the current one, as `plan` says; of a batch
-    with the epilogue "bias" only. bias: the vector (m,) that is added, or receives sums. False, with nothing
-    done, where there is no algorithm.
+    device: int, plan: Plan, p: Any, q: Any, d: Any, compute: int, epilogue: str, bias: Any = None,
+    aux: Any = None, scale: float = 1.0,
+) -> bool:  # fmt: skip
+    """D = epilogue(scale op(P) op(Q)) on CuPy arrays of GPU `device`, the current one, as `plan` says; of a
+    batch with the epilogue "bias" only. bias: the vector (m,) that is added, or receives sums. aux: the
+    auxiliary matrix, with leading dimension `aux_ld`. False, with nothing done, where there is no algorithm.
     """
     pointers = [x.data.ptr for x in (p, q, d)]
     steps = [at.stride * x.dtype.itemsize for x, at in ((p, plan.p), (q, plan.q), (d, plan.d))]
     places = [at | step for at, step in zip(pointers, steps, strict=True)] if plan.batch > 1 else pointers
-    vector = () if bias is None else (bias.data.ptr,)
-    alignments = _alignments((*places, places[2], *vector))
+    beside = [0 if x is None else x.data.ptr for x in (bias, aux)]
+    alignments = _alignments((*places, places[2], *beside))
     types = tuple([DATA_TYPES[x.dtype.name] for x in (p, q, d)])
     key = (device, plan, types, compute, epilogue, alignments)
     handle = _handle(device)
     if key not in _cache.prepared:
         new = _Prepared(plan, types, compute, epilogue)  # type: ignore[arg-type]
-        new.point(bias)
+        new.point(bias, aux)
         _cache.prepared[key] = new if new.choose(handle, alignments[:4]) else None
     ready = _cache.prepared[key]
     if ready is None:
         return False
-    ready.point(bias)
-    one, zero = cublas.number(1.0, p.dtype), cublas.number(0.0, p.dtype)
+    ready.point(bias, aux)
+    alpha, zero = cublas.number(scale, p.dtype), cublas.number(0.0, p.dtype)
     stream = cublas.current_stream()
     workspace = cublas.handle(device).workspace(stream)
     status = library("cublasLt").cublasLtMatmul(
-        handle, ready.description, ctypes.byref(one), pointers[0], ready.p, pointers[1], ready.q,
+        handle, ready.description, ctypes.byref(alpha), pointers[0], ready.p, pointers[1], ready.q,
         ctypes.byref(zero), pointers[2], ready.d, pointers[2], ready.d, ctypes.byref(ready.found.algorithm),
         workspace.ptr, WORKSPACE, stream,
     )  # fmt: skip

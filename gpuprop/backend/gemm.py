@@ -129,10 +129,27 @@ def tf32_products() -> Iterator[None]:
 
 
 def affine(a: Array, b: Array, bias: Array | None, activation: str | None = None) -> Array | None:
-    """f(a b + bias), f the identity or "relu", for matrices (M, K), (K, N) and bias (N,) or None, in one
-    launch. None where no library does that: on a CPU, and for types and strides that cublasLt has no
-    algorithm for."""
+    """f(a b + bias), f the identity, "relu" or "gelu" (its tanh form), for matrices (M, K), (K, N) and bias
+    (N,) or None, in one launch. None where no library does that: on a CPU, and for types and strides that
+    cublasLt has no algorithm for."""
     return gemm_cuda.affine(a, b, bias, activation, _float32 == "high") if is_cupy(a) else None
+
+
+def activated(a: Array, b: Array, bias: Array | None, activation: str) -> tuple[Array, Array] | None:
+    """`affine`, and beside f(z) what `behind` needs of z: for "relu" bits in bytes (M, ceil(N / 128) 16), for
+    "gelu" z itself in the first N columns of (M, ceil(N / 8) 8)."""
+    return gemm_cuda.activated(a, b, bias, activation, _float32 == "high") if is_cupy(a) else None
+
+
+def behind(
+    dy: Array, weight: Array, aux: Array, activation: str, scale: float = 1.0, sums: Array | None = None
+) -> Array | None:
+    """dz = (scale dy W) f'(z) for dy (N, O) and W (O, I), the gradient before an activation, which aux is of
+    (see `activated`), and its sums over the rows into sums (I,), if given, in one launch. None, with nothing
+    done, where no library does that."""
+    if not is_cupy(dy):
+        return None
+    return gemm_cuda.behind(dy, weight, aux, activation, scale, sums, _float32 == "high")
 
 
 def with_bias(a: Array, b: Array, bias: Array, out: Array) -> bool:

@@ -114,6 +114,40 @@ def affine(a: Array, b: Array, bias: Array | None, activation: str | None, tf32:
     return y if _with_epilogue(a, b, y, tf32, name, bias) else None
 
 
+def activated(
+    a: Array, b: Array, bias: Array | None, activation: str, tf32: bool
+) -> tuple[Array, Array] | None:
+    """See `gemm.activated`."""
+    if not _alike(a, b, bias) or not a.shape[0] or not b.shape[1]:
+        return None
+    name = f"{activation}_aux" + ("" if bias is None else "_bias")
+    y = cuda_setup.import_cupy().empty((a.shape[0], b.shape[1]), a.dtype)
+    aux = new_aux(y, activation)
+    return (y, aux) if _with_epilogue(a, b, y, tf32, name, bias, aux) else None
+
+
+def new_aux(y: Array, activation: str) -> Array:
+    """Memory for what the backward pass of f(z) = y (N, C) needs, as cublasLt wants it: for "relu" bits in
+    bytes (N, ceil(C / 128) 16), for "gelu" numbers (N, ceil(C / 8) 8)."""
+    ld = cublaslt.aux_ld(activation, y.shape[1])
+    relu = activation == "relu"
+    shape = (y.shape[0], ld // 8 if relu else ld)
+    return cuda_setup.import_cupy().empty(shape, np.uint8 if relu else y.dtype)
+
+
+def behind(
+    dy: Array, weight: Array, aux: Array, activation: str, scale: float, sums: Array | None, tf32: bool
+) -> Array | None:
+    """See `gemm.behind`."""
+    if not _alike(dy, weight, sums) or dy.shape[1] == 1:  # no algorithm takes an inner length of 1
+        return None
+    if aux.shape[1] * (8 if activation == "relu" else 1) != cublaslt.aux_ld(activation, weight.shape[1]):
+        return None
+    name = f"d{activation}" + ("" if sums is None else "_bgrad")
+    dz = cuda_setup.import_cupy().empty((dy.shape[0], weight.shape[1]), dy.dtype)
+    return dz if _with_epilogue(dy, weight, dz, tf32, name, sums, aux, scale) else None
+
+
 def with_bias(a: Array, b: Array, bias: Array, out: Array, tf32: bool) -> bool:
     """See `gemm.with_bias`."""
     if not _alike(a[0], b, bias) or out.dtype != a.dtype:
@@ -131,7 +165,10 @@ def with_sums(a: Array, b: Array, out: Array, sums: Array, tf32: bool) -> bool:
     return _with_epilogue(a, b, out, tf32, "sums_p" if how.swapped else "sums_q", sums)
 
 
-def _with_epilogue(a: Array, b: Array, y: Array, tf32: bool, name: str, bias: Array | None) -> bool:
+def _with_epilogue(
+    a: Array, b: Array, y: Array, tf32: bool, name: str, bias: Array | None, aux: Array | None = None,
+    scale: float = 1.0,
+) -> bool:  # fmt: skip
     if not y.size or not a.shape[-1]:
         return False
     a, b = (readable(x, tuple(y.shape[:-2])) for x in (a, b))
@@ -141,7 +178,7 @@ def _with_epilogue(a: Array, b: Array, y: Array, tf32: bool, name: str, bias: Ar
     p, q = (b, a) if how.swapped else (a, b)
     compute = cublas.compute_type(a.dtype, tf32)
     with on_device_of(y):
-        return cublaslt.run(y.device.id, how, p, q, y, compute, name, bias)
+        return cublaslt.run(y.device.id, how, p, q, y, compute, name, bias, aux, scale)
 
 
 def _alike(a: Array, b: Array, bias: Array | None) -> bool:

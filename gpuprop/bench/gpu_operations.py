@@ -15,6 +15,7 @@ from .floors import Cost
 from .gpu_adam import adam_case
 from .gpu_case import FLOOR, GpuCase, Target
 from .gpu_data import Normal, Sizes, integers, words
+from .gpu_feed_forward import feed_forward_case
 from .gpu_operation import Form, Named, Operation
 
 CHANNELS_FIRST = (0, 2, 1)
@@ -252,8 +253,8 @@ def attention_case(length: int) -> GpuCase:
 
 
 def operation_cases() -> list[GpuCase]:
-    """All rows of the first table."""
+    """All rows of the first table, and one beside."""
     return [
         *cross_entropy_cases(), *convolution_cases(), adam_case(), embedding_case(),
-        gru_case(256), gru_case(512), attention_case(64), attention_case(128),
+        gru_case(256), gru_case(512), attention_case(64), attention_case(128), feed_forward_case(),
     ]  # fmt: skip

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -25,15 +24,11 @@ Batch = dict[str, Any]
 
 class MLP(nn.Module):
     def __init__(self, s: Mapping[str, Any]) -> None:
-        dims = s["dims"]
-        self.layers = [nn.Linear(i, o, activation="relu") for i, o in pairwise(dims[:-1])]
-        self.layers.append(nn.Linear(dims[-2], dims[-1]))
+        self.net = nn.FeedForward(s["dims"])
         self.criterion = nn.CrossEntropyLoss()
 
     def forward(self, x: Any, y: Any) -> gp.Tensor:
-        for layer in self.layers:
-            x = layer(x)
-        return self.criterion(x, y)
+        return self.criterion(self.net(x), y)
 
 
 class CNN(nn.Module):
@@ -143,7 +138,7 @@ class Transformer(nn.Module):
 def our_name(name: str, s: Mapping[str, Any]) -> str:
     """PyTorch's name of a weight -> ours."""
     if s["kind"] == "mlp":
-        return name.replace("fc", "layers.")
+        return name.replace("fc", "net.layers.")
     for i, width in enumerate(s.get("widths", ())):
         name = name.replace(f"conv{width}.", f"features.convolutions.{i}.")
     if s["kind"] == "gru" and s["attention"] == "bahdanau":

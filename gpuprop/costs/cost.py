@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from . import convolutions, layers, losses, optimizers, recurrent, sequences, simple
+from . import convolutions, feed_forward, layers, losses, optimizers, recurrent, sequences, simple
 from .measure import LONG, Cost, Spec
 
 FORMULAS: dict[str, Callable[..., Cost]] = {
     **simple.FORMULAS,
     **layers.FORMULAS,
+    **feed_forward.FORMULAS,
     **losses.FORMULAS,
     **sequences.FORMULAS,
     **convolutions.FORMULAS,

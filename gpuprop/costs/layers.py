@@ -20,19 +20,31 @@ def linear(x: Spec, weight: Spec, bias: Spec | None = None, *, activation: str |
     """One product each for y, dx and dW, with bias, ReLU and the sums of db inside."""
     x2, (out, inner), relu = x.rows(), weight.shape, activation is not None
     y = x2.like(len(x2), out)
-    epilogue, after = x.dtype != np.float64, bias is not None or relu
-    forward = launch(x2, weight, bias if epilogue else None, y)
-    forward += launch(y, bias, y) if after and not epilogue else Pass()
+    forward = affine(x2, weight, bias, y, relu)
     backward = launch(y, y, y) if relu else Pass()
     backward += launch(y, weight, x2) if x.needs_grad else Pass()
+    backward += weight_gradients(x2, weight, bias, y)
     need_bias = bias is not None and bias.needs_grad
-    sums_inside = need_bias and weight.needs_grad and epilogue
-    backward += launch(x2, y, weight, bias if sums_inside else None) if weight.needs_grad else Pass()
-    backward += column_sums(y) if need_bias and not sums_inside else Pass()
     flops = gradient_flops(Linear, (x2, weight, y if relu else None), y, x, weight, bias)
     wanted = x.needs_grad or weight.needs_grad or need_bias
     own = y.size * (2 * inner + (bias is not None) + relu)
     return Cost(both([forward], own), both([backward], flops) if wanted else Pass())
+
+
+def affine(x: Spec, weight: Spec, bias: Spec | None, y: Spec, relu: bool, beside: Spec | None = None) -> Pass:
+    """y = f(x Wᵀ + b) in one product, and what it keeps beside y; in float64 a kernel adds the bias."""
+    if x.dtype != np.float64:
+        return launch(x, weight, bias, y, beside)
+    after = launch(y, bias, y) if bias is not None or relu else Pass()
+    return launch(x, weight, y) + after
+
+
+def weight_gradients(x: Spec, weight: Spec, bias: Spec | None, dy: Spec) -> Pass:
+    """dyᵀ x, and the sums of dy inside, or in kernels where they are wanted alone or in float64."""
+    need_bias = bias is not None and bias.needs_grad
+    inside = need_bias and weight.needs_grad and x.dtype != np.float64
+    found = launch(x, dy, weight, bias if inside else None) if weight.needs_grad else Pass()
+    return found + (column_sums(dy) if need_bias and not inside else Pass())
 
 
 def column_sums(x: Spec) -> Pass:

@@ -10,6 +10,7 @@ from .. import ops
 from ..backend.arrays import Array, get_xp
 from ..backend.random import new_stream
 from ..nn.dropout import Dropout
+from ..nn.feed_forward import feed_forward
 from ..nn.linear import Linear
 from ..nn.module import ModuleList
 from ..nn.pooling import MeanOverTime
@@ -67,9 +68,9 @@ class FeedForwardClassifier(EmbeddingClassifier):
         """Logits (B, num_classes) of ids (B, L); mask (B, L) is True at real tokens (None: not padding)."""
         x, mask = self.embed(ids, mask)
         h = self.dropout(self.average(x, self._thinned(mask)))
-        for layer in self.hidden:
-            h = self.dropout(layer(h))
-        return self.output(h)
+        if not len(self.hidden):
+            return self.output(h)
+        return feed_forward(h, [*self.hidden, self.output], "relu", self.dropout)
 
     def _thinned(self, mask: Array) -> Array:
         """The mask with a share of its words left out in training; a row that would lose all keeps all."""

@@ -21,14 +21,8 @@ from ..nn.embedding import Embedding
 from ..nn.layer_norm import LayerNorm
 from ..nn.linear import Linear
 from ..nn.module import Module, ModuleList
-from ..nn.transformer import (
-    ACTIVATIONS,
-    NORMS,
-    Cache,
-    TransformerDecoderLayer,
-    TransformerEncoderLayer,
-    stack,
-)
+from ..nn.transformer import NORMS, Cache, TransformerDecoderLayer, TransformerEncoderLayer, stack
+from ..ops.feed_forward import ACTIVATIONS
 from ..ops.packing import Packing
 from ..tensors import Tensor
 from .configured import MOST_LAYERS, MOST_UNITS, check_table, choice, probability, whole

@@ -6,6 +6,7 @@ from .attention import AdditiveAttention, DotProductAttention, MultiHeadAttentio
 from .conv import Conv1d, ConvMaxOverTime, conv_max_over_time
 from .dropout import Dropout
 from .embedding import Embedding
+from .feed_forward import FeedForward
 from .layer_norm import LayerNorm
 from .linear import Linear
 from .losses import (
@@ -35,6 +36,7 @@ __all__ = [
     "DotProductAttention",
     "Dropout",
     "Embedding",
+    "FeedForward",
     "LayerNorm",
     "LearnedPositions",
     "Linear",

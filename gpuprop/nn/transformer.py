@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from ..ops.feed_forward import ACTIVATIONS
 from ..ops.packing import Packing, packing_of
 from ..ops.shapes import concatenate
 from ..tensors import Tensor
 from .attention import MultiHeadAttention
 from .checks import positive
 from .dropout import Dropout
+from .feed_forward import feed_forward
 from .layer_norm import LayerNorm
 from .linear import Linear
 from .module import Module
 
-ACTIVATIONS = ("relu", "gelu")
 NORMS = ("pre", "post")
 
 
@@ -63,8 +64,7 @@ class TransformerLayer(Module):
         return x, x
 
     def _feed_forward(self, x: Tensor, mask: Any) -> Tensor:
-        inner = self.linear1(x)
-        return self.linear2(self.dropout(inner.gelu() if self.activation == "gelu" else inner, mask))
+        return feed_forward(x, (self.linear1, self.linear2), self.activation, self.dropout, mask)
 
 
 class TransformerEncoderLayer(TransformerLayer):

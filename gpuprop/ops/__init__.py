@@ -26,6 +26,7 @@ from .elementwise import (
     tanh,
 )
 from .embedding import embedding
+from .feed_forward import feed_forward
 from .gelu import gelu
 from .glu import glu
 from .gru import gru
@@ -60,6 +61,7 @@ __all__ = [
     "dropout",
     "embedding",
     "exp",
+    "feed_forward",
     "gelu",
     "getitem",
     "glu",

@@ -149,6 +149,11 @@ def gelu(x: Any, approximate: str = "tanh") -> Tensor:
     approximate: "tanh", which differs by less than 0.0005, or "none" (PyTorch's default) for the exact form,
     which takes half as long again on a CPU.
     """
-    if approximate not in APPROXIMATE:
-        raise ValueError(f"gelu: approximate is one of {', '.join(APPROXIMATE)}, not {approximate!r}")
+    check_form("gelu", approximate)
     return GELU.apply(x, approximate=approximate)
+
+
+def check_form(name: str, approximate: str) -> None:
+    """Raise ValueError for what is no form of GELU; name: of the operation."""
+    if approximate not in APPROXIMATE:
+        raise ValueError(f"{name}: approximate is one of {', '.join(APPROXIMATE)}, not {approximate!r}")

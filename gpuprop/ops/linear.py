@@ -31,13 +31,7 @@ class Linear(Op):
 
     @staticmethod
     def forward(ctx: Context, x: Array, weight: Array, bias: Array | None, *, relu: bool = False) -> Array:
-        done = affine(rows(x), weight.T, bias, "relu" if relu else None)
-        y = product(rows(x), weight.T) if done is None else done
-        if done is None and (bias is not None or relu):
-            if activation_kernels.usable(y, bias):
-                activation_kernels.forward("relu" if relu else "identity", y, bias, out=y)
-            else:
-                over_rows(partial(_finish, get_xp(y), y, bias, relu), y.shape[0], host_size(y))
+        y = affine_rows(rows(x), weight, bias, relu)
         ctx.save(x, weight, y if relu else None)
         return y.reshape(*x.shape[:-1], y.shape[-1])
 
@@ -49,6 +43,18 @@ class Linear(Op):
             dz = through_relu(dz, y)
         dx = product(dz, weight).reshape(x.shape) if ctx.needs_grad[0] else None
         return (dx, *weight_and_bias_gradients(ctx, rows(x), dz))
+
+
+def affine_rows(x: Array, weight: Array, bias: Array | None, relu: bool = False) -> Array:
+    """f(x Wᵀ + b), f the identity or max(·, 0), for x (N, I), W (O, I) and b (O,) or None -> (N, O)."""
+    done = affine(x, weight.T, bias, "relu" if relu else None)
+    y = product(x, weight.T) if done is None else done
+    if done is None and (bias is not None or relu):
+        if activation_kernels.usable(y, bias):
+            activation_kernels.forward("relu" if relu else "identity", y, bias, out=y)
+        else:
+            over_rows(partial(_finish, get_xp(y), y, bias, relu), y.shape[0], host_size(y))
+    return y
 
 
 def _finish(xp: Any, y: Array, bias: Array | None, relu: bool, start: int, stop: int) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from gpuprop.backend import gemm
 from gpuprop.backend.arrays import bfloat16, get_xp, to_device, to_host
+from gpuprop.ops.gelu import CUBIC, SLOPE
 
 View = Callable[[Any], Any]
 VIEWS: dict[str, tuple[tuple[int, ...], View, tuple[int, ...], View]] = {
@@ -56,3 +57,36 @@ def test_epilogues(any_gpu: str) -> None:
         np.testing.assert_allclose(to_host(sums), dy.sum(axis=0), atol=1e-4)
     if any_gpu == "fake":
         assert done is not None
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("hidden", [48, 129])
+def test_epilogues_of_activations(any_gpu: str, activation: str, hidden: int) -> None:
+    """f(x w), dz = (dy v) f'(x w) and its sums; and how the bits of ReLU lie, the lowest of a byte first."""
+    rng = np.random.default_rng(2)
+    x, w, dy, v = (
+        rng.standard_normal(s).astype(np.float32) for s in ((64, 32), (32, hidden), (64, 24), (24, hidden))
+    )
+    on = [to_device(a, "cuda") for a in (x, w, dy, v)]
+    done = gemm.activated(on[0], on[1], None, activation)
+    if done is None:
+        assert any_gpu != "fake"
+        return
+    y, beside = map(to_host, done)
+    z = x.astype(np.float64) @ w
+    t = np.tanh(SLOPE * (z + CUBIC * z**3))
+    if activation == "relu":
+        np.testing.assert_array_equal(np.unpackbits(beside, axis=1, bitorder="little")[:, :hidden], y > 0)
+        value, slope = np.maximum(z, 0), (z > 0).astype(float)
+    else:
+        np.testing.assert_allclose(beside[:, :hidden], z, atol=1e-4)
+        value = 0.5 * z * (1 + t)
+        slope = 0.5 * (1 + t) + 0.5 * z * (1 - t * t) * SLOPE * (1 + 3 * CUBIC * z * z)
+    np.testing.assert_allclose(y, value, atol=1e-4)
+    sums = get_xp(on[0]).empty(hidden, np.float32)
+    dz = gemm.behind(on[2], on[3], done[1], activation, 0.5, sums)
+    assert any_gpu != "fake" or dz is not None
+    if dz is not None:
+        exact = 0.5 * (dy.astype(np.float64) @ v) * slope
+        np.testing.assert_allclose(to_host(dz), exact, atol=1e-4)
+        np.testing.assert_allclose(to_host(sums), exact.sum(0), atol=1e-3)

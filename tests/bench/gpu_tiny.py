@@ -24,6 +24,7 @@ TINY: dict[str, dict[str, Any]] = {
     "embedding": {"B": 3, "L": 5, "V": 30, "D": 8},
     **{f"gru_{n}": {"B": 3, "L": 4, "H": 8} for n in (256, 512)},
     **{f"attention_{n}": {"B": 2, "h": 2, "L": 8, "D": 16} for n in (64, 128)},
+    "feed_forward_gelu": {"B": 5, "D": 8, "H": 24},
     "step_mlp": {"B": 5, "dims": (12, 8, 3)},
     "step_text_cnn": {"B": 4, "L": 9, "vocab": 30, "emb": 8, "filters": 4, "dropout": 0.0},
     "step_gru": PAIRS,

@@ -29,16 +29,33 @@ class TwoLayers(nn.Module):
         return self.output(self.hidden(x))
 
 
+class TwoLayersInOne(nn.FeedForward):
+    def __init__(self, activation: str) -> None:
+        super().__init__((16, 32, 3), activation)
+
+    def forward(self, x: Any, _: Any) -> Any:
+        return super().forward(x)
+
+
 # The most that each may have, which goes down as operations are fused. The goals of 12 for two layers and 25
 # for the convolutional classifier are held. Of a layer of GRU in both directions come 9: weights joined, a
 # product and a kernel forward, a kernel and 5 products backward.
-MOST = {"two layers": 11, "mlp": 24, "cnn": 20, "classifier": 20, "gru": 26, "transformer": 46}
+MOST = {
+    "two layers": 11, "two in one": 10, "two with gelu": 10, "mlp": 24, "cnn": 20, "classifier": 20,
+    "gru": 26, "transformer": 46,
+}  # fmt: skip
+OTHERS = {
+    "two layers": TwoLayers,
+    "two in one": lambda: TwoLayersInOne("relu"),
+    "two with gelu": lambda: TwoLayersInOne("gelu"),
+    "classifier": classifier,
+}
 
 
 @pytest.mark.parametrize("name", MOST)
 def test_launches(fake_gpu: Any, name: str) -> None:
     gp.manual_seed(0)
-    model = {**MODELS, "two layers": TwoLayers, "classifier": classifier}[name]()
+    model = {**MODELS, **OTHERS}[name]()
     model.train()
     update, criterion = optim.AdamW(model.parameters()), nn.CrossEntropyLoss()
 
@@ -53,12 +70,12 @@ def test_launches(fake_gpu: Any, name: str) -> None:
     run = gp.capture(step)
     for i in range(3):
         ids, mask, labels = batch(i, 16, 30) if name == "classifier" else batch(i)
-        run(np.ones((len(ids), 16), np.float32) if name == "two layers" else ids, mask, labels)
+        run(np.ones((len(ids), 16), np.float32) if name.startswith("two") else ids, mask, labels)
     (graph,) = run._graphs.values()
     names = graph.graph.names
     assert len(names) <= MOST[name], Counter(names)
     assert names.count("adam") == names.count("gradient_norm") == 1
-    if name == "two layers":  # bias and ReLU, and sums for biases, are epilogues of the products
+    if name.startswith("two "):  # bias and ReLU, and sums for biases, are epilogues of the products
         assert (names.count("gemm_epilogue"), names.count("gemm")) == (4, 1)
 
 

@@ -97,6 +97,13 @@ CASES: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("linear", ((N, C), (96, C)), {}),
     ("linear", ((N, C), (96, C), (96,)), {}),
     ("linear", ((4, 16, C), (96, C), (96,)), {"activation": "relu"}),
+    *[
+        ("feed_forward", ((4, 16, C), (96, C), (96,), (40, 96), (40,)), form)
+        for form in ({}, {"activation": "gelu"}, {"activation": "gelu", "approximate": "none"})
+    ],
+    ("feed_forward", ((N, 9), (13, 9), None, (130, 13), None, (7, 130), None), {"activation": "gelu"}),
+    ("feed_forward", ((N, 9), (13, 9), (13,), (130, 13), (130,), (1, 130), (1,)), {}),
+    ("feed_forward", ((N, C), (96, C), (96,), (40, 96), (40,)), {"dropout": 0.1, "stream": 3}),
     ("matmul", ((N, C), (C, 32)), {}),
     ("matmul", ((8, 32, 64), (8, 64, 16)), {}),
     ("matmul", ((8, 32, 64), (64, 16)), {}),
@@ -153,7 +160,7 @@ def name_of(case: Any) -> str:
 
 # The others do in float64 what they do in float32.
 NORMS, RECURRENT = ("layer_norm", "residual_layer_norm"), ("gru", "lstm", "bidirectional")
-OWN_WAY = ("conv1d", "linear", "scaled_dot_product_attention", *NORMS, *RECURRENT)
+OWN_WAY = ("conv1d", "linear", "feed_forward", "scaled_dot_product_attention", *NORMS, *RECURRENT)
 TYPED = [
     (case, dtype)
     for dtype in ("float32", "float16", "float64")

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <initializer_list>
 
 namespace {
 
@@ -117,7 +118,19 @@ struct Description {
     int32_t transpose[2] = {0, 0};
     int32_t epilogue = 1;
     void* bias = nullptr;
+    void* aux = nullptr;
+    int64_t aux_ld = 0;
+    bool has_aux() const { return epilogue & 128; }
+    bool is_relu() const { return epilogue & (2 | 8); }  // else GELU, where there is an activation
+    bool is_gradient() const { return epilogue & (8 | 64); }
 };
+
+// cublasLtEpilogue_t, all of it.
+bool known(int epilogue) {
+    for (int one : {1, 2, 130, 4, 6, 134, 136, 152, 32, 160, 36, 164, 192, 208, 256, 512})
+        if (epilogue == one) return true;
+    return false;
+}
 
 struct Layout {
     int type;
@@ -151,6 +164,38 @@ struct Heuristic {
 
 const uint64_t CHOSEN = 0x6770;
 void* last_stream = nullptr;
+
+// The tanh form, which is the one that cublasLt has, and its derivative.
+double gelu(double x) { return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x))); }
+
+double gelu_slope(double x) {
+    const double s = std::sqrt(2 / M_PI), t = std::tanh(s * (x + 0.044715 * x * x * x));
+    return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * s * (1 + 3 * 0.044715 * x * x);
+}
+
+// What the auxiliary matrix of D (rows, columns) has to be: there, in whole steps, and as long as D.
+bool aux_fits(const Description& of, int64_t rows) {
+    return !of.has_aux() || (of.aux && of.aux_ld >= rows && of.aux_ld % (of.is_relu() ? 128 : 8) == 0);
+}
+
+// z after the epilogue; the auxiliary matrix is written or read at (row, column).
+double finished(const Description& of, double z, int type, int64_t row, int64_t column) {
+    if (of.epilogue & 4) z += load(of.bias, type, row);
+    const int64_t at = row + column * of.aux_ld;
+    unsigned char* byte = static_cast<unsigned char*>(of.aux) + at / 8;  // the lowest bit is the first
+    const int bit = 1 << at % 8;
+    if (of.is_gradient() && of.is_relu()) return *byte & bit ? z : 0;
+    if (of.is_gradient()) return z * gelu_slope(load(of.aux, type, at));
+    if (of.has_aux() && of.is_relu()) *byte = z > 0 ? *byte | bit : *byte & ~bit;
+    if (of.has_aux() && !of.is_relu()) store(of.aux, type, at, z);
+    if (of.epilogue & 2) return z < 0 ? 0 : z;  // NVIDIA does not say what NaN becomes: a test asks a GPU
+    return of.epilogue & 32 ? gelu(z) : z;
+}
+
+uint32_t alignment_of(const void* pointer) {
+    const auto address = reinterpret_cast<uintptr_t>(pointer), lowest = address & -address;
+    return uint32_t(lowest < 256 ? lowest : 256) * (address != 0);
+}
 
 bool aligned(const void* pointer, uint32_t bytes) { return reinterpret_cast<uintptr_t>(pointer) % bytes == 0; }
 
@@ -233,6 +278,8 @@ int cublasLtMatmulDescSetAttribute(void* description, int attribute, const void*
         case 4: return take(&of->transpose[1], 4);
         case 7: return take(&of->epilogue, 4);
         case 8: return take(&of->bias, sizeof(void*));
+        case 11: return take(&of->aux, sizeof(void*));
+        case 12: return take(&of->aux_ld, 8);
         default: return INVALID;
     }
 }
@@ -275,12 +322,16 @@ int cublasLtMatmulAlgoGetHeuristic(void*, void* description, void* a, void* b, v
     const auto* wish = static_cast<Preference*>(preference);
     const auto *left = static_cast<Layout*>(a), *right = static_cast<Layout*>(b), *to = static_cast<Layout*>(d);
     if (wanted < 1 || c != d || !b || left->batch != to->batch || right->batch != to->batch) return INVALID;
+    if (!known(of->epilogue) || !aux_fits(*of, to->rows)) return INVALID;
     *count = 0;
     if (left->type == F64 || (to->batch > 1 && of->epilogue != 4)) return NOT_SUPPORTED;
+    if (of->is_gradient() && (of->transpose[0] ? left->rows : left->columns) == 1) return NOT_SUPPORTED;
     *count = 1;
     results[0] = Heuristic{};
     results[0].algorithm.data[0] = CHOSEN;
     for (int i = 0; i < 4; ++i) results[0].algorithm.data[1 + i] = wish->alignment[i];
+    results[0].algorithm.data[5] = alignment_of(of->bias);  // which the value of the pointer tells
+    results[0].algorithm.data[6] = alignment_of(of->aux);
     return OK;
 }
 
@@ -301,28 +352,36 @@ int cublasLtMatmul(void*, void* description, const void* alpha, const void* a, v
             if (!aligned(pointers[j], uint32_t(algorithm->data[1 + j]))) return INVALID;
     }
     if (!types_fit(la->type, lb->type, ld->type, of->compute)) return INVALID;
-    if (scalar(beta, of->compute) != 0 || scalar(alpha, of->compute) != 1) return INVALID;
+    if (scalar(beta, of->compute) != 0 || !aux_fits(*of, m)) return INVALID;
+    const void* beside[2] = {of->bias, of->has_aux() ? of->aux : nullptr};
+    for (int i = 0; i < 2; ++i) {
+        const auto wanted = uint32_t(algorithm->data[5 + i]);
+        if (beside[i] && wanted && !aligned(beside[i], wanted)) return INVALID;
+    }
+    const double times = scalar(alpha, of->compute);
     last_stream = stream;
     if (ld->batch > 1) {  // of the epilogues, only the bias has been made for batches
         for (int64_t i = 0; i < ld->batch; ++i)
             for (int64_t j = 0; j < n; ++j)
                 for (int64_t row = 0; row < m; ++row) {
                     const Matrix left{la->at(a, i), la->type, la->ld, ta}, right{lb->at(b, i), lb->type, lb->ld, tb};
-                    const double z = sum(left, right, row, j, k, of->compute == 77);
+                    const double z = times * sum(left, right, row, j, k, of->compute == 77);
                     store(ld->at(d, i), ld->type, row + j * ld->ld, z + load(of->bias, ld->type, row));
                 }
         return OK;
     }
     const Matrix left{a, la->type, la->ld, ta}, right{b, lb->type, lb->ld, tb};
     const int epilogue = of->epilogue;
-    const bool relu = epilogue & 2, bias = epilogue & 4, cut = of->compute == 77;
-    for (int64_t j = 0; j < n; ++j)
-        for (int64_t i = 0; i < m; ++i) {
-            double z = sum(left, right, i, j, k, cut);
-            if (bias) z += load(of->bias, ld->type, i);
-            if (relu) z = z < 0 ? 0 : z;  // NVIDIA does not say what NaN becomes: a test asks a GPU
-            store(d, ld->type, i + j * ld->ld, z);
+    for (int64_t i = 0; i < m; ++i) {
+        double total = 0;
+        for (int64_t j = 0; j < n; ++j) {
+            const double z = times * sum(left, right, i, j, k, of->compute == 77);
+            const double y = finished(*of, z, ld->type, i, j);
+            store(d, ld->type, i + j * ld->ld, y);
+            total += y;
         }
+        if (epilogue & 16) store(of->bias, ld->type, i, total);
+    }
     const bool of_left = epilogue == 256;
     for (int64_t i = 0; epilogue >= 256 && i < (of_left ? m : n); ++i) {
         double total = 0;
@@ -337,8 +396,8 @@ void* fake_last_stream() { return last_stream; }
 // A captured product keeps what its description was at the call.
 void* fake_copy_description(void* description) { return new Description(*static_cast<Description*>(description)); }
 
-// m, n, k, the bytes of an element, how many P, Q and D there are, and the elements of the bias or of the sums, of a
-// product with an epilogue.
+// m, n, k, the bytes of an element, how many P, Q and D there are, the elements of the bias or of the sums, and the
+// bytes of the auxiliary matrix, of a product with an epilogue.
 void fake_sizes(void* description, void* a_layout, void* b_layout, void* d_layout, int64_t* found) {
     const auto *la = static_cast<Layout*>(a_layout), *lb = static_cast<Layout*>(b_layout),
                *ld = static_cast<Layout*>(d_layout);
@@ -351,6 +410,8 @@ void fake_sizes(void* description, void* a_layout, void* b_layout, void* d_layou
     found[6] = ld->batch;
     const auto* of = static_cast<Description*>(description);
     found[7] = !of->bias ? 0 : of->epilogue == 512 ? ld->columns : ld->rows;
+    const int64_t numbers = of->aux_ld * ld->columns;
+    found[8] = !of->has_aux() ? 0 : of->is_relu() ? numbers / 8 : numbers * found[3];
 }
 
 // Whether a product on this handle would not have to allocate.

@@ -82,9 +82,9 @@ class FakeCublas:
 
     def cublasLtMatmul(self, handle: Any, description: Any, *args: Any) -> int:
         kept = self.real.fake_copy_description(description)
-        found = (ctypes.c_int64 * 8)()
+        found = (ctypes.c_int64 * 9)()
         self.real.fake_sizes(description, args[2], args[4], args[9], found)
-        m, n, k, size, of_p, of_q, batch, sums = found
-        moved = (of_p * m * k + of_q * k * n + batch * m * n + sums) * size
+        m, n, k, size, of_p, of_q, batch, sums, aux = found
+        moved = (of_p * m * k + of_q * k * n + batch * m * n + sums) * size + aux
         flops = 2 * m * n * k * batch
         return self._product("gemm_epilogue", self.real.cublasLtMatmul, (handle, kept, *args), moved, flops)

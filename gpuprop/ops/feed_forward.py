@@ -1,0 +1,153 @@
+"""Affine maps with an activation between them, in one operation: the products of the backward pass then hold
+what stands behind each activation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..backend import kernels, random
+from ..backend.arrays import Array, get_xp
+from ..backend.gemm import activated, affine, behind, rows
+from ..backend.gemm import matmul as product
+from ..backprop import Context
+from ..errors import ShapeError
+from ..op import Op
+from ..tensors import Tensor
+from . import activation_kernels
+from .cast import as_weight
+from .dropout import dropout as drop
+from .gelu import check_form, gelu
+from .linear import affine_rows, linear, weight_and_bias_gradients, weight_gradient
+from .operands import data_of
+
+ACTIVATIONS = ("relu", "gelu")
+EPILOGUES = {"relu": "relu", "gelu_tanh": "gelu"}  # which cublasLt has, of those of activation.cu
+
+
+class FeedForward(Op):
+    """y = h_{n-1} W_nᵀ + b_n,   h_i = f(z_i),   z_i = h_{i-1} W_iᵀ + b_i,   h_0 = x
+
+    x (..., I)   W_i (O_i, O_{i-1})   b_i (O_i,) or None   f max(·, 0) or GELU. With dz_n = dy:
+    dz_i = (dz_{i+1} W_{i+1}) f'(z_i)        dW_i = dz_iᵀ h_{i-1}        db_i = dz_i, summed over rows
+    dx = dz_1 W_1. Each dz_i and its sums are one product on a GPU where cublasLt can, for the exact GELU and
+    float64 a product and a kernel. Kept are h_i, and beside z_i or, for ReLU, the bits of where z_i > 0.
+    """
+
+    @staticmethod
+    def forward(ctx: Context, x: Array, *parameters: Array | None, name: str) -> Array:
+        """parameters: W_1, b_1, W_2, b_2, ...; name: of the activation, as in activation.cu."""
+        weights, biases = parameters[::2], parameters[1::2]
+        inputs, kept = [rows(x)], []
+        for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+            h, beside = _hidden(inputs[-1], weight, bias, name, any(ctx.needs_grad))
+            inputs.append(h)
+            kept.append(beside)
+        y = affine_rows(inputs[-1], weights[-1], biases[-1])
+        ctx.save(name, x.shape, *inputs, *kept, *weights)
+        return y.reshape(*x.shape[:-1], y.shape[-1])
+
+    @staticmethod
+    def backward(ctx: Context, dy: Array) -> tuple[Array | None, ...]:
+        (name, shape, *arrays), layers = ctx.saved, len(ctx.needs_grad) // 2
+        inputs, kept, weights = arrays[:layers], arrays[layers : 2 * layers - 1], arrays[2 * layers - 1 :]
+        found: list[Array | None] = [None] * len(ctx.needs_grad)
+        dz = rows(dy)
+        for i in reversed(range(layers)):
+            place = 2 * i + 1  # of W_i among the inputs of the operation
+            if found[place + 1] is not None:  # summed in the product before
+                found[place] = weight_gradient(ctx, place, inputs[i], dz) if ctx.needs_grad[place] else None
+            else:
+                both = weight_and_bias_gradients(ctx, inputs[i], dz, place, place + 1)
+                found[place : place + 2] = both
+            if not any(ctx.needs_grad[:place]):
+                break
+            if i:
+                dz, found[place - 1] = _behind(ctx, dz, weights[i], inputs[i], kept[i - 1], name, place - 1)
+            else:
+                found[0] = product(dz, weights[0]).reshape(shape)
+        return tuple(found)
+
+
+def _hidden(
+    x: Array, weight: Array, bias: Array | None, name: str, training: bool
+) -> tuple[Array, Array | None]:
+    """f(x Wᵀ + b), and what is kept for the backward pass: see `gemm.activated`."""
+    epilogue = EPILOGUES.get(name)
+    if epilogue is not None:
+        if training and (both := activated(x, weight.T, bias, epilogue)) is not None:
+            return both
+        if not training and (h := affine(x, weight.T, bias, epilogue)) is not None:
+            return h, None
+    if name == "relu":
+        return affine_rows(x, weight, bias, relu=True), None
+    z = affine_rows(x, weight, bias)
+    return activation_kernels.forward(name, z), z
+
+
+def _behind(
+    ctx: Context, dz: Array, weight: Array, h: Array, kept: Array | None, name: str, bias: int
+) -> tuple[Array, Array | None]:
+    """dz of the layer before, and its sums over rows, None where they are not made yet; bias: which input of
+    the operation they are the gradient of."""
+    sums = ctx.destination(bias) if ctx.needs_grad[bias] else None
+    if ctx.needs_grad[bias] and sums is None:
+        sums = get_xp(dz).empty(weight.shape[1], dz.dtype)
+    sums = None if sums is None or sums.dtype != dz.dtype else sums
+    if kept is not None and name in EPILOGUES:
+        done = behind(dz, weight, kept, EPILOGUES[name], sums=sums)
+        if done is not None:
+            return done, sums
+    z = h if name == "relu" or kept is None else kept[:, : h.shape[1]]
+    return activation_kernels.backward(name, product(dz, weight), z), None
+
+
+def feed_forward(
+    x: Any, *parameters: Any, activation: str = "relu", approximate: str = "tanh", dropout: float = 0.0,
+    stream: int = random.SHUFFLE_STREAM + 1, mask: Any = None,
+) -> Tensor:  # fmt: skip
+    """f(x W₁ᵀ + b₁) W₂ᵀ + b₂, or of more such layers, the last without an activation.
+
+    x (..., in); parameters: W₁ (hidden, in), b₁ (hidden,) or None, W₂ (out, hidden), b₂ (out,) or None, and
+    so on -> (..., out). activation: f, "relu" or "gelu", with `approximate` as `ops.gelu` has it. dropout:
+    the probability to drop of what each f gives; stream and mask: as `ops.dropout` has them. The same as
+    `linear`, `relu` or `gelu`, and `dropout` one after another; on a GPU, without dropout, with fewer
+    launches. Raises ShapeError for weights that do not fit each other.
+    """
+    relu = activation == "relu"
+    if len(parameters) < 4 or len(parameters) % 2 or not (relu or activation == "gelu"):
+        raise _refused(parameters, activation)
+    check_form("feed_forward", approximate)
+    for i in range(2, len(parameters), 2):
+        if parameters[i - 2].shape[0] != parameters[i].shape[1]:
+            raise _apart(parameters[i - 2], parameters[i])
+    if dropout == 0.0 and _fits(x, parameters):
+        name = "relu" if relu else "gelu_tanh" if approximate == "tanh" else "gelu"
+        return FeedForward.apply(as_weight(x, parameters[0]), *parameters, name=name)
+    for i in range(0, len(parameters) - 2, 2):
+        x = linear(x, parameters[i], parameters[i + 1], activation="relu" if relu else None)
+        x = x if relu else gelu(x, approximate)
+        x = x if dropout == 0.0 else drop(x, dropout, stream=stream, mask=mask)
+    return linear(x, parameters[-2], parameters[-1])
+
+
+def _fits(x: Any, parameters: tuple[Any, ...]) -> bool:
+    """Whether the kernels take these: else the operations are one after another."""
+    if not kernels.usable(data_of(x)):
+        return False
+    return x.size > 0 and activation_kernels.usable(*map(data_of, parameters))
+
+
+def _apart(before: Any, after: Any) -> ShapeError:
+    return ShapeError(
+        f"feed_forward: weights (out, in) of shapes {tuple(before.shape)} and {tuple(after.shape)} follow "
+        f"each other: {before.shape[0]} values come out and {after.shape[1]} go in"
+    )
+
+
+def _refused(parameters: tuple[Any, ...], activation: str) -> Exception:
+    if activation not in ACTIVATIONS:
+        return ValueError(f"feed_forward: activation is one of {', '.join(ACTIVATIONS)}, not {activation!r}")
+    return TypeError(
+        f"feed_forward takes a weight and a bias (or None) for each of two or more layers, not "
+        f"{len(parameters)} parameters"
+    )
