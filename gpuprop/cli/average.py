@@ -31,7 +31,8 @@ copy gets the average. Which of the two models is better only validation rows ca
 """
 AVERAGE_EXAMPLES = r"""Examples:
 
-  gpuprop train classify --train train.tsv --valid dev.tsv --out runs/mine --keep-last 5
+  gpuprop train classify --train train.tsv --valid dev.tsv --out runs/mine \
+      --keep-last 5
   gpuprop average runs/mine --out runs/averaged
   gpuprop evaluate runs/mine dev.tsv
   gpuprop evaluate runs/averaged dev.tsv

@@ -23,6 +23,7 @@ from .devices import devices, doctor
 from .evaluate import EVALUATE_EXAMPLES, EVALUATE_HELP, evaluate
 from .help import use_manual_pages
 from .kernels import app as kernels_app
+from .mistakes import remedy
 from .predict import PREDICT_EXAMPLES, PREDICT_HELP, predict
 from .report import REPORT_EXAMPLES, REPORT_HELP, report
 from .resume import RESUME_EXAMPLES, RESUME_HELP, resume
@@ -129,7 +130,9 @@ def _run(arguments: list[str] | None) -> int:
 
 def _usage_error(error: Any) -> int:
     """A wrong or missing option, or a group without a command, which shows its help page."""
-    message = str(error.format_message())
+    message, instead = str(error.format_message()), remedy(error)
+    if instead:
+        message = f"{getattr(error, 'message', message)}; {instead}"
     if message.startswith("Usage:"):
         say(message)
     else:

@@ -15,6 +15,19 @@ from ..training.presets import expanded
 
 WIDEST = 100
 COLUMN = 26  # where the explanation of an option starts
+# Of `gpuprop --help`, in the order in which one comes to need them.
+COMMANDS = (
+    "demo",
+    "train",
+    "resume",
+    "evaluate",
+    "predict",
+    "report",
+    "average",
+    "data",
+    "devices",
+    "doctor",
+)
 PANELS = ("Arguments", "Data", "Model", "Text", "Training", "Run", "Encoder-decoders", "Options")
 
 
@@ -56,7 +69,8 @@ def page(command: Any, ctx: Any) -> Iterator[str]:
     yield from paragraphs(inspect.cleandoc(command.help or ""), width)
     if isinstance(command, TyperGroup):
         yield from ("", "Commands:")
-        for name in command.list_commands(ctx):
+        order = {name: i for i, name in enumerate(COMMANDS)}
+        for name in sorted(command.list_commands(ctx), key=lambda name: order.get(name, len(order))):
             yield from entry(name, _summary(command.get_command(ctx, name)), width)
     for title, params in panels(command.get_params(ctx)).items():
         yield from ("", f"{title}:")
@@ -104,7 +118,7 @@ def panels(params: list[Any]) -> dict[str, list[Any]]:
 def _flags(param: Any) -> str:
     if param.param_type_name == "argument":
         return str(param.metavar or param.name.upper())
-    flags = ", ".join(sorted(param.opts, key=lambda flag: flag.startswith("--")))
+    flags = ", ".join(sorted(param.opts, key=lambda flag: flag.startswith("--")) + param.secondary_opts)
     return flags if _is_flag(param) else f"{flags} {param.metavar or _kind(param)}"
 
 

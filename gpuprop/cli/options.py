@@ -195,8 +195,8 @@ class CommonOptions:
         bool,
         option(
             "--deterministic/--no-deterministic",
-            "Same bits every time on a GPU; without, embeddings' gradients are added up by atomics, in any "
-            "order.",
+            "Same bits every time on a GPU (the default), or embeddings' gradients added up by atomics, in "
+            "any order.",
             TRAINING,
         ),
     ] = True

@@ -14,7 +14,7 @@ from ..models import ConfiguredModel, FeedForwardClassifier, TextCNN
 from ..text.embeddings import Vectors, load_vectors
 from ..text.field import TextField
 from ..text.files import read_labelled
-from ..text.labels import check_classes, hold_out
+from ..text.labels import check_classes, doubt, hold_out
 from ..text.tokenize import Tokenizer, create_tokenizer
 from ..text.vocabulary import SPECIALS, Vocabulary
 from ..training.classify import Classification
@@ -61,6 +61,8 @@ def prepare_classification(options: ClassifyOptions) -> Prepared:
     test = None if options.test is None else task.read(options.test)
     task.criterion.weight = class_weights(options.class_weights, names, train.numbers)
     notes = [f"{len(names)} labels; vocabulary of {len(field.vocabulary):,} entries"]
+    if suspicion := doubt(labels, options.train):
+        notes.append(f"warning: {suspicion}")
     if vectors is not None:
         model.load_embeddings(vectors.weight, freeze=options.embeddings_mode == "static")
         notes.append(f"{options.embeddings}: has vectors for {vectors.coverage:.1%} of the vocabulary")

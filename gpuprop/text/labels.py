@@ -13,6 +13,7 @@ from gpuprop.errors import DataError
 from gpuprop.text.sampler import philox
 
 HOLD_OUT_STREAM = SHUFFLE_STREAM + 1
+FEW = 10  # rows of which nothing is suspected
 
 
 def label_names(labels: Sequence[str]) -> list[str]:
@@ -30,6 +31,21 @@ def check_classes(labels: Sequence[str], path: str | Path | None = None) -> list
         only = f"only the label {names[0]!r} occurs" if names else "there are no rows"
         raise DataError(f"{only}; training a classifier needs at least two different labels", path)
     return names
+
+
+def doubt(labels: Sequence[str], path: str | Path | None = None) -> str:
+    """What the labels of a training file look like when they are not what was meant: columns in the wrong
+    order, a header. "" where nothing is suspected."""
+    counts = Counter(labels)
+    if len(labels) < FEW:
+        return ""
+    if len(counts) > len(labels) / 2:
+        what = f"{len(counts):,} different labels in {len(labels):,} rows"
+        return str(DataError(f"{what}: is each line label<TAB>text, in this order?", path))
+    if [label for label, count in counts.items() if count == 1] == [labels[0]]:
+        what = f"no other line has the label {labels[0]!r}; if it is a header, remove the line"
+        return str(DataError(what, path, 1))
+    return ""
 
 
 def label_ids(labels: Sequence[str], names: Sequence[str], path: str | Path | None = None) -> np.ndarray:

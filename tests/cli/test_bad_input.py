@@ -4,8 +4,11 @@ import json
 import shutil
 
 import pytest
+import typer
 
 import gpuprop as gp
+from gpuprop.cli.commands import app
+from gpuprop.cli.mistakes import OTHER_NAMES, with_flag
 
 from .conftest import CLASSIFY, SEQ2SEQ
 
@@ -34,6 +37,56 @@ def test_training_files(cli, tmp_path, case):
     assert f"{path}, line {line}: " in done.err if line else f"{path}: " in done.err
     assert message in done.err
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "doubt"),
+    [
+        ("label\ttext\n" + GOOD, ", line 1: no other line has the label 'label'; if it is a header"),
+        (
+            "".join(f"film {i}\tkind\n" for i in range(20)),
+            ": 20 different labels in 20 rows: is each line label<TAB>text, in this order?",
+        ),
+        (GOOD, ""),
+        ("rare\ta film\nother\ta film\n" + GOOD, ""),
+        ("a\tkind\nb\tunkind\n", ""),
+    ],
+    ids=["header", "columns swapped", "good", "rare labels", "two rows"],
+)
+def test_labels_that_are_not_what_was_meant(cli, tmp_path, content, doubt):
+    path = tmp_path / "train.tsv"
+    path.write_text(content)
+    run = ("--train", path, "--valid", path, "--out", tmp_path / "run")
+    done = cli("train", "classify", *run, *CLASSIFY, "--epochs", "1")
+    assert done.code == 0
+    assert done.err.count("warning: ") == bool(doubt)
+    assert f"warning: {path}{doubt}" in done.err or not doubt
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("train", "classify", "--learning-rate", "1"), "No such option: --learning-rate; it is --lr\n"),
+        (("train", "seq2seq", "--batch_size", "8"), "No such option: --batch_size; it is --batch-size\n"),
+        (("train", "classify", "--layers", "2"), "No such option: --layers"),
+        (
+            ("train", "--out", "run"),
+            "it belongs to a command: gpuprop train classify --out ... or gpuprop train seq2seq --out ...\n",
+        ),
+        (("predict", "run", "lines.txt"), "standard input: gpuprop predict RUN < lines.txt\n"),
+    ],
+)
+def test_names_of_other_programs_are_translated(cli, words, message):
+    done = cli(*words)
+    assert (done.code, done.out) == (2, "")
+    assert message in done.err
+    assert done.err.count("; ") == message.endswith("\n")
+
+
+def test_every_translation_leads_to_an_option():
+    root = typer.main.get_command(app)
+    for name in OTHER_NAMES.values():
+        assert list(with_flag(root, "gpuprop", name)), name
 
 
 @pytest.mark.parametrize("role", ["--valid", "--test"])

@@ -16,6 +16,9 @@ PAGES = [
     ("train", "seq2seq"),
     ("evaluate",),
     ("predict",),
+    ("resume",),
+    ("report",),
+    ("average",),
     ("data",),
     ("data", "list"),
     ("data", "get"),
@@ -27,6 +30,8 @@ PAGES = [
     ("kernels", "list"),
     ("kernels", "compile"),
     ("kernels", "check"),
+    ("parallel",),
+    ("parallel", "plan"),
 ]
 
 
