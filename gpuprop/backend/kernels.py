@@ -215,7 +215,7 @@ class Module:
 
 
 class Kernel:
-    """One kernel. Call it with (grid, block, args, shared_mem=0)."""
+    """One kernel. Call it with (grid, block, args, shared_mem=0, cluster=None)."""
 
     def __init__(self, module: Module, name: str, declared: KernelSource | None) -> None:
         self.module, self.name = module, name
@@ -224,12 +224,15 @@ class Kernel:
     def __repr__(self) -> str:
         return f"Kernel({self.name}({', '.join(map(str, self.parameters or ()))}))"
 
-    def __call__(self, grid: Any, block: Any, args: Sequence[Any], shared_mem: int = 0) -> None:
+    def __call__(
+        self, grid: Any, block: Any, args: Sequence[Any], shared_mem: int = 0, cluster: Any = None
+    ) -> None:
         """Launch. grid and block: one to three numbers; shared_mem: bytes of dynamic shared memory a block.
 
         args: arrays (C-contiguous, of the kernel's type), None for a null pointer, and numbers, which become
-        exactly the parameter's type. Raises KernelError before anything runs when something does not fit.
-        Returns at once on a GPU.
+        exactly the parameter's type. cluster: blocks of a cluster, one to three numbers, of a kernel without
+        __cluster_dims__; only on the device "emulated", as CuPy launches none. Raises KernelError before
+        anything runs when something does not fit. Returns at once on a GPU.
         """
         grid, block = (
             _dimensions(self.name, "grid", grid, _MAX_GRID),
@@ -245,7 +248,13 @@ class Kernel:
             raise KernelError(f"{self.name}: shared_mem {shared_mem} is negative")
         fitted = fit_arguments(self.name, self.parameters, args)
         device = _device_of(self.name, fitted)
-        self.module.build(device).launch(self.name, grid, block, fitted, shared_mem=shared_mem)
+        more = {} if cluster is None else {"cluster": cluster}
+        if more and device.type == "cuda":
+            raise KernelError(
+                f"{self.name}: cluster={cluster!r}: CuPy launches no clusters of a size given at launch; "
+                "write __cluster_dims__ at the kernel"
+            )
+        self.module.build(device).launch(self.name, grid, block, fitted, shared_mem=shared_mem, **more)
 
 
 def _read(path_or_source: str | Path) -> tuple[Path | None, str]:

@@ -70,14 +70,13 @@ def test_a_missing_kernel_lists_those_there_are() -> None:
 
 UNSUPPORTED = {
     "inline PTX": ('int v; asm volatile("mov.u32 %0, %laneid;" : "=r"(v));', "inline PTX is not emulated"),
-    "clusters": ("", "clusters are not emulated"),
-    "cooperative groups": ("", "cooperative groups are not emulated"),
+    "cooperative groups": ("", "this part of cooperative groups is not emulated"),
     "CUB": ("", "CUB and Thrust are not emulated"),
     "TMA": ("", "TMA"),
     "barriers": ("", "libcu\\+\\+"),
 }
 INCLUDES = {
-    "cooperative groups": "#include <cooperative_groups.h>",
+    "cooperative groups": "#include <cooperative_groups/reduce.h>",
     "CUB": "#include <cub/cub.cuh>",
     "TMA": "#include <cuda/ptx>",
     "barriers": "#include <cuda/barrier>",
@@ -88,9 +87,8 @@ INCLUDES = {
 @pytest.mark.parametrize("feature", UNSUPPORTED)
 def test_what_is_not_emulated_names_the_way_out(feature: str) -> None:
     body, message = UNSUPPORTED[feature]
-    cluster = "__cluster_dims__(2, 1, 1) " if feature == "clusters" else ""
     include = INCLUDES.get(feature, "")
-    text = f'{include}\nextern "C" __global__ void\n{cluster}k(int* y) {{ {body} y[0] = 1; }}\n'
+    text = f'{include}\nextern "C" __global__ void\nk(int* y) {{ {body} y[0] = 1; }}\n'
     line = 1 if feature in INCLUDES else 3
     with pytest.raises(BuildError, match=rf"new.cu:{line}:(.|\n)*{message}(.|\n)*#ifndef GPUPROP_EMULATOR"):
         emulator.load(text, "new.cu")
@@ -98,7 +96,6 @@ def test_what_is_not_emulated_names_the_way_out(feature: str) -> None:
     guarded = guarded.replace(
         INCLUDES.get(feature, "\0"), f"#ifndef GPUPROP_EMULATOR\n{INCLUDES.get(feature)}\n#endif"
     )
-    guarded = guarded.replace(cluster or "\0", f"\n#ifndef GPUPROP_EMULATOR\n{cluster}\n#endif\n")
     y = np.zeros(1, np.int32)
     emulator.load(guarded, "new.cu", ["k"]).launch("k", 1, 1, (y,))
     assert y[0] == 1
@@ -108,7 +105,7 @@ def test_what_is_not_emulated_names_the_way_out(feature: str) -> None:
 @pytest.mark.parametrize(
     ("line", "what"),
     [
-        ("y[0] = __clusterRelativeBlockRank();", "clusters are not emulated"),
+        ("y[0] = __cluster_map_shared_multicast(y, 1).x;", "these functions of clusters are not emulated"),
         ("y[0] = tex1Dfetch<int>(0, 0);", "textures and surfaces are not emulated"),
         ("k<<<1, 1>>>(y);", r"launches from kernels \(<<<...>>>\) are not emulated"),
     ],

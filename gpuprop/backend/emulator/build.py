@@ -19,7 +19,12 @@ from gpuprop.errors import BuildError
 NAMES_FILE = "kernel-names"  # the compiler's name for the lines that mention the wanted kernels
 # Names the shim does not have, and what they belong to.
 _NOT_EMULATED = (
-    (r"'__cluster\w+' was not declared", "clusters"),
+    (r"'__cluster\w+' was not declared", "these functions of clusters"),
+    (
+        r"'[^']+' (?:is not a member of|has not been declared in|in namespace) '(?:cooperative_groups|cg)|"
+        r"'class cooperative_groups::\w+' has no member",
+        "these parts of cooperative groups",
+    ),
     (r"'(?:tex|surf)\w+' was not declared", "textures and surfaces"),
     (r"expected primary-expression before '<' token", "launches from kernels (<<<...>>>)"),
 )
@@ -50,7 +55,7 @@ class Job:
 def build(job: Job, tools: Toolchain) -> Library:
     """The library of `job`, from the cache or compiled now. BuildError holds the compiler's lines."""
     runtime = _runtime("asan" if job.mode == "asan" else "plain", tools, cache.folder())
-    program = job.text.text + _table(job.names, job.text.bounded)
+    program = job.text.text + _table(job)
     options = [*flags.for_kernels(job.mode, tools), *job.options, f"-DGPUPROP_EMULATOR_ARCH={job.arch}"]
     key = cache.key(program, options, tools.identity(), runtime.name)
     folder = cache.entry(key, lambda folder: _compile(folder, program, options, job, tools, runtime))
@@ -58,13 +63,16 @@ def build(job: Job, tools: Toolchain) -> Library:
     return Library(folder / "kernels.so", runtime, tuple(symbols.Variable(**entry) for entry in variables))
 
 
-def _table(names: Sequence[str], bounded: set[str]) -> str:
+def _table(job: Job) -> str:
     """The lines after the user's file that hand out its kernels, one line a kernel."""
     entries = "\n".join(
-        f"GPE_KERNEL({i}, {name}) GPE_BOUNDS({i}, {launch_bounds.bounds_of(name, bounded)})"
-        for i, name in enumerate(names)
+        f"GPE_KERNEL({i}, {name}) GPE_BOUNDS({i}, {launch_bounds.bounds_of(name, job.text.bounded)}) "
+        f"GPE_CLUSTER({i}, {launch_bounds.cluster_of(name, job.text.clustered)})"
+        for i, name in enumerate(job.names)
     )
-    calls = ", ".join(f"gpe::bounded(gpe_entry_{i}(), gpe_bounds_{i}())" for i in range(len(names)))
+    calls = ", ".join(
+        f"gpe::bounded(gpe_entry_{i}(), gpe_bounds_{i}(), gpe_cluster_{i}())" for i in range(len(job.names))
+    )
     return (
         f'#line 1 "{NAMES_FILE}"\nnamespace {{\n{entries}\n}}\n'
         f'extern "C" GPE_UNCHECKED void gpe_kernels(gpe::KernelEntry* out) {{\n'

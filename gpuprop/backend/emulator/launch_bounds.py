@@ -1,6 +1,7 @@
-"""Makes the compiler say what `__launch_bounds__` a kernel has: it knows constants and template arguments.
+"""Makes the compiler say what `__launch_bounds__` and `__cluster_dims__` a kernel has: it knows constants and
+template arguments.
 
-Beside each kernel that has bounds, under the same template head, goes a function that returns them:
+Beside each kernel that has them, under the same template head, goes a function that returns them:
 `template <int N> constexpr unsigned gpe_bounds_scale() { return (N); }`.
 """
 
@@ -8,25 +9,50 @@ from __future__ import annotations
 
 import re
 
-PREFIX = "gpe_bounds_"
+PREFIX, CLUSTER_PREFIX = "gpe_bounds_", "gpe_cluster_"
 
 _GROUP = r"\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)"
 _DIRECTIVE = re.compile(r"^[ \t]*#(?:[^\n]*\\\n)*[^\n]*", flags=re.M)
 _BOUNDS = re.compile(rf"\b__launch_bounds__\s*({_GROUP})")
+_CLUSTER = re.compile(rf"\b__cluster_dims__\s*({_GROUP})")
 _NAME = re.compile(
     rf"(?:\s|\b__\w+__\s*{_GROUP}|\b(?:__global__|void|static|inline)\b)*(\w+)\s*{_GROUP}\s*\{{"
 )
 
 
 def add_bounds(text: str, clean: str) -> tuple[str, set[str]]:
-    """The text with such functions, on the kernels' own lines, and the names of the kernels that have one.
+    """The text with such functions for bounds, on the kernels' own lines, and the names of the kernels that
+    have one.
 
     clean: the text without comments, position by position. A kernel that is defined more than once (in #if
     and #else) gets none.
     """
+    found = [
+        (start, f"{head} constexpr unsigned {PREFIX}{name}() {{ return ({_first(inside)}); }} ", name)
+        for start, _, head, name, inside in _attributes(_BOUNDS, clean)
+    ]
+    for start, line, _ in reversed(found):
+        text = text[:start] + line + text[start:]
+    return text, {name for _, _, name in found}
+
+
+def add_cluster_dims(text: str, clean: str) -> tuple[str, set[str]]:
+    """As add_bounds, for the size of a cluster; the attribute itself is taken out of the text."""
+    clustered = set()
+    for start, (low, high), head, name, inside in reversed(_attributes(_CLUSTER, clean)):
+        line = f"{head} constexpr gpe::ClusterDims {CLUSTER_PREFIX}{name}() {{ return {{{inside}}}; }} "
+        rest = re.sub(r"[^\n]", " ", text[low:high])
+        text = text[:start] + line + text[start:low] + rest + text[high:]
+        clustered.add(name)
+    return text, clustered
+
+
+def _attributes(pattern: re.Pattern[str], clean: str) -> list[tuple[int, tuple[int, int], str, str, str]]:
+    """Of kernels with such an attribute: where the declaration begins, where the attribute lies, the template
+    head, the name, and what is in the attribute's parentheses."""
     clean = _DIRECTIVE.sub(lambda directive: re.sub(r"[^\n]", " ", directive[0]), clean)
-    added: list[tuple[int, str, str]] = []
-    for match in _BOUNDS.finditer(clean):
+    found = []
+    for match in pattern.finditer(clean):
         start = max(clean.rfind(mark, 0, match.start()) for mark in ";{}") + 1
         start = match.start() - len(clean[start : match.start()].lstrip())
         name = _NAME.match(clean, match.end())
@@ -34,19 +60,26 @@ def add_bounds(text: str, clean: str) -> tuple[str, set[str]]:
             continue
         if len(re.findall(rf"\b{name[1]}\s*{_GROUP}\s*\{{", clean)) != 1:
             continue
-        head, most = _template_head(clean[start : match.start()]), _first(match[1][1:-1])
-        line = f"{head} constexpr unsigned {PREFIX}{name[1]}() {{ return ({most}); }} ".replace("\n", " ")
-        added.append((start, line, name[1]))
-    for start, line, _ in reversed(added):
-        text = text[:start] + line + text[start:]
-    return text, {name for _, _, name in added}
+        head = _template_head(clean[start : match.start()]).replace("\n", " ")
+        inside = " ".join(match[1][1:-1].split())
+        found.append((start, match.span(), head, name[1], inside))
+    return found
 
 
 def bounds_of(expression: str, bounded: set[str]) -> str:
     """C++ for the most threads of kernel `ns::scale<4>`: `ns::gpe_bounds_scale<4>()`, or 0 without bounds."""
+    return _call(PREFIX, expression, bounded) or "0"
+
+
+def cluster_of(expression: str, clustered: set[str]) -> str:
+    """C++ for the size of the clusters of kernel `ns::scale<4>`, 1 x 1 x 1 without __cluster_dims__."""
+    return _call(CLUSTER_PREFIX, expression, clustered) or "{}"
+
+
+def _call(prefix: str, expression: str, known: set[str]) -> str:
     function, bracket, rest = expression.partition("<")
     space, colons, name = function.strip().rpartition("::")
-    return f"{space}{colons}{PREFIX}{name}{bracket}{rest}()" if name in bounded else "0"
+    return f"{space}{colons}{prefix}{name}{bracket}{rest}()" if name in known else ""
 
 
 def _template_head(declaration: str) -> str:

@@ -12,6 +12,7 @@ MAX_THREADS = 1024
 MAX_BLOCK = (1024, 1024, 64)
 MAX_GRID = (2**31 - 1, 65535, 65535)
 _INVALID = "CUDA_ERROR_INVALID_VALUE: invalid argument"
+MAX_CLUSTER = 8  # blocks; more need an attribute that CuPy does not set
 STATIC_SHARED = 48 << 10
 # Shared memory a block can have after opting in, in KB.
 _SHARED_KB = {
@@ -90,3 +91,30 @@ def check_bounds(name: str, block: tuple[int, int, int], most: int) -> None:
             f"{name}: CUDA refuses this launch: block {block} has {threads} threads, "
             f"the kernel's __launch_bounds__ allow {most}"
         )
+
+
+def cluster_of(
+    name: str,
+    declared: tuple[int, int, int],
+    given: Sequence[int] | int | None,
+    grid: tuple[int, int, int],
+    arch: int,
+) -> tuple[int, int, int]:
+    """The blocks of a cluster of this launch. KernelError with CUDA's own error where it would refuse it."""
+    if given is not None and declared != (1, 1, 1) and three(given, "cluster") != declared:
+        raise KernelError(f"{name}: {_INVALID}: cluster {given}, its __cluster_dims__ are {declared}")
+    cluster = declared if given is None else three(given, "cluster")
+    if cluster == (1, 1, 1):
+        return cluster
+    if min(cluster) < 1 or math.prod(cluster) > MAX_CLUSTER:
+        raise KernelError(
+            f"{name}: CUDA_ERROR_INVALID_CLUSTER_SIZE: cluster {cluster} has {math.prod(cluster)} blocks, it "
+            f"must have 1 to {MAX_CLUSTER}"
+        )
+    if arch < 90:
+        raise KernelError(f"{name}: CUDA refuses this launch: clusters need sm_90, this is sm_{arch}")
+    if any(blocks % size for blocks, size in zip(grid, cluster, strict=True)):
+        raise KernelError(
+            f"{name}: CUDA_ERROR_INVALID_CLUSTER_SIZE: grid {grid} is not a multiple of cluster {cluster}"
+        )
+    return cluster

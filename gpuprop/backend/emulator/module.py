@@ -48,6 +48,7 @@ class _Entry(ctypes.Structure):
         ("sizes", ctypes.POINTER(ctypes.c_uint32)),
         ("parameters", ctypes.c_uint32),
         ("most_threads", ctypes.c_uint32),
+        ("cluster", ctypes.c_uint32 * 3),
     )
 
 
@@ -61,6 +62,7 @@ class _Launch(ctypes.Structure):
         ("parameters", ctypes.c_uint32),
         ("grid", ctypes.c_uint32 * 3),
         ("block", ctypes.c_uint32 * 3),
+        ("cluster", ctypes.c_uint32 * 3),
         ("dynamic_bytes", ctypes.c_uint32),
         ("order", ctypes.c_uint32),
         ("seed", ctypes.c_uint64),
@@ -134,9 +136,11 @@ class EmulatedModule:
         block: Sequence[int] | int,
         args: Sequence[Any],
         shared_mem: int = 0,
+        cluster: Sequence[int] | int | None = None,
     ) -> None:
         """Run kernel `name` on NumPy arrays and exact NumPy scalars, to its end.
 
+        cluster: blocks of a cluster, of a kernel without __cluster_dims__.
         KernelError for a wrong launch, EmulatorError (a KernelError) for what the kernel did wrong.
         """
         how = settings.current()
@@ -146,14 +150,17 @@ class EmulatedModule:
         grid3, block3 = limits.three(grid, "grid"), limits.three(block, "block")
         static = loaded.static_shared(name)
         limits.check_launch(name, grid3, block3, static, int(shared_mem), self._arch)
-        limits.check_bounds(name, block3, loaded.entries[name].most_threads)
+        entry = loaded.entries[name]
+        limits.check_bounds(name, block3, entry.most_threads)
+        cluster3 = limits.cluster_of(name, tuple(entry.cluster), cluster, grid3, self._arch)
         packed = loaded.signatures[name].pack(args)
         apart_or_not = (
             apart.moved_apart(packed) if how.mode == "check" else contextlib.nullcontext(packed.arrays)
         )
         with _ONE_AT_A_TIME, apart_or_not as arrays:
             launch = _describe(loaded, name, packed, arrays, how)
-            launch.grid[:], launch.block[:], launch.dynamic_bytes = grid3, block3, int(shared_mem)
+            launch.grid[:], launch.block[:], launch.cluster[:] = grid3, block3, cluster3
+            launch.dynamic_bytes = int(shared_mem)
             status = loaded.runtime.gpe_launch(ctypes.byref(launch))
             output = _take_output(loaded)
             reports = _take_reports(loaded, self._tools)
@@ -164,7 +171,8 @@ class EmulatedModule:
                 f"{name}: the emulator has no memory for this launch ({block3} threads, {shared_mem} bytes)"
             )
         if reports:
-            text = f"{name}, grid {grid3}, block {block3}, emulated in order {how.order}"
+            clusters = f", cluster {cluster3}" if cluster3 != (1, 1, 1) else ""
+            text = f"{name}, grid {grid3}, block {block3}{clusters}, emulated in order {how.order}"
             note = "" if how.mode == "check" else '\n  (mode "check" finds more: GPUPROP_EMULATOR=check)'
             raise report.EmulatorError(text, reports, note)
 

@@ -19,8 +19,8 @@ TWIN = "keep it behind #ifndef GPUPROP_EMULATOR, with a twin in plain CUDA C++ i
 # Headers of what is not emulated. Including one is an error at that line, unless the line is compiled out.
 _UNSUPPORTED = (
     (
-        r"cooperative_groups(\.h|/.*)",
-        "cooperative groups are not emulated: use __syncthreads, __syncwarp and the _sync shuffles, or",
+        r"cooperative_groups/.*",
+        "this part of cooperative groups is not emulated: use the _sync shuffles, or",
     ),
     (r"(cub|thrust)/.*", "CUB and Thrust are not emulated: write the reduction or scan with shuffles, or"),
     (
@@ -63,6 +63,7 @@ class Rewritten:
     bounded: set[str] = field(
         default_factory=set
     )  # kernels whose __launch_bounds__ the compiler can be asked for
+    clustered: set[str] = field(default_factory=set)  # and their __cluster_dims__
     files: list[str] = field(default_factory=list)
 
 
@@ -73,10 +74,11 @@ def rewrite(source: str, filename: str, include: Iterable[str] = ()) -> Rewritte
     body = reader.expand(source, filename)
     kernels = find_kernels(body)
     body, bounded = launch_bounds.add_bounds(body, blank_comments(body))
+    body, clustered = launch_bounds.add_cluster_dims(body, blank_comments(body))
     # C linkage would clash with the C library (a kernel called `index`); the namespace has none anyway.
     body = re.sub(r'\bextern\s+"C"', 'extern "C++"', body)
     text = f'namespace {{\n#line 1 "{_quoted(filename)}"\n{body}\n}}\n'
-    return Rewritten(text, kernels, bounded, reader.files)
+    return Rewritten(text, kernels, bounded, clustered, reader.files)
 
 
 def find_kernels(source: str) -> list[KernelText]:

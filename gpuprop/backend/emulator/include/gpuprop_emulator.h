@@ -24,5 +24,6 @@
 #include "gpuprop_emulator/atomics.h"
 #include "gpuprop_emulator/math.h"
 #include "gpuprop_emulator/half.h"
+#include "gpuprop_emulator/cluster.h"
 #include "gpuprop_emulator/kernel_table.h"
 #include "gpuprop_emulator/device_macros.h"

@@ -2,19 +2,24 @@
 
 #include <algorithm>
 #include <cstring>
+#include <deque>
 #include <string>
 #include <vector>
 
+#include "cluster.h"
 #include "race.h"
 
 namespace gpe {
 
 Region* region_of_page[REGION_PAGES];
-uint64_t blocks_checked;
+uint64_t clusters_checked;
 
 namespace {
 
 std::vector<Region> regions;
+std::vector<size_t> shared_regions;  // those of the block that runs
+size_t first_aside;                  // of the others: by part, then by rank
+std::deque<std::string> names;
 ModuleData library;
 
 void add_region(uintptr_t low, uint64_t bytes, const char* name, Space space, bool read_only) {
@@ -24,6 +29,24 @@ void add_region(uintptr_t low, uint64_t bytes, const char* name, Space space, bo
   region.name = name, region.space = space, region.read_only = read_only;
   if (space == ARGUMENT || space == GLOBAL_VARIABLE) region.reset(true);
   regions.push_back(std::move(region));
+}
+
+// What the cluster's blocks hold while another runs.
+void add_aside() {
+  first_aside = regions.size();
+  shared_regions.clear();
+  names.clear();
+  for (size_t i = 0; i < first_aside; i++)
+    if (regions[i].space == SHARED) shared_regions.push_back(i);
+  if (cluster.size == 1) return;
+  for (unsigned part = 0; part < shared_regions.size(); part++)
+    for (unsigned rank = 0; rank < cluster.size; rank++) {
+      const Region of = regions[shared_regions[part]];
+      names.push_back(format("%s of the cluster's block %u", of.name, rank));
+      const auto low = reinterpret_cast<uintptr_t>(set_aside(part, rank));
+      add_region(low, of.high - of.low, names.back().c_str(), SHARED, false);
+      regions.back().rank = static_cast<int>(rank);
+    }
 }
 
 Region* find(uintptr_t address) {
@@ -51,11 +74,11 @@ void split_cells(Region& region, unsigned bytes) {
   region.cell_bits = bits;
 }
 
-// Shared memory is new in every block. Done at a region's first use, as a file may have many that one kernel never
-// touches.
+// Shared memory is new in every block and cluster. Done at a region's first use, as a file may have many that one kernel
+// never touches.
 void renew(Region& region) {
-  if (region.space != SHARED || region.block == blocks_checked) return;
-  region.block = blocks_checked;
+  if (region.space != SHARED || region.block == clusters_checked) return;
+  region.block = clusters_checked;
   region.reset(false);
 }
 
@@ -73,8 +96,8 @@ std::string describe(const Access& access) { return format("%s of %u bytes", ver
 [[noreturn]] void stop_out_of_bounds(const Access& access, const Place& place) {
   const uintptr_t a = access.address;
   if (a < 4096) stop("null pointer", place, describe(access) + format(" at address %zu", static_cast<size_t>(a)));
-  const auto stacks_low = reinterpret_cast<uintptr_t>(schedule.threads[0].fiber.stack);
-  const auto stacks_high = reinterpret_cast<uintptr_t>(schedule.threads[schedule.size - 1].fiber.top());
+  const auto stacks_low = reinterpret_cast<uintptr_t>(cluster.threads.front().fiber.stack);
+  const auto stacks_high = reinterpret_cast<uintptr_t>(cluster.threads.back().fiber.top());
   if (a >= stacks_low && a < stacks_high)
     stop("out of bounds", place,
          describe(access) + " in the local variables of another thread, which a GPU cannot reach");
@@ -97,7 +120,7 @@ std::string race_text(const Access& access, const Region& region, const char* ea
                       uint32_t thread) {
   const bool same_block = block == schedule.block_number;
   std::string other;
-  if (thread == NOBODY)
+  if (thread == NOBODY || block == MANY_BLOCKS)
     other = same_block ? "another thread of the block" : "another block";
   else if (same_block)
     other = name_of(schedule.threads[thread]);
@@ -106,7 +129,9 @@ std::string race_text(const Access& access, const Region& region, const char* ea
   return describe(access) +
          format(" after a %s by %s, at byte %zu of %s: ", earlier, other.c_str(),
                 static_cast<size_t>(access.address - region.low), region.name) +
-         (same_block ? "no barrier between them" : "blocks run in any order, use an atomic, or a fence and an atomic");
+         (same_block          ? "no barrier between them"
+          : in_cluster(block) ? "no cluster barrier between them"
+                              : "blocks run in any order, use an atomic, or a fence and an atomic");
 }
 
 // Atomics may meet atomics, and volatile accesses each other in global memory; a volatile read may meet an atomic
@@ -118,7 +143,7 @@ bool relaxed_pair(const Access& access, const Cell& cell, const Region& region) 
 }
 
 void check_order(const Thread& me, Cell& cell, const Access& access, const Region& region, const Place& place) {
-  if (!relaxed_pair(access, cell, region) && !ordered_after(me, cell.write))
+  if (!relaxed_pair(access, cell, region) && !ordered_after(me, cell))
     add_report("race", &me, place, race_text(access, region, "write", cell.write.block, cell.write.thread));
   if (!access.write) {
     cell.read_plainly |= access.kind == Kind::plain;
@@ -149,12 +174,28 @@ void check_cells(const Thread& me, Region& region, const Access& access, const P
     if (!access.write || access.kind == Kind::atomic) {
       if (!cell.initialised)
         add_report("uninitialised shared memory", &me, place,
-                   describe(access) + format(" at byte %zu of %s, which this block has not written",
+                   describe(access) + format(" at byte %zu of %s, which has not been written",
                                              static_cast<size_t>(access.address - region.low), region.name));
     }
     cell.initialised = true;
     check_order(me, cell, access, region, place);
   }
+}
+
+// Another block's shared memory is there from the first cluster barrier on, until that block ends.
+void check_remote(const Thread& me, const Region& region, const Access& access, const Place& place) {
+  Block& block = cluster.blocks[static_cast<unsigned>(region.rank)];
+  const std::string what = describe(access) + format(" of %s", region.name);
+  if (static_cast<unsigned>(region.rank) == cluster.running)
+    stop("cluster rank", place, what + ": this is the block's own, at an address that another block mapped");
+  if (block.alive == 0) stop("exited block", place, what + ", which has ended");
+  if (me.cluster_barriers == 0)
+    add_report("cluster barrier", &me, place, what + ", which may not have begun: no cluster barrier before");
+  if (block.reader && block.read_in > me.cluster_barriers) return;
+  block.reader = &me;
+  block.read_in = me.cluster_barriers + me.arrived;
+  block.place = place;
+  block.place.frame = nullptr;  // gone when it is reported
 }
 
 }  // namespace
@@ -179,6 +220,7 @@ void check_access(const Access& access, const Place& place) {
     stop("misaligned", place,
          describe(access) + format(" at byte %zu of %s: the address must be a multiple of %u",
                                    static_cast<size_t>(a - region->low), region->name, std::min(access.bytes, 16u)));
+  if (region->rank >= 0) check_remote(me, *region, access, place);
   renew(*region);
   check_cells(me, *region, access, place);
 }
@@ -186,7 +228,7 @@ void check_access(const Access& access, const Place& place) {
 bool outside_shared_memory(uintptr_t address) {
   if (schedule.current->fiber.owns(address)) return true;
   const Region* region = find(address);
-  return region && region->space != SHARED;
+  return region && (region->space != SHARED || region->rank >= 0);
 }
 
 void mark_in_flight(uintptr_t address, unsigned bytes, bool in_flight) {
@@ -200,7 +242,7 @@ void mark_in_flight(uintptr_t address, unsigned bytes, bool in_flight) {
 
 void begin_checks(const Launch& launch, void* dynamic_shared) {
   forget_regions();
-  blocks_checked = 0;
+  clusters_checked = 0;
   library = module_data();
   for (uint32_t i = 0; i < launch.range_count; i++) {
     const Range& range = launch.ranges[i];
@@ -208,12 +250,23 @@ void begin_checks(const Launch& launch, void* dynamic_shared) {
     add_region(base + range.address, range.bytes, range.name, static_cast<Space>(range.space), range.read_only);
   }
   add_region(reinterpret_cast<uintptr_t>(dynamic_shared), launch.dynamic_bytes, "dynamic shared memory", SHARED, false);
+  add_aside();
   begin_launch_order(uint64_t(launch.grid[0]) * launch.grid[1] * launch.grid[2]);
 }
 
-void begin_block() {
-  blocks_checked++;
-  begin_block_order();
+void begin_checked_cluster() {
+  clusters_checked++;
+  for (unsigned rank = 0; rank < cluster.size; rank++) begin_block_order(rank);
+}
+
+void exchange_checks(unsigned before, unsigned now) {
+  for (unsigned part = 0; part < shared_regions.size(); part++)
+    for (const unsigned rank : {before, now}) {
+      Region &live = regions[shared_regions[part]], &aside = regions[first_aside + part * cluster.size + rank];
+      std::swap(live.cell_bits, aside.cell_bits);
+      std::swap(live.block, aside.block);
+      live.cells.swap(aside.cells);
+    }
 }
 
 void end_checks() { forget_regions(); }

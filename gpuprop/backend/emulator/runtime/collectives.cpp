@@ -1,7 +1,9 @@
 // Block barriers and warp collectives: who waits for whom, and who can never meet.
 #include <algorithm>
 #include <cstring>
+#include <memory>
 
+#include "cluster.h"
 #include "launch.h"
 #include "scheduler.h"
 
@@ -14,8 +16,6 @@ struct Barrier {
   int kind;
   int result[2];  // of this barrier and the one before, whose value some threads may not have read yet
 };
-Barrier barrier;
-uint32_t barriers_released;
 
 // One meeting of lanes. It collects until all have arrived, and is free again when all have read.
 struct Collective {
@@ -27,9 +27,16 @@ struct Collective {
   bool collecting() const { return arrived && !unread; }
   bool idle() const { return !arrived && !unread; }
 };
-// A lane is in one meeting at a time, so a warp never has more than 32.
-Collective meetings[MAX_THREADS / 32][33];
-unsigned meetings_used[MAX_THREADS / 32];
+// Where the threads of a block meet.
+struct Meetings {
+  Barrier barrier;
+  uint32_t barriers_released;
+  // A lane is in one meeting at a time, so a warp never has more than 32.
+  Collective of_warp[MAX_THREADS / 32][33];
+  unsigned used[MAX_THREADS / 32];
+};
+std::vector<std::unique_ptr<Meetings>> of_block;
+inline Meetings& here() { return *of_block[cluster.running]; }
 
 const char* name_of_kind(int kind) {
   static const char* const names[] = {
@@ -95,8 +102,8 @@ void refuse_exited(const Thread& me, const Collective& meeting) {
 }
 
 Collective& meeting_for(Thread& me, unsigned mask, int kind, const char* file, int line) {
-  Collective* all = meetings[me.warp];
-  unsigned& used = meetings_used[me.warp];
+  Collective* all = here().of_warp[me.warp];
+  unsigned& used = here().used[me.warp];
   Collective* free_slot = nullptr;
   for (unsigned i = 0; i < used; i++) {
     if (all[i].collecting() && all[i].mask == mask) {
@@ -115,22 +122,27 @@ Collective& meeting_for(Thread& me, unsigned mask, int kind, const char* file, i
   return *free_slot;
 }
 
-void wait(Thread& me, Status status, const char* file, int line) {
-  me.status = status;
-  me.file = file;
-  me.line = line;
-  me.atomics_in_a_row = 0;
-  yield();
+std::string where(const Thread& thread) {
+  if (thread.status == Status::at_barrier) return "__syncthreads";
+  if (thread.status == Status::at_cluster) return "the cluster's barrier";
+  return format("a warp operation of mask 0x%08x", thread.mask);
+}
+std::string name_in_cluster(const Thread& thread) {
+  const uint3 block = block_of(thread).index;
+  return name_of(thread) + (cluster.size == 1 ? "" : format(" of block (%u,%u,%u)", block.x, block.y, block.z));
 }
 }  // namespace
 
 void reset_collectives() {
-  barriers_released = 0;
-  memset(meetings_used, 0, sizeof meetings_used);
+  while (of_block.size() <= cluster.running) of_block.emplace_back(new Meetings);  // not zeroed: most is never used
+  here().barriers_released = 0;
+  memset(here().used, 0, sizeof here().used);
 }
 
+uint32_t count_barrier(unsigned rank) { return ++of_block[rank]->barriers_released; }
+
 void release_barrier() {
-  barriers_released++;
+  const uint32_t barriers_released = ++here().barriers_released;
   schedule.waiting = 0;
   for (unsigned i = 0; i < schedule.size; i++) {
     Thread& thread = schedule.threads[i];
@@ -143,8 +155,8 @@ void release_barrier() {
 
 // A lane that exits may be the last one others waited for.
 void leave_collectives(Thread& me) {
-  for (unsigned i = 0; i < meetings_used[me.warp]; i++) {
-    Collective& meeting = meetings[me.warp][i];
+  for (unsigned i = 0; i < here().used[me.warp]; i++) {
+    Collective& meeting = here().of_warp[me.warp][i];
     if (!meeting.collecting() || !(meeting.mask >> me.state.lane & 1)) continue;
     refuse_exited(me, meeting);
     if (meeting.arrived == (meeting.mask & existing(me.warp) & ~exited(me.warp))) complete(meeting, me.warp);
@@ -152,19 +164,18 @@ void leave_collectives(Thread& me) {
 }
 
 void report_deadlock() {
-  std::string text = format("%u of %u threads wait for others that wait elsewhere:", schedule.alive, schedule.size);
+  const size_t all = cluster.threads.size();
+  std::string text = format("%u of %zu threads wait for others that wait elsewhere:", cluster.alive, all);
   const Thread* first = nullptr;
   const char* file = nullptr;
   int line = 0, shown = 0;
-  for (unsigned i = 0; i < schedule.size && shown < 4; i++) {
-    const Thread& thread = schedule.threads[i];
+  for (size_t i = 0; i < all && shown < 4; i++) {
+    const Thread& thread = cluster.threads[i];
     if (thread.status == Status::done || (file == thread.file && line == thread.line)) continue;
     if (!first) first = &thread;
     file = thread.file;
     line = thread.line;
-    text += format("%s %s at %s, line %d", shown++ ? ";" : "", name_of(thread).c_str(),
-                   thread.status == Status::at_barrier ? "__syncthreads"
-                                                       : format("a warp operation of mask 0x%08x", thread.mask).c_str(),
+    text += format("%s %s at %s, line %d", shown++ ? ";" : "", name_in_cluster(thread).c_str(), where(thread).c_str(),
                    abs(line));
   }
   add_report("deadlock", first, at(first->file, first->line), text);
@@ -178,14 +189,15 @@ extern "C" {
 
 void gpe_barrier(int kind, int* value, const char* file, int line) {
   Thread& me = *schedule.current;
+  Barrier& barrier = here().barrier;
+  const uint32_t number = here().barriers_released;
   if (schedule.waiting == 0) {
     barrier.file = file, barrier.line = line, barrier.kind = kind;
-    barrier.result[barriers_released & 1] = kind == BARRIER_AND;
+    barrier.result[number & 1] = kind == BARRIER_AND;
   } else if (barrier.line != line || barrier.kind != kind || strcmp(barrier.file, file)) {
     stop("barrier divergence", me, file, line,
          format("this thread is at __syncthreads here while others of its block wait at line %d", barrier.line));
   }
-  const uint32_t number = barriers_released;
   int& result = barrier.result[number & 1];
   if (kind == BARRIER_AND) result &= *value;
   if (kind == BARRIER_OR) result |= *value;

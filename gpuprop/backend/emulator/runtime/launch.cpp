@@ -1,4 +1,4 @@
-// Runs a grid, block after block.
+// Runs a grid, cluster after cluster; a block alone is a cluster of one.
 #include "launch.h"
 
 #include <algorithm>
@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "checker.h"
+#include "cluster.h"
 #include "faults.h"
 #include "scheduler.h"
 #ifdef GPE_ASAN
@@ -24,6 +25,11 @@ namespace gpe {
 
 bool check_is_on;
 ModuleData running_module;
+
+uint3 position(uint64_t number, const uint32_t* size) {
+  return {static_cast<unsigned>(number % size[0]), static_cast<unsigned>(number / size[0] % size[1]),
+          static_cast<unsigned>(number / size[0] / size[1])};
+}
 
 namespace {
 void (*kernel)(void**);
@@ -56,39 +62,6 @@ void pack(const Launch& launch) {
   }
 }
 
-uint3 position(uint64_t number, const uint32_t* size) {
-  return {static_cast<unsigned>(number % size[0]), static_cast<unsigned>(number / size[0] % size[1]),
-          static_cast<unsigned>(number / size[0] / size[1])};
-}
-
-void make_threads(const Launch& launch) {
-  schedule.size = launch.block[0] * launch.block[1] * launch.block[2];
-  for (unsigned i = 0; i < schedule.size; i++) {
-    Thread& thread = schedule.threads[i];
-    thread.state = {position(i, launch.block), i % 32};
-    thread.fiber.stack = stack_of(i);
-    thread.number = i;
-    thread.warp = i / 32;
-  }
-}
-
-void begin_threads() {
-  for (unsigned i = 0; i < schedule.size; i++) {
-    Thread& thread = schedule.threads[i];
-    thread.status = Status::ready;
-    thread.file = "";
-    thread.line = 0;
-    thread.barriers = 0;
-    thread.fenced = false;
-    thread.atomics_in_a_row = 0;
-    if (!thread.copies.empty()) thread.copies.clear();
-    thread.period = ++schedule.periods;
-    if (!checking()) continue;
-    memset(thread.clock, 0, sizeof thread.clock);
-    thread.clock[thread.state.lane] = 1;
-  }
-}
-
 void thread_main() {
   entered();
   kernel(packed_arguments);
@@ -102,8 +75,8 @@ void thread_main() {
   finish_thread();
 }
 
-std::vector<uint64_t> block_order(const Launch& launch) {
-  std::vector<uint64_t> order(uint64_t(launch.grid[0]) * launch.grid[1] * launch.grid[2]);
+std::vector<uint64_t> cluster_order(const Launch& launch) {
+  std::vector<uint64_t> order(uint64_t(launch.grid[0]) * launch.grid[1] * launch.grid[2] / cluster.size);
   std::iota(order.begin(), order.end(), uint64_t(0));
   if (launch.order == REVERSE) std::reverse(order.begin(), order.end());
   if (launch.order == RANDOM)
@@ -111,14 +84,12 @@ std::vector<uint64_t> block_order(const Launch& launch) {
   return order;
 }
 
-void run_blocks(const Launch& launch, void* dynamic_shared) {
-  for (const uint64_t number : block_order(launch)) {
-    schedule.block_number = number;
-    gpe_now.block = position(number, launch.grid);
+void run_clusters(const Launch& launch, void* dynamic_shared) {
+  for (const uint64_t number : cluster_order(launch)) {
+    begin_cluster(launch, number);
     poison_shared(launch, dynamic_shared);
-    begin_threads();
-    if (checking()) begin_block();
-    if (!run_block(thread_main)) return;
+    if (checking()) begin_checked_cluster();
+    if (!run_cluster(thread_main)) return;
     if (full()) return;
     if (!schedule.out_of_time) continue;
     add_report("time limit", nullptr, Place{}, out_of_time_text());
@@ -144,40 +115,43 @@ using namespace gpe;
 #pragma GCC visibility push(default)
 extern "C" {
 
-// 0, or what is missing: 1 memory for stacks, 2 memory for dynamic shared memory, 3 the library of the kernel.
+// 0, or what is missing: 1 memory for stacks, 2 memory for shared memory, 3 the library of the kernel.
 int gpe_launch(const Launch* launch) {
   clear_reports();
   auto address = reinterpret_cast<uintptr_t>(launch->run);
   if (!dl_iterate_phdr(find_module, &address)) return 3;
-  if (!allocate_stacks(launch->block[0] * launch->block[1] * launch->block[2])) return 1;
+  const uint32_t *block = launch->block, *grid = launch->grid, *size = launch->cluster;
+  if (!allocate_stacks(size_t(block[0]) * block[1] * block[2] * size[0] * size[1] * size[2])) return 1;
   void* dynamic_shared = allocate_dynamic(launch->dynamic_bytes);
   if (launch->dynamic_bytes && !dynamic_shared) return 2;
   kernel = launch->run;
   check_is_on = launch->check;
   pack(*launch);
-  make_threads(*launch);
   schedule.order = static_cast<Order>(launch->order);
   schedule.random_state = launch->seed * 0x9E3779B97F4A7C15ull + 88172645463325252ull;
   schedule.aborted = false;
   schedule.periods = 0;
-  const uint32_t *block = launch->block, *grid = launch->grid;
   gpe_now = {nullptr,
              {0, 0, 0},
              {block[0], block[1], block[2]},
              {grid[0], grid[1], grid[2]},
              dynamic_shared,
-             launch->dynamic_bytes};
-  if (checking()) begin_checks(*launch, dynamic_shared);
+             launch->dynamic_bytes,
+             {size[0], size[1], size[2]},
+             0};
+  const bool memory = begin_clusters(*launch, dynamic_shared);
+  if (memory && checking()) begin_checks(*launch, dynamic_shared);
   guard_begin(launch->time_limit);
-  run_blocks(*launch, dynamic_shared);
+  if (memory) run_clusters(*launch, dynamic_shared);
   guard_end();
   if (checking()) end_checks();
+  end_clusters();
   check_is_on = false;
 #ifdef GPE_ASAN
   if (dynamic_shared) ASAN_UNPOISON_MEMORY_REGION(dynamic_shared, (launch->dynamic_bytes + 127) / 128 * 128 + 128);
 #endif
   free(dynamic_shared);
-  return 0;
+  return memory ? 0 : 2;
 }
 
 long long gpe_clock() {

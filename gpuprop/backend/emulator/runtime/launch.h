@@ -21,7 +21,7 @@ struct Launch {
   void* const* arguments;
   const unsigned* sizes;
   uint32_t parameters;
-  uint32_t grid[3], block[3];
+  uint32_t grid[3], block[3], cluster[3];
   uint32_t dynamic_bytes, order;
   uint64_t seed;
   double time_limit;  // seconds
@@ -44,6 +44,9 @@ struct ModuleData {
 extern ModuleData running_module;
 inline const ModuleData& module_data() { return running_module; }
 inline uintptr_t module_base() { return module_data().base; }
+
+// Of item `number` where `size` items lie along x, y and z.
+uint3 position(uint64_t number, const uint32_t* size);
 
 extern bool check_is_on;
 inline bool checking() { return check_is_on; }

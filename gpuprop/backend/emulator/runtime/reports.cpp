@@ -8,6 +8,7 @@
 #include <tuple>
 #include <vector>
 
+#include "cluster.h"
 #include "launch.h"
 #include "scheduler.h"
 
@@ -63,7 +64,7 @@ void add_report(const char* kind, const Thread* thread, const Place& place, cons
                 {}};
   find_callers(place, report.frames);
   if (thread) {
-    const uint3 block = gpe_now.block, index = thread->state.index;
+    const uint3 block = block_of(*thread).index, index = thread->state.index;
     const uint32_t blocks[] = {block.x, block.y, block.z}, indices[] = {index.x, index.y, index.z};
     memcpy(report.block, blocks, sizeof blocks);
     memcpy(report.thread, indices, sizeof indices);

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <numeric>
+#include <vector>
+
+#include "cluster.h"
 
 namespace gpe {
 
@@ -15,6 +18,7 @@ uint64_t Schedule::random() {  // xorshift64
 }
 
 namespace {
+constexpr int ROUNDS = 16;  // of a block, until the others of its cluster have theirs
 unsigned turn[MAX_THREADS];
 
 void shuffle_turns() {
@@ -42,6 +46,23 @@ bool run_ready_threads() {
   }
   return progress;
 }
+
+// Runs the block until it waits for others of its cluster, or for a while. False when nothing could run.
+bool run_rounds() {
+  if (!schedule.alive) return false;
+  const int rounds = schedule.order == RANDOM ? 1 : ROUNDS;
+  for (int round = 0; round < rounds && schedule.alive; round++) {
+    if (schedule.order == RANDOM) shuffle_turns();
+    bool progress = run_ready_threads();
+    if (schedule.aborted) return true;
+    if (schedule.alive && schedule.waiting == schedule.alive) {
+      release_barrier();
+      progress = true;
+    }
+    if (!progress) return round > 0;
+  }
+  return true;
+}
 }  // namespace
 
 std::string out_of_time_text() {
@@ -58,11 +79,20 @@ void stop_out_of_time(const Place& place) {
 
 void yield() { switch_back(schedule.current->fiber, false); }
 
+void wait(Thread& me, Status status, const char* file, int line) {
+  me.status = status;
+  me.file = file;
+  me.line = line;
+  me.atomics_in_a_row = 0;
+  yield();
+}
+
 void finish_thread() {
   Thread& thread = *schedule.current;
   thread.status = Status::done;
   schedule.alive--;
   leave_collectives(thread);
+  leave_cluster(thread);
   switch_back(thread.fiber, true);
   __builtin_unreachable();
 }
@@ -73,22 +103,27 @@ void abandon() {
   __builtin_unreachable();
 }
 
-bool run_block(void (*entry)()) {
-  reset_collectives();
+bool run_cluster(void (*entry)()) {
+  std::vector<unsigned> ranks(cluster.size);
+  std::iota(ranks.begin(), ranks.end(), 0u);
+  if (schedule.order == REVERSE) std::reverse(ranks.begin(), ranks.end());
   std::iota(turn, turn + schedule.size, 0u);
   if (schedule.order == REVERSE) std::reverse(turn, turn + schedule.size);
-  for (unsigned i = 0; i < schedule.size; i++) prepare(schedule.threads[i].fiber, entry);
-  schedule.alive = schedule.size;
-  schedule.waiting = 0;
-  while (schedule.alive && !schedule.aborted) {
-    if (schedule.order == RANDOM) shuffle_turns();
-    bool progress = run_ready_threads();
-    if (schedule.aborted) break;
-    if (schedule.alive && schedule.waiting == schedule.alive) {
-      release_barrier();
-      progress = true;
+  for (const unsigned rank : ranks) {
+    select_block(rank);
+    reset_collectives();
+    for (unsigned i = 0; i < schedule.size; i++) prepare(schedule.threads[i].fiber, entry);
+  }
+  while (cluster.alive && !schedule.aborted) {
+    if (schedule.order == RANDOM)
+      for (size_t i = ranks.size(); i > 1; i--) std::swap(ranks[i - 1], ranks[schedule.random() % i]);
+    bool progress = false;
+    for (const unsigned rank : ranks) {
+      if (schedule.aborted) break;
+      select_block(rank);
+      progress |= run_rounds();
     }
-    if (!progress) {
+    if (!progress && !schedule.aborted) {
       report_deadlock();
       schedule.aborted = true;
     }

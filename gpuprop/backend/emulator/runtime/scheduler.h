@@ -1,4 +1,4 @@
-// The threads of the running block, and the switching between them.
+// The threads of the running blocks, and the switching between them.
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -9,7 +9,7 @@
 
 namespace gpe {
 
-enum class Status : uint8_t { ready, at_barrier, in_warp, done };
+enum class Status : uint8_t { ready, at_barrier, at_cluster, in_warp, done };
 enum Order { FORWARD, REVERSE, RANDOM };
 
 struct AsyncCopy {
@@ -29,8 +29,11 @@ struct Thread {
   unsigned mask;  // the lanes it waits for
   unsigned number, warp;
   uint32_t barriers;   // block barriers passed
+  uint32_t cluster_barriers;
   uint32_t clock[32];  // what it knows of its warp's lanes, see race.h
   uint32_t period;     // unique to this thread between two of its barriers
+  bool arrived;        // at the next cluster barrier, for which it has not waited yet
+  uint8_t late;        // marks what it does meanwhile, see race.h
   bool fenced;         // has called __threadfence
   unsigned atomics_in_a_row;
   std::vector<std::vector<AsyncCopy>> copies;  // groups, the last one still open
@@ -39,10 +42,10 @@ struct Thread {
 constexpr unsigned MAX_THREADS = 1024;
 
 struct Schedule {
-  Thread threads[MAX_THREADS];
-  unsigned size = 0;  // threads in a block
+  Thread* threads = nullptr;  // of the running block
+  unsigned size = 0;          // threads in a block
   Thread* current = nullptr;
-  unsigned alive = 0, waiting = 0;  // threads not done; of those, at the barrier
+  unsigned alive = 0, waiting = 0;  // threads of the block not done; of those, at its barrier
   uint64_t block_number = 0;
   bool aborted = false;
   Order order = FORWARD;
@@ -55,10 +58,12 @@ struct Schedule {
 };
 extern Schedule schedule;
 
-// Runs one block to its end. False when the launch must stop.
-bool run_block(void (*entry)());
+// Runs the blocks of the cluster to their end. False when the launch must stop.
+bool run_cluster(void (*entry)());
 // Gives the other threads a turn.
 void yield();
+// Sleeps until another thread makes this one ready.
+void wait(Thread& me, Status status, const char* file, int line);
 // Ends the launch from inside a thread.
 [[noreturn]] void abandon();
 [[noreturn]] void finish_thread();
@@ -68,9 +73,11 @@ inline void stop_if_out_of_time(const Place& place) {
   if (schedule.out_of_time) stop_out_of_time(place);
 }
 
-// collectives.cpp
+// collectives.cpp: of the running block
 void reset_collectives();
 void release_barrier();
+// A barrier of the cluster counts as one of each block: how many the block of that rank has now.
+uint32_t count_barrier(unsigned rank);
 void leave_collectives(Thread& me);
 void report_deadlock();
 

@@ -24,7 +24,7 @@
 #define __forceinline__ inline __attribute__((always_inline))
 #define __align__(n) __attribute__((aligned(n)))
 #define __shared__ \
-  static  // one copy is enough: blocks run one after another. The builder reads its range from the symbol table.
+  static  // one copy is enough: one block runs at a time, and what others of a cluster hold is set aside. The builder reads its range from the symbol table.
 
 #define GPUPROP_EMULATOR 1
 

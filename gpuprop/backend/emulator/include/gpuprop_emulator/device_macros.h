@@ -9,7 +9,7 @@
 #define asm \
   GPE_UNSUPPORTED("GCC error \"inline PTX is not emulated: put it behind #ifndef GPUPROP_EMULATOR with a C++ twin in the #else\"")
 #define __cluster_dims__(...) \
-  GPE_UNSUPPORTED("GCC error \"clusters are not emulated: put them behind #ifndef GPUPROP_EMULATOR with a twin of one block\"")
+  GPE_UNSUPPORTED("GCC error \"__cluster_dims__ is read where a kernel is written out once, not of a macro: launch with cluster=(...), or keep it behind #ifndef GPUPROP_EMULATOR\"")
 #define __managed__ \
   GPE_UNSUPPORTED("GCC error \"__managed__ variables are not emulated: pass the array as an argument\"")
 // clang-format on

@@ -11,13 +11,15 @@ struct ThreadState {
   unsigned lane;  // 0..31 within the warp
 };
 
-// What the built-in variables read. One launch runs at a time, one block after another.
+// What the built-in variables read. One launch runs at a time, one block or cluster of blocks after another.
 struct LaunchState {
   const ThreadState* thread;  // the thread that is running
   uint3 block;
   dim3 block_dim, grid_dim;
   void* dynamic_shared;
   unsigned dynamic_bytes;
+  dim3 cluster_dim;       // in blocks
+  unsigned cluster_rank;  // of the block in its cluster
 };
 
 enum BarrierKind { BARRIER_PLAIN, BARRIER_AND, BARRIER_OR, BARRIER_COUNT };
@@ -41,6 +43,11 @@ enum { SLOT = 48 };  // bytes a lane can deposit, a multiple of 16
 
 enum FenceScope { FENCE_BLOCK = 1, FENCE_DEVICE, FENCE_SYSTEM };
 
+// A cluster's size in blocks, as __cluster_dims__ gives it.
+struct ClusterDims {
+  unsigned x = 1, y = 1, z = 1;
+};
+
 // One kernel of a file, as the launcher sees it.
 struct KernelEntry {
   void (*run)(void** arguments);
@@ -48,6 +55,7 @@ struct KernelEntry {
   const unsigned* sizes;
   unsigned parameters;
   unsigned most_threads;  // of its __launch_bounds__, 0 without
+  ClusterDims cluster;
 };
 
 }  // namespace gpe
@@ -69,6 +77,12 @@ void gpe_touch(const void* address, unsigned bytes, int is_write, const char* fi
 void gpe_read_matrix_row(const void* address, const char* file, int line);  // 16 bytes of shared memory
 void gpe_atomic(void* address, unsigned bytes, const char* file, int line);
 void gpe_fence(int scope);
+
+void gpe_cluster_arrive(const char* file, int line);
+void gpe_cluster_wait(const char* file, int line);
+// The address in the shared memory of the cluster's block `rank` that `address` is in this block's.
+void* gpe_cluster_map(const void* address, unsigned rank, const char* file, int line);
+unsigned gpe_cluster_rank_of(const void* address, const char* file, int line);
 
 void gpe_copy_async(void* to, const void* from, unsigned bytes, unsigned zero_fill, const char* file, int line);
 void gpe_copy_commit();

@@ -48,11 +48,12 @@ struct Kernel<kernel> {
     char *at = text, *end = text + sizeof text;
     *at = 0;
     ((at = Code<std::remove_cv_t<Parameters>>::put(at, end), at += snprintf(at, end - at, " ")), ...);
-    return {&run, text, sizes, sizeof...(Parameters), 0};
+    return {&run, text, sizes, sizeof...(Parameters), 0, {}};
   }
 };
-inline KernelEntry bounded(KernelEntry entry, unsigned most_threads) {
+inline KernelEntry bounded(KernelEntry entry, unsigned most_threads, ClusterDims cluster) {
   entry.most_threads = most_threads;
+  entry.cluster = cluster;
   return entry;
 }
 }  // namespace gpe
@@ -62,3 +63,5 @@ inline KernelEntry bounded(KernelEntry entry, unsigned most_threads) {
   GPE_UNCHECKED gpe::KernelEntry gpe_entry_##number() { return gpe::Kernel<__VA_ARGS__>::entry(); }
 #define GPE_BOUNDS(number, ...) \
   GPE_UNCHECKED unsigned gpe_bounds_##number() { return __VA_ARGS__; }
+#define GPE_CLUSTER(number, ...) \
+  GPE_UNCHECKED gpe::ClusterDims gpe_cluster_##number() { return __VA_ARGS__; }
