@@ -11,6 +11,7 @@ import numpy as np
 
 from gpuprop.backend import cuda_setup
 from gpuprop.backend.device import Device
+from gpuprop.backend.nvrtc import remedies
 from gpuprop.errors import BuildError, KernelError
 
 _SHARED_WITHOUT_ASKING = 48 * 1024  # bytes of shared memory every GPU gives a block; more must be requested
@@ -41,7 +42,7 @@ class CudaModule:
                 )
                 self._raw.compile()
             except self._cupy.cuda.compiler.CompileException as error:
-                raise BuildError(f"{filename} does not compile:\n{error}") from error
+                raise BuildError(f"{filename} does not compile:\n{error}{remedies(str(error))}") from error
 
     def launch(self, name: str, grid: Any, block: Any, args: list[Any], shared_mem: int = 0) -> None:
         values = tuple([_for_cupy(a) if a is None or isinstance(a, np.void) else a for a in args])

@@ -18,6 +18,28 @@ MISSING = (
     "NVRTC is not installed: pip install 'gpuprop[cuda13]' (or cuda12), "
     "or pip install cuda-bindings nvidia-cuda-nvrtc"
 )
+# What NVRTC does not have, and what to do about it.
+_STANDARD = (
+    "assert|float|limits|math|stdbool|stddef|stdint|stdio|stdlib|string|algorithm|type_traits|iostream"
+)
+_REMEDIES = (
+    (
+        rf'cannot open source file "c?(?:{_STANDARD})(?:\.h)?"',
+        "NVRTC has no standard headers: leave the line out, as printf, assert and what math.h has are "
+        "built in, or keep it behind #ifndef __CUDACC_RTC__; int64_t and its kin are in <cuda/std/cstdint>",
+    ),
+    (
+        r'identifier "(?:INFINITY|NAN|[A-Z]+_(?:MAX|MIN|EPSILON))" is undefined',
+        "NVRTC has no macros of standard headers: write the number, __int_as_float(0x7f800000) for infinity, "
+        "__int_as_float(0x7fffffff) for NaN, or include <cuda/std/limits>",
+    ),
+    (r'identifier "u?int\d+_t" is undefined', "int64_t and its kin are in <cuda/std/cstdint>"),
+    (
+        r'identifier "cuda(?:Malloc|Memcpy|Free|DeviceSynchronize)',
+        "NVRTC compiles device code alone: leave main() and all else that runs on the host out, as Python "
+        "launches the kernels",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -70,7 +92,7 @@ def compile_cubin(
 
     Raises BuildError with the compiler's lines, and when NVRTC is missing.
     """
-    includes = [f"-I{path}" for path in include_dirs()]
+    includes = [f"-I{path}" for path in [*include_dirs(), *libcudacxx()]]
     flags = [
         f"-arch={arch}",
         "-std=c++17",
@@ -81,7 +103,9 @@ def compile_cubin(
     ]
     result = _compiler().compile(source, filename, names, flags)
     if not result.ok:
-        raise BuildError(f"{filename} does not compile for {arch}:\n{result.log.strip()}")
+        raise BuildError(
+            f"{filename} does not compile for {arch}:\n{result.log.strip()}{remedies(result.log)}"
+        )
     kernels = _resources(result.log, arch, result.mangled)
     order = {name: i for i, name in enumerate(names)}
     kernels.sort(key=lambda kernel: order.get(kernel.name, len(order)))
@@ -112,6 +136,16 @@ def include_dirs() -> list[Path]:
     if cupy is None or cupy.origin is None:
         return []
     return _last(Path(cupy.origin).parent.glob("_core/include/cupy/_cuda/*/cuda_fp16.h"))
+
+
+def libcudacxx() -> list[Path]:
+    """Folders with libcu++ (<cuda/std/...>), which CUDA 13 has beside its other headers."""
+    return [path for folder in include_dirs() if (path := folder / "cccl").is_dir()]
+
+
+def remedies(log: str) -> str:
+    """What to do about errors that come of NVRTC, not of the kernel: lines to put behind its log."""
+    return "".join(f"\n{remedy}" for pattern, remedy in _REMEDIES if re.search(pattern, log))
 
 
 def _last(headers: Iterable[Path]) -> list[Path]:

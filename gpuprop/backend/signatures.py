@@ -11,6 +11,7 @@ import functools
 import math
 import operator
 import re
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -215,7 +216,7 @@ def _fit(where: str, parameter: Parameter | None, arg: Any) -> Any:
     if hasattr(arg, "flags") and hasattr(arg, "ndim") and not isinstance(arg, np.generic):
         return _fit_array(where, parameter, arg)
     if parameter is not None and parameter.pointer:
-        raise KernelError(f"{where} takes an array, got {type(arg).__name__} {arg!r}")
+        raise KernelError(f"{where} takes an array, got {type(arg).__name__} {reprlib.repr(arg)}")
     if parameter is None or parameter.dtype is None:
         if isinstance(arg, (np.generic, np.void)):
             return arg

@@ -94,17 +94,18 @@ def check_theirs(
                 check = Check(str(file), name, order)
                 checks.append(check)
                 with emulator.options(mode="check", order=order, seed=seed, time_limit=time_limit):
-                    _run(check, function, module)
+                    _run(check, function, module, driver)
     return checks
 
 
-def _run(check: Check, function: Callable[[Any], Any], module: kernels.Module) -> None:
+def _run(check: Check, function: Callable[[Any], Any], module: kernels.Module, driver: Path) -> None:
     try:
         function(module)
     except KernelError as error:
         check.fail(str(error))
     except Exception as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
+        places = traceback.extract_tb(error.__traceback__)
+        place = next((place for place in reversed(places) if place.filename == str(driver)), places[-1])
         check.fail(f"{place.filename}:{place.lineno}: {type(error).__name__}: {error}".rstrip(": "))
 
 

@@ -42,7 +42,7 @@ def check_scale(kernels):
 def check_negate(kernels):
     x = np.arange(10.0)
     kernels["negate<double>"](1, 10, (x,))
-    assert x[3] == EXPECTED_HERE, "wrong sign"
+    np.testing.assert_equal(x[3], EXPECTED_HERE)
 """
 
 
@@ -111,7 +111,7 @@ def test_what_the_emulator_is_tested_with_is_cuda(name: str) -> None:
     [
         (1, -3, 0, ""),
         (0, -3, 1, "scale.cu:4: out of bounds: read of 4 bytes, 0 bytes past the end of argument 0 'x'"),
-        (1, 3, 1, "drive.py:16: AssertionError: wrong sign"),
+        (1, 3, 1, "drive.py:16: AssertionError: "),
     ],
     ids=["right", "out-of-bounds", "wrong-value"],
 )

@@ -94,6 +94,37 @@ def test_an_error_names_the_users_file_and_line():
         )
 
 
+@pytest.mark.parametrize(
+    ("source", "remedy"),
+    [
+        ("#include <math.h>\n", "NVRTC has no standard headers"),
+        ("__device__ int f() { return INT_MAX; }", "NVRTC has no macros of standard headers"),
+        ("__device__ int64_t x;", "are in <cuda/std/cstdint>"),
+        ("int main() { cudaDeviceSynchronize(); }", "Python launches the kernels"),
+    ],
+)
+def test_what_nvrtc_lacks_is_explained(source, remedy):
+    with pytest.raises(BuildError, match=rf"mine\.cu does not compile(.|\n)*{remedy}"):
+        nvrtc.compile_cubin(source, "sm_90", filename="mine.cu")
+
+
+@pytest.mark.skipif(not nvrtc.libcudacxx(), reason="libcu++ is not installed")
+def test_headers_of_libcudacxx_are_found():
+    """Cooperative groups need them, and the messages above recommend them."""
+    source = """
+    #include <cooperative_groups.h>
+    #include <cuda/std/cstdint>
+    #include <cuda/std/limits>
+    extern "C" __global__ void f(int64_t* a, float* b) {
+      auto tile = cooperative_groups::tiled_partition<32>(cooperative_groups::this_thread_block());
+      a[0] = cuda::std::numeric_limits<int>::max();
+      b[0] = __int_as_float(0x7f800000) + __int_as_float(0x7fffffff) + tile.shfl_down(fmaxf(b[1], b[2]), 1);
+      assert(a[0] > 0);
+      printf("%f", b[0]);
+    }"""
+    assert nvrtc.compile_cubin(source, "sm_90").kernels[0].name == "f"
+
+
 def test_resources_are_read_from_the_log():
     body = "__shared__ float s[64]; s[threadIdx.x] = a[0]; __syncthreads(); a[1] = s[63 - threadIdx.x];"
     info = nvrtc.compile_cubin('extern "C" __global__ void f(float* a) {' + body + "}", "sm_80")
