@@ -7,6 +7,7 @@ fork and join the captured graph, and NCCL's call becomes part of it (NCCL 2.9 o
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 from ..backend import cuda_setup
@@ -124,7 +125,8 @@ class NcclTransport:
 
 def import_nccl() -> Any:
     """CuPy's module of NCCL. DeviceError with the fix where CuPy has none."""
-    nccl = cuda_setup.import_cupy().cuda.nccl
+    cuda_setup.import_cupy()
+    nccl = importlib.import_module("cupy.cuda.nccl")  # `import cupy` does not import it
     if not nccl.available:
         raise DeviceError(
             "this CuPy cannot load NCCL, which several GPUs need: pip install 'gpuprop[cuda12]' (or cuda13)"

@@ -5,6 +5,7 @@ and events are told is kept in `log`, as the order of these calls is all that or
 """
 
 import ctypes
+import sys
 import types
 
 import fake_cupy
@@ -99,12 +100,15 @@ def memory(pointer, count, dtype):
     return np.frombuffer((ctypes.c_uint8 * size).from_address(pointer), dtype)
 
 
-def install(cupy):
-    """Give the fake CuPy this NCCL, and streams and events that keep a log."""
+def install(cupy, monkeypatch):
+    """Give the fake CuPy this NCCL, and streams and events that keep a log. `import cupy` alone does not bring
+    `cupy.cuda.nccl`, as in the real one."""
     log.clear()
     cupy.cuda.Event, cupy.cuda.Stream = Event, Stream
     cupy.machine.default_stream = Stream(null=True)
-    cupy.cuda.nccl = types.SimpleNamespace(
+    module = types.SimpleNamespace(
         available=True, NcclError=NcclError, NcclCommunicator=NcclCommunicator,
         get_unique_id=lambda: IDENTIFIER, **CODES,
     )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "cupy.cuda.nccl", module)
+    return module

@@ -25,11 +25,11 @@ from gpuprop.parallel.nccl import NcclTransport, new_id
 @pytest.fixture(params=[bytes, tuple])
 def transport(fake_gpu, monkeypatch, request):
     """With the identifier of CuPy 14, and of older ones."""
-    fake_nccl.install(sys.modules["cupy"])
+    nccl = fake_nccl.install(sys.modules["cupy"], monkeypatch)
     if request.param is tuple:
         signed = tuple(b - 256 if b > 127 else b for b in fake_nccl.IDENTIFIER)
         monkeypatch.setattr(fake_nccl, "IDENTIFIER", signed)
-        sys.modules["cupy"].cuda.nccl.get_unique_id = lambda: signed
+        nccl.get_unique_id = lambda: signed
     return NcclTransport(0, 2, new_id())
 
 
@@ -88,8 +88,8 @@ def test_an_error_of_nccl_is_told(transport):
         transport.check()
 
 
-def test_a_cupy_without_nccl_is_named(fake_gpu):
-    sys.modules["cupy"].cuda.nccl = types.SimpleNamespace(available=False)
+def test_a_cupy_without_nccl_is_named(fake_gpu, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy.cuda.nccl", types.SimpleNamespace(available=False))
     with pytest.raises(DeviceError, match="cannot load NCCL"):
         new_id()
 

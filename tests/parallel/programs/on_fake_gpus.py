@@ -25,7 +25,7 @@ def options_of(more):
 found = {}
 with pytest.MonkeyPatch.context() as patch, installed(patch) as machine:
     cupy = sys.modules["cupy"]
-    fake_nccl.install(cupy)
+    fake_nccl.install(cupy, patch)
     current = sys.modules[gp.parallel.init.__module__]
     patch.setattr(current, "device_of_rank", lambda name, place: "cuda:0")  # each rank its own machine
     models.train("feedforward", "float32", steps, capture=False)
