@@ -101,8 +101,8 @@ def memory(pointer, count, dtype):
 
 
 def install(cupy, monkeypatch):
-    """Give the fake CuPy this NCCL, and streams and events that keep a log. `import cupy` alone does not bring
-    `cupy.cuda.nccl`, as in the real one."""
+    """Give the fake CuPy this NCCL, and streams and events that keep a log. As in the real one, `import cupy`
+    alone does not bring `cupy.cuda.nccl`."""
     log.clear()
     cupy.cuda.Event, cupy.cuda.Stream = Event, Stream
     cupy.machine.default_stream = Stream(null=True)
