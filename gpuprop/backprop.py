@@ -16,12 +16,15 @@ import contextvars
 import itertools
 import operator
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 from .backend.arrays import Array
 from .backend.buffers import plus
 from .backend.floats import flushed
 from .backend.half import is_half
+from .backend.recording import again
+from .row_gradient import RowGradient
 
 _creation = itertools.count(1)
 _index = operator.attrgetter("index")
@@ -117,7 +120,7 @@ class Leaf:
 
     def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
         self.shape, self.dtype = shape, dtype
-        self.grad: Array | None = None
+        self.grad: Array | RowGradient | None = None
         self.buffer: Array | None = None
         self.rows: Array | None = None
         self.seen = False
@@ -126,11 +129,13 @@ class Leaf:
         """Other memory for the gradient; the gradient itself is forgotten."""
         self.buffer, self.grad, self.rows, self.seen = buffer, None, None, False
 
-    def accumulate(self, grad: Array) -> None:
+    def accumulate(self, grad: Array | RowGradient) -> None:
         if grad is self.buffer:  # written through `Context.destination`
             self.grad = grad
             return
-        if self.buffer is not None:
+        if isinstance(grad, RowGradient) or isinstance(self.grad, RowGradient):
+            self._accumulate_rows(grad)
+        elif self.buffer is not None:
             self.rows = None
             if self.grad is None:
                 self.buffer[...] = grad
@@ -140,6 +145,19 @@ class Leaf:
         else:  # a gradient may be shared with other edges: never changed in place
             grad = grad.astype(self.dtype, copy=False) if is_half(self.dtype) else grad
             self.grad = grad if self.grad is None else plus(self.grad, grad)
+
+    def _accumulate_rows(self, grad: Array | RowGradient) -> None:
+        """Rows stay rows as long as nothing else comes, and where no optimizer has memory for the whole."""
+        if self.buffer is not None and isinstance(grad, RowGradient):
+            self.accumulate(grad.to_dense())
+        else:
+            grad = grad.astype(self.dtype)
+            self.keep(grad if self.grad is None else self.grad + grad)
+
+    def keep(self, grad: Array | RowGradient) -> None:
+        """Take what is no buffer for the gradient; where the step is captured, after each replay again."""
+        self.grad = grad
+        again(partial(setattr, self, "grad", grad))
 
 
 class Node:

@@ -11,13 +11,15 @@ from .backend.arrays import Array, asarray, device_of, get_xp, to_device, to_hos
 from .backend.device import Device, get_device, resolve
 from .backend.recording import ones
 from .backprop import Edge, Leaf, backward_from
+from .row_gradient import RowGradient
 from .tensor_methods import TensorMethods
 
 
 class Tensor(TensorMethods):
     """An array with a place on the tape.
 
-    data: a NumPy or CuPy array; grad: an array of the same shape after `backward`, or None.
+    data: a NumPy or CuPy array; grad: an array of the same shape after `backward`, or None; a `RowGradient`
+    for a table of which only rows have one (`nn.Embedding(sparse=True)`).
     Arithmetic, reductions and shapes are methods as in NumPy; see `gpuprop.ops`.
     """
 
@@ -68,14 +70,14 @@ class Tensor(TensorMethods):
             self._leaf.grad = self.edge = None  # the leaf stays, and with it the optimizer's memory for it
 
     @property
-    def grad(self) -> Array | None:
+    def grad(self) -> Array | RowGradient | None:
         if self._leaf is None or self._leaf.grad is None:
             return None
         self._leaf.seen = True
         return self._leaf.grad
 
     @grad.setter
-    def grad(self, value: Array | None) -> None:
+    def grad(self, value: Array | RowGradient | None) -> None:
         if self._leaf is None:
             raise RuntimeError("only leaves (parameters, tensors with requires_grad=True) keep a gradient")
         self._leaf.grad = None

@@ -4,7 +4,7 @@
 // What changes from step to step (learning rate, norm, loss scale, whether to skip, the number of the step) is read
 // from device memory, so that a captured graph can be replayed. Both kernels work on elements start..stop of arrays that
 // begin at a multiple of 16 bytes.
-#include "common.cuh"
+#include "adam.cuh"
 
 constexpr int THREADS = 256;
 
@@ -25,29 +25,6 @@ gradient_norm(const T* __restrict__ g, long long start, long long stop, volatile
   norm[1] = sqrt(sum) / (scale ? Acc(*scale) : Acc(1));
 }
 
-// What a step does to every element alike.
-template <typename Acc> struct Step {
-  Acc of_gradient, keep, decay;  // g is multiplied with the first, then gets decay * p; p is multiplied with `keep`
-  Acc beta1, beta2, eps, size;
-};
-enum { LR, BETA1, BETA2, EPS, WEIGHT_DECAY };  // places in `options`
-
-template <typename Acc>
-__device__ inline Step<Acc> step_of(const double* __restrict__ options, int decoupled, const Acc* __restrict__ norm,
-                                    Acc max_norm, const float* __restrict__ scale, long long number) {
-  const double lr = options[LR], decay = options[WEIGHT_DECAY];
-  const double rest1 = 1 - options[BETA1], rest2 = 1 - options[BETA2];
-  const double root = sqrt(rest2 / (1 - pow(options[BETA2], (double)number)));
-  Acc factor = scale ? 1 / Acc(*scale) : Acc(1);
-  if (norm) {
-    const Acc clip = max_norm / (norm[1] + Acc(1e-6));
-    if (!(clip > 1)) factor *= clip;  // a norm that is NaN shows in the parameters
-  }
-  return {factor, Acc(decoupled ? 1 - lr * decay : 1.0), Acc(decoupled ? 0.0 : decay),
-          Acc(options[BETA1]), Acc(options[BETA2]), Acc(options[EPS] / root),
-          Acc(lr * rest1 / (1 - pow(options[BETA1], (double)number)) / root)};
-}
-
 // m ← β₁ m + g     v ← β₂ v + g²     p ← p - size · m / (√v + eps)     with clipped, unscaled and decayed g, decayed p
 // 28 bytes a float parameter: p, m and v are read and written, g is read. Nothing happens where *skip. norm, scale and
 // skip may be null. `advance` in the last launch of a step: *steps becomes the number of this one.
@@ -58,11 +35,7 @@ adam(T* __restrict__ p, const T* __restrict__ g, T* __restrict__ m, T* __restric
      const float* __restrict__ scale, const bool* __restrict__ skip, long long* steps, unsigned* arrived, int advance) {
   if (skip && *skip) return;
   __shared__ Step<Acc> shared;
-  if (threadIdx.x == 0) {
-    const long long number = *steps + 1;
-    if (advance && last_to_arrive(arrived)) *steps = number;  // every block has read it
-    shared = step_of(options, decoupled, norm, max_norm, scale, number);
-  }
+  if (threadIdx.x == 0) shared = take_step(options, decoupled, false, norm, max_norm, scale, steps, arrived, advance);
   __syncthreads();
   const Step<Acc> step = shared;
 
@@ -70,14 +43,7 @@ adam(T* __restrict__ p, const T* __restrict__ g, T* __restrict__ m, T* __restric
     const long long i = k * Pack<T>::SIZE;
     Pack<T> ps = load_within(p, i, start, stop), ms = load_within(m, i, start, stop), vs = load_within(v, i, start, stop);
     const Pack<T> gs = load_within(g, i, start, stop);
-    for (int e = 0; e < Pack<T>::SIZE; ++e) {
-      const Acc value = to_acc(ps.v[e]), gradient = to_acc(gs.v[e]) * step.of_gradient + step.decay * value;
-      const Acc first = step.beta1 * to_acc(ms.v[e]) + gradient;
-      const Acc second = step.beta2 * to_acc(vs.v[e]) + gradient * gradient;
-      ps.v[e] = from_acc<T>(value * step.keep - step.size * first / (sqrt(second) + step.eps));
-      ms.v[e] = from_acc<T>(first);
-      vs.v[e] = from_acc<T>(second);
-    }
+    for (int e = 0; e < Pack<T>::SIZE; ++e) update(step, ps.v[e], to_acc(gs.v[e]), ms.v[e], vs.v[e]);
     store_within(p, ps, i, start, stop);
     store_within(m, ms, i, start, stop);
     store_within(v, vs, i, start, stop);

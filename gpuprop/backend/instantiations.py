@@ -119,6 +119,12 @@ def _recurrent_sequence(value: str, acc: str) -> list[str]:
     return [f"{name}<{value}, {acc}, {rows}>" for name in names for rows in SEQUENCE_ROWS]
 
 
+def _sparse_adam(value: str, acc: str) -> list[str]:
+    names = [f"sparse_{name}" for name in ("adam", "adam_finish", "norm", "norm_finish")]
+    each = [f"{name}<{value}, {n}>" for name in names for n in (PACK // _BYTES[value], 1)]
+    return [f"sparse_adam_simple<{value}>", *each]
+
+
 def _each(*names: str) -> dict[str, list[str]]:
     return {dtype: [f"{name}<{value}>" for name in names] for dtype, (value, _) in C_TYPES.items()}
 
@@ -147,6 +153,9 @@ INSTANTIATIONS: dict[str, dict[str, list[str]]] = {
     "softmax_cross_entropy.cu": {dtype: _softmax_cross_entropy(*types) for dtype, types in C_TYPES.items()},
     "softmax_cross_entropy_fused.cu": {
         dtype: _softmax_cross_entropy_fused(*types) for dtype, types in C_TYPES.items()
+    },
+    "sparse_adam.cu": {
+        dtype: _sparse_adam(*types) for dtype, types in C_TYPES.items() if types[0] == types[1]
     },
     "step.cu": {
         dtype: [*(f"judge_step<{loss}, {acc}>" for loss in ("float", "double")), f"loss_scale<{acc}>"]

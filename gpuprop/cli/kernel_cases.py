@@ -20,9 +20,9 @@ from ..ops.dropout import Dropout
 from ..ops.embedding_kernels import sort
 from ..ops.scaled_dot_product_attention import Attention
 from ..ops.windows import Width
-from ..optim import AdamW
 from ..tensors import Parameter, Tensor, tensor
 from ..training.judgement import LossScale, judge
+from .kernel_cases_of_optimizers import adam, sparse_adam
 
 Results = list[Any]
 
@@ -39,25 +39,6 @@ def activation(dtype: Any) -> Results:
             results.append(y.data)
         results += [x.grad, bias.grad]
     return results
-
-
-def adam(dtype: Any) -> Results:
-    """Parameters and moments after a clipped step; the middle parameter has no gradient, so that packs are
-    cut. Of half types the formula is computed from the rounded inputs in float32: NumPy would round after
-    each operation."""
-    kept = np.float32 if get_device().type == "cpu" and np.dtype(dtype).itemsize == 2 else dtype
-    rng = np.random.default_rng(0)
-    draws = [rng.standard_normal(n).astype(dtype).astype(kept) for n in (5, 6, 1500)]
-    params = [Parameter(to_device(a)) for a in draws]
-    optimizer = AdamW(params, lr=0.1, betas=(0.5, 0.6))
-    for moment in optimizer.state[0].values():
-        moment[...] = to_device(rng.uniform(1, 2, moment.size).astype(dtype))
-    for p in (params[0], params[2]):
-        p.grad = to_device(rng.standard_normal(p.shape).astype(dtype).astype(kept))
-    optimizer.steps = 3
-    optimizer.clip_grad_norm(30.0)
-    optimizer.step()
-    return [optimizer.arenas[0].data, *optimizer.state[0].values()]
 
 
 def attention(dtype: Any) -> Results:
@@ -323,5 +304,6 @@ OURS: dict[str, Callable[[Any], Results]] = {
     "residual_layer_norm.cu": residual_layer_norm,
     "softmax_cross_entropy.cu": softmax_cross_entropy,
     "softmax_cross_entropy_fused.cu": softmax_cross_entropy_fused,
+    "sparse_adam.cu": sparse_adam,
     "step.cu": step,
 }

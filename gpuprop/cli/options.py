@@ -16,7 +16,8 @@ DATA, TEXT, MODEL, TRAINING, RUN = "Data", "Text", "Model", "Training", "Run"
 
 TokenizerName = Literal["word", "whitespace", "char", "symbol", "bpe"]
 TokenizerChoice = Literal["auto", "word", "whitespace", "char", "symbol", "bpe"]
-OptimizerName = Literal["sgd", "adam", "adamw", "rmsprop", "adagrad"]
+OptimizerName = Literal["sgd", "adam", "adamw", "rmsprop", "adagrad", "sparse-adam"]
+OPTIMIZERS = "sgd has momentum 0.9; sparse-adam is AdamW, but changes only rows of tables that occur."
 PrecisionName = Literal["fp32", "tf32", "bf16", "fp16"]
 ScheduleName = Literal["constant", "step", "linear", "cosine", "inverse-sqrt", "plateau"]
 AUTO = 0  # what --batch-size auto is until the data are read
@@ -141,7 +142,7 @@ class CommonOptions:
         float | None,
         option("--lr", "Learning rate. (default feedforward 0.005, others 0.001)", TRAINING, "X"),
     ] = None
-    optimizer: Annotated[OptimizerName, option("--optimizer", "sgd has momentum 0.9.", TRAINING)] = "adam"
+    optimizer: Annotated[OptimizerName, option("--optimizer", OPTIMIZERS, TRAINING)] = "adam"
     schedule: Annotated[
         ScheduleName,
         option(

@@ -11,10 +11,12 @@ from ..backend.arrays import Array, get_xp
 from ..backend.buffers import contiguous, empty, zeros
 from ..backend.gemm import matmul as product
 from ..backend.half import is_half, wide
+from ..backend.instantiations import LABEL_TYPES
 from ..backend.threads import over_rows
-from ..backprop import Context
+from ..backprop import Context, Leaf
 from ..errors import DataError
 from ..op import Op
+from ..row_gradient import RowGradient
 from ..tensors import Tensor
 from . import embedding_kernels
 from .blockwise import BLOCK
@@ -27,14 +29,16 @@ class Embedding(Op):
     """y = table[ids]     table (V, D)   ids (...,) -> y (..., D)
 
     dtable[v] = Σ dy over the places where ids == v; the row `padding_idx` gets no gradient. With zero_padding
-    y is 0 where ids == padding_idx, whatever that row holds.
+    y is 0 where ids == padding_idx, whatever that row holds. sparse: dtable is a `RowGradient`, where the
+    table is a leaf without an optimizer's memory for a whole gradient.
     """
 
     @staticmethod
     def forward(
-        ctx: Context, table: Array, *, ids: Array, padding_idx: int | None, zero_padding: bool = False
-    ) -> Array:
-        ctx.save(ids, table.shape, padding_idx)
+        ctx: Context, table: Array, *, ids: Array, padding_idx: int | None, zero_padding: bool = False,
+        sparse: bool = False,
+    ) -> Array:  # fmt: skip
+        ctx.save(ids, table.shape, padding_idx, sparse)
         blank = padding_idx if zero_padding else None
         if embedding_kernels.usable(table, ids):
             return embedding_kernels.forward(table, ids, blank)
@@ -46,10 +50,13 @@ class Embedding(Op):
         return y
 
     @staticmethod
-    def backward(ctx: Context, dy: Array) -> Array:
-        ids, shape, padding_idx = ctx.saved
+    def backward(ctx: Context, dy: Array) -> Any:
+        ids, shape, padding_idx, sparse = ctx.saved
         xp = get_xp(dy)
         ids, dy = ids.reshape(-1), contiguous(xp, dy).reshape(-1, shape[1])
+        if sparse and _keeps_rows(ctx):
+            kept = ids.dtype if ids.dtype.name in LABEL_TYPES else np.int64
+            return RowGradient(ids.astype(kept), dy, shape, padding_idx)  # a copy: the ids are the caller's
         if not kernels.usable(dy):
             return _gradient_on_host(ctx, shape, ids, dy, padding_idx)
         dtable = ctx.destination(0)
@@ -59,6 +66,12 @@ class Embedding(Op):
         if embedding_kernels.usable(dtable, ids):
             embedding_kernels.add_rows(dtable, ids, dy.astype(dtable.dtype, copy=False), padding_idx)
         return dtable
+
+
+def _keeps_rows(ctx: Context) -> bool:
+    """Whether the gradient of the table goes to a leaf that has no memory for the whole."""
+    leaf = ctx.edges[0][0] if ctx.edges and ctx.edges[0] is not None else None
+    return isinstance(leaf, Leaf) and leaf.buffer is None
 
 
 def rows_of(table: Array, ids: Array) -> Array:
@@ -181,10 +194,14 @@ def add_rows(table: Array, ids: Array, values: Array) -> None:
     table[ordered[starts]] += np.add.reduceat(values[order], starts, axis=0)
 
 
-def embedding(ids: Any, table: Any, *, padding_idx: int | None = None, zero_padding: bool = False) -> Tensor:
+def embedding(
+    ids: Any, table: Any, *, padding_idx: int | None = None, zero_padding: bool = False, sparse: bool = False
+) -> Tensor:
     """Rows of `table` (V, D) at integer `ids` (...,) -> (..., D).
 
-    The row `padding_idx` gets no gradient. zero_padding: it counts as zeros, whatever it holds.
+    The row `padding_idx` gets no gradient. zero_padding: it counts as zeros, whatever it holds. sparse: the
+    gradient of a table that is a leaf is a `RowGradient`, for `optim.SparseAdam`; the other optimizers have
+    memory for all rows, and get an array all the same.
     Raises DataError for ids outside 0..V-1 when they are on the host (a GPU would have to be waited for).
     """
     ids = data_of(ids)
@@ -193,7 +210,7 @@ def embedding(ids: Any, table: Any, *, padding_idx: int | None = None, zero_padd
     ids = beside(ids, table)
     if ids.dtype.kind not in "iu":
         raise DataError(f"embedding ids must be integers, not {ids.dtype}")
-    return Embedding.apply(table, ids=ids, padding_idx=padding_idx, zero_padding=zero_padding)
+    return Embedding.apply(table, ids=ids, padding_idx=padding_idx, zero_padding=zero_padding, sparse=sparse)
 
 
 def check_ids(ids: Any, rows: int) -> None:

@@ -14,6 +14,7 @@ from .schedules import (
     StepLR,
 )
 from .sgd import SGD
+from .sparse import SparseAdam
 
 __all__ = [
     "SGD",
@@ -28,6 +29,7 @@ __all__ = [
     "RMSprop",
     "ReduceLROnPlateau",
     "Schedule",
+    "SparseAdam",
     "StepLR",
     "clip_grad_norm_",
     "clip_grad_value_",

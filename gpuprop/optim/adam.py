@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 from ..backend.arrays import Array, get_xp
 from .fused import FusedAdam
@@ -21,6 +21,7 @@ class Adam(Optimizer):
 
     slots = ("m", "v")
     decoupled = False
+    more_options: ClassVar[dict[str, Any]] = {}  # of a group, with their defaults
 
     def __init__(
         self,
@@ -32,7 +33,8 @@ class Adam(Optimizer):
     ) -> None:
         if not all(0.0 <= b < 1.0 for b in betas):
             raise ValueError(f"{type(self).__name__}: betas are at least 0 and below 1, not {betas}")
-        super().__init__(parameters, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(parameters, options | self.more_options)
         self._fused: FusedAdam | None = None
 
     def fused(self) -> FusedAdam | None:
@@ -58,10 +60,14 @@ class Adam(Optimizer):
         v *= beta2
         v += xp.multiply(g, g, out=t)
         xp.sqrt(v, out=t)
-        t += seen_by(p.dtype, group["eps"] / root)
+        t += seen_by(p.dtype, group["eps"] / self.root_beside_eps(group, root))
         xp.divide(m, t, out=t)
         t *= lr * (1.0 - beta1) / (1.0 - beta1**steps) / root
         p -= t
+
+    def root_beside_eps(self, group: dict[str, Any], root: float) -> float:
+        """What √(v kept) is multiplied with where ε is added to it."""
+        return root
 
 
 class AdamW(Adam):

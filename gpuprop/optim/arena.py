@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from ..backend.arrays import Array, get_xp
 from ..backend.buffers import lasting_zeros
+from ..row_gradient import RowGradient
 from ..tensors import Parameter
 
 ALIGNED = 16  # elements, 32 bytes of half types: kernels and tensor cores want 16 bytes at a time
@@ -20,11 +21,12 @@ class Arena:
 
     Each begins at a multiple of `ALIGNED` elements, with zeros before it.
 
-    work: arrays that kernels use on the way, made once.
+    sparse: gradients are of rows, a `RowGradient` each, and `grads` is empty. work: arrays that kernels use
+    on the way, made once.
     """
 
-    def __init__(self, parameters: Sequence[Parameter]) -> None:
-        self.parameters = list(parameters)
+    def __init__(self, parameters: Sequence[Parameter], sparse: bool = False) -> None:
+        self.parameters, self.sparse = list(parameters), sparse
         self.leaves = [p.leaf for p in self.parameters]
         first = self.parameters[0]
         for p in self.parameters:
@@ -39,7 +41,8 @@ class Arena:
             starts.append(-(-(starts[-1] + p.size) // ALIGNED) * ALIGNED)
         self.ranges = [(a, a + p.size) for a, p in zip(starts, self.parameters, strict=False)]
         self.size = self.ranges[-1][1]
-        self.data, self.grads = (lasting_zeros(xp, self.size, first.dtype) for _ in range(2))
+        self.data = lasting_zeros(xp, self.size, first.dtype)
+        self.grads = lasting_zeros(xp, 0 if sparse else self.size, first.dtype)
         self.work: dict[str, Array] = {}
         for p, (start, _) in zip(self.parameters, self.ranges, strict=True):
             self._adopt(p, start)
@@ -50,11 +53,15 @@ class Arena:
         slot = self.data[start : start + p.size].reshape(stored.shape)
         slot[...] = stored
         p.data = p.as_seen(slot)
-        p.leaf.set_buffer(p.as_seen(self.grads[start : start + p.size].reshape(stored.shape)))
+        grads = None if self.sparse else self.grads[start : start + p.size].reshape(stored.shape)
+        p.leaf.set_buffer(None if grads is None else p.as_seen(grads))
         p.grad = grad
 
     def spans(self) -> Iterator[tuple[int, int]]:
-        """Ranges of neighbouring parameters that have a gradient: usually one, the whole arena."""
+        """Ranges of neighbouring parameters that have a gradient: usually one, the whole arena. None of a
+        sparse one."""
+        if self.sparse:
+            return
         open_at: int | None = None
         for leaf, (start, _) in zip(self.leaves, self.ranges, strict=True):
             if leaf.grad is None and open_at is not None:
@@ -64,6 +71,21 @@ class Arena:
                 open_at = start
         if open_at is not None:
             yield open_at, self.size
+
+    def tables(self) -> Iterator[tuple[Parameter, RowGradient, int]]:
+        """(table, its gradient, where it begins) of each parameter of a sparse arena that has a gradient.
+        RuntimeError where that is an array."""
+        for p, (start, _) in zip(self.parameters, self.ranges, strict=True):
+            grad = p.leaf.grad
+            if not self.sparse or grad is None:
+                continue
+            if not isinstance(grad, RowGradient):
+                raise RuntimeError(
+                    f"SparseAdam takes gradients of rows, but that of the table {p.shape} is an array: use "
+                    "nn.Embedding(..., sparse=True), or, where another layer uses the table too (tied "
+                    'weights), put it into a group with "sparse": False'
+                )
+            yield p, grad, start
 
     def views(self, flat: Array) -> list[Array]:
         """A flat array laid out like the arena (moments, say) as one array a parameter, as users see it."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from ..backend.arrays import Array, get_xp
+from ..row_gradient import RowGradient
 from ..tensors import Parameter, Tensor
 from .norm import squares
 
@@ -20,7 +21,7 @@ def clip_grad_norm_(parameters: Iterable[Parameter], max_norm: float) -> Tensor:
     with_grad = [p for p in parameters if p.leaf.grad is not None]
     if not with_grad:
         return Tensor(np.zeros((), np.float32))
-    norm = get_xp(*(p.leaf.grad for p in with_grad)).sqrt(sum(squares(p) for p in with_grad))
+    norm = get_xp(*(p.data for p in with_grad)).sqrt(sum(squares(p) for p in with_grad))
     scale_gradients(with_grad, norm, max_norm)
     return Tensor(norm)
 
@@ -42,10 +43,12 @@ def check_max_norm(max_norm: float) -> None:
 
 
 def clip_grad_value_(parameters: Iterable[Parameter], clip_value: float) -> None:
-    """Limit each element of each gradient to [-clip_value, clip_value]."""
+    """Limit each element of each gradient to [-clip_value, clip_value]. One of rows waits for a GPU."""
     if not clip_value > 0:
         raise ValueError(f"clip_value must be above 0, not {clip_value!r}")
     for p in parameters:
+        if isinstance(p.leaf.grad, RowGradient):
+            p.leaf.grad = p.leaf.grad.coalesce()
         if p.leaf.grad is not None:
             _replace(p, lambda g, out: get_xp(g).clip(g, -clip_value, clip_value, out=out))
 
@@ -53,4 +56,7 @@ def clip_grad_value_(parameters: Iterable[Parameter], clip_value: float) -> None
 def _replace(p: Parameter, change: Callable[[Array, Array | None], Array]) -> None:
     """Store change(gradient, where to); one outside an arena may be shared, so it is never changed."""
     leaf = p.leaf
+    if isinstance(leaf.grad, RowGradient):
+        leaf.keep(leaf.grad.changed(lambda values: change(values, None)))
+        return
     leaf.grad = change(leaf.grad, leaf.buffer if leaf.grad is leaf.buffer else None)

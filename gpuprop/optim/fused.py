@@ -12,6 +12,7 @@ import numpy as np
 
 from ..backend import kernels
 from ..backend.arrays import Array, get_xp
+from . import sparse_kernels
 from .arena import Arena
 from .norm import THREADS, blocks
 
@@ -30,7 +31,7 @@ class FusedAdam:
         xp = get_xp(steps)
         self.options = [xp.zeros(5, np.float64) for _ in self.arenas]
         self._known: list[tuple[float, ...] | None] = [None] * len(self.arenas)
-        self._arrived = xp.zeros(1, np.uint32)
+        self.arrived = xp.zeros(1, np.uint32)
 
     def refresh(self, groups: Sequence[dict[str, Any]]) -> None:
         """Bring options that changed, such as the learning rate, to the device."""
@@ -53,12 +54,18 @@ class FusedAdam:
         gradients were multiplied with, float32 (). skip: a bool ().
         """
         spans = [(k, *span) for k, arena in enumerate(self.arenas) for span in arena.spans()]
-        if not spans:
+        sparse = [(k, arena) for k, arena in enumerate(self.arenas) if arena.sparse]
+        tables = [(k, *table) for k, arena in sparse for table in arena.tables() if table[1].ids.size]
+        if not spans and not tables:
             self.steps += 1 if skip is None else 1 - skip
         for place, (k, start, stop) in enumerate(spans, 1):
             arena, moments = self.arenas[k], state[k]
             kernel = kernels.project("adam", f"adam<{', '.join(kernels.c_types(arena.data.dtype))}>")
             arrays = (arena.data, arena.grads, moments["m"], moments["v"], start, stop)
-            scalars = (self.options[k], self.decoupled, *clip, scale, skip, self.steps, self._arrived)
+            scalars = (self.options[k], self.decoupled, *clip, scale, skip, self.steps, self.arrived)
             grid = blocks(stop - start, arena.data.dtype, MOST_BLOCKS)
-            kernel(grid, THREADS, (*arrays, *scalars, place == len(spans)))
+            kernel(grid, THREADS, (*arrays, *scalars, place == len(spans) + len(tables)))
+        for place, (k, p, grad, start) in enumerate(tables, 1):
+            m, v = (state[k][slot][start : start + p.size].reshape(p.shape) for slot in ("m", "v"))
+            of_step = (self.options[k], *clip, scale, skip, self.steps, self.arrived)
+            sparse_kernels.update(grad, (p.data, m, v), of_step, last=place == len(tables))

@@ -12,7 +12,9 @@ from ..backend import kernels
 from ..backend.arrays import Array, get_xp
 from ..backend.gemm import sum_of_squares
 from ..backend.instantiations import PACK
+from ..row_gradient import RowGradient
 from ..tensors import Parameter
+from . import sparse_kernels
 from .arena import Arena
 
 THREADS = 256  # as in adam.cu
@@ -42,22 +44,29 @@ def joint_squares(arenas: Iterable[Arena]) -> Array:
         return _in_kernels(arenas, None)
     with np.errstate(over="ignore", invalid="ignore"):
         total = sum(sum_of_squares(arena.grads[a:b]) for arena in arenas for a, b in arena.spans())
+        total += sum(squares(p) for arena in arenas for p, _, _ in arena.tables())
     return get_xp(*(arena.grads for arena in arenas)).asarray(total).reshape(1)
 
 
 def squares(p: Parameter) -> Array:
     """Σ g² of one gradient, over memory in its own order."""
-    assert p.leaf.grad is not None
-    return sum_of_squares(p.leaf.grad.transpose(p.order))
+    grad = p.leaf.grad
+    assert grad is not None
+    if not isinstance(grad, RowGradient):
+        return sum_of_squares(grad.transpose(p.order))
+    if sparse_kernels.usable(grad):
+        return sparse_kernels.norm_of(grad)[0]
+    return sum_of_squares(grad.coalesce().values)
 
 
 def _in_kernels(arenas: list[Arena], scale: Array | None) -> Array:
     """By adam.cu, for arenas of one type and device."""
     xp = get_xp(arenas[0].grads)
     spans = [(arena, *span) for arena in arenas for span in arena.spans()]
+    tables = [g for arena in arenas if arena.sparse for _, g, _ in arena.tables() if g.ids.size]
     types = kernels.c_types(arenas[0].grads.dtype)
     sums = np.float64 if types[1] == "double" else np.float32
-    if not spans:
+    if not spans and not tables:
         return xp.zeros(2, sums)
     work = arenas[0].work
     if "partials" not in work:
@@ -67,6 +76,8 @@ def _in_kernels(arenas: list[Arena], scale: Array | None) -> Array:
         grid = blocks(stop - start, arena.grads.dtype, MOST_PARTS)
         args = (arena.grads, start, stop, work["partials"], norm, work["arrived"], scale, k == 0)
         kernel(grid, THREADS, args)
+    for k, grad in enumerate(tables, len(spans)):
+        sparse_kernels.add_to_norm(grad, norm, work["arrived"], scale, first=k == 0)
     return norm
 
 

@@ -67,15 +67,19 @@ class Optimizer:
             full = {**defaults, **group, "params": _distinct(group["params"], seen)}
             for name, value in full.items():
                 _check_option(type(self).__name__, name, value)
+            self.check_group(full)
             self.param_groups.append(full)
         if any(get_xp(p.data) is np for group in self.param_groups for p in group["params"]):
             keep_freed_pages()
-        self.arenas = [Arena(group["params"]) for group in self.param_groups]
+        self.arenas = [Arena(g["params"], g.get("sparse", False)) for g in self.param_groups]
         self.state: list[dict[str, Array]] = [
             {slot: lasting_zeros(get_xp(a.data), a.size, a.data.dtype) for slot in self.slots}
             for a in self.arenas
         ]
         self._count = get_xp(self.arenas[0].data).zeros(1, np.int64)
+
+    def check_group(self, group: dict[str, Any]) -> None:
+        """ValueError for a group that this optimizer cannot update, before anything changes."""
 
     def zero_grad(self) -> None:
         """Forget all gradients: the next backward overwrites them."""
@@ -148,6 +152,8 @@ class Optimizer:
         for arena in self.arenas:
             for start, stop in arena.spans():
                 arena.grads[start:stop] /= scale.astype(arena.grads.dtype)
+            for p, grad, _ in arena.tables():
+                p.leaf.keep(grad.scaled(1 / scale))
 
     def _step_arrays(self, skip: Array | None) -> None:
         if skip is not None and get_xp(skip) is np:
@@ -164,8 +170,12 @@ class Optimizer:
                         over_rows(work, stop - start, (stop - start) * PASSES)
                     else:
                         work(0, stop - start)
+                self._step_tables(group, arena, state)
         if skip is not None:
             self._count -= skip
+
+    def _step_tables(self, group: dict[str, Any], arena: Arena, state: dict[str, Array]) -> None:
+        """Update the tables of a sparse arena, on a CPU; `SparseAdam` has such."""
 
     def _replayable(self, group: dict[str, Any], like: Array) -> dict[str, Any]:
         """The options of a group; the learning rate in device memory where a step is captured."""

@@ -58,6 +58,11 @@ class GradientReducer:
     ) -> None:
         if gradient_type not in TYPES:
             raise DataError(f"gradients travel as one of {', '.join(TYPES)}, not {gradient_type!r}")
+        if any(arena.sparse for arena in arenas):
+            raise DataError(
+                "several ranks cannot add up gradients of rows (optim.SparseAdam): each rank has other rows. "
+                "Use optim.Adam or AdamW, whose gradients are of the whole table"
+            )
         self.group, self.half = group, bfloat16() if gradient_type == "bf16" else None
         self.buckets = [b for arena in reversed(arenas) for b in _buckets(arena, bucket_bytes)]
         self.bucket_of = {leaf: bucket for bucket in self.buckets for leaf in bucket.leaves}

@@ -18,6 +18,7 @@ from ..backend.gemm import sum_of_squares
 from ..errors import CheckpointError
 from ..nn.module import Module
 from ..optim import Optimizer
+from ..optim.norm import squares as gradient_squares
 from ..tensors import Parameter, Tensor
 
 NORMS_EVERY = 10  # steps between two looks, after the first so many
@@ -75,7 +76,7 @@ class Divergence:
         (first, parts), (last, others) = layers[0], layers[-1]
         xp = get_xp(parts[0].data)
         groups = (parts, others, [p for _, layer in layers for p in layer])
-        values: list[Any] = [sum(_square(p) for p in group) for group in groups]
+        values: list[Any] = [sum(gradient_squares(p) for p in group) for group in groups]
         values = values if scale is None else [value / (scale * scale) for value in values]
         values.append(sum(sum_of_squares(arena.data) for arena in self.optimizer.arenas))
         values.append(sum(loss.data.astype("float32") for loss in losses) / len(losses))
@@ -205,8 +206,3 @@ def _layers(model: Module) -> dict[str, list[Parameter]]:
         if parameter.leaf.grad is not None:
             layers.setdefault(name.rpartition(".")[0], []).append(parameter)
     return layers
-
-
-def _square(p: Parameter) -> Array:
-    assert p.leaf.grad is not None
-    return sum_of_squares(p.leaf.grad.transpose(p.order))

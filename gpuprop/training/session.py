@@ -20,6 +20,7 @@ from .progress import Display
 from .run import RunFolder
 from .run_checkpoints import RunCheckpoints, settle
 from .seq2seq import SequenceToSequence
+from .sparse_tables import sparse_groups
 from .tasks import Task
 from .trainer import Trainer
 
@@ -55,7 +56,8 @@ class Settings:
 
 
 def make_optimizer(name: str, model: Module, lr: float, weight_decay: float) -> optim.Optimizer:
-    """An optimizer by its command-line name, over the parameters that are trained. "sgd" has momentum 0.9."""
+    """An optimizer by its command-line name, over the parameters that are trained. "sgd" has momentum 0.9;
+    "sparse-adam" is AdamW for all but tables of embeddings."""
     makers: dict[str, Callable[..., optim.Optimizer]] = {
         "sgd": lambda p, **options: optim.SGD(p, momentum=0.9, **options),
         "adam": optim.Adam,
@@ -63,8 +65,10 @@ def make_optimizer(name: str, model: Module, lr: float, weight_decay: float) -> 
         "rmsprop": optim.RMSprop,
         "adagrad": optim.Adagrad,
     }
+    if name == "sparse-adam":
+        return optim.SparseAdam(sparse_groups(model, weight_decay), lr=lr)
     if name not in makers:
-        raise DataError(f"unknown optimizer {name!r}; known are {', '.join(makers)}")
+        raise DataError(f"unknown optimizer {name!r}; known are {', '.join(makers)}, sparse-adam")
     trained = [p for p in model.parameters() if p.requires_grad]
     return makers[name](trained, lr=lr, weight_decay=weight_decay)
 

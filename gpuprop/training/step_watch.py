@@ -14,6 +14,7 @@ from ..backend.arrays import Array, get_xp
 from ..backend.gemm import sum_of_squares as _squares
 from ..backprop import Node, Watcher
 from ..nn.attribution import SHAPES, Layers
+from ..optim.norm import squares as gradient_squares
 from ..optim.optimizer import CHUNK
 from ..tensors import Parameter
 
@@ -102,7 +103,7 @@ class StepWatch(Watcher):
         """(layer, "gradient") -> Σ g² over its parameters, as it is now."""
         found: Values = {}
         for layer, parameters in self.layers.parameters.items():
-            squares = [_squares(_flat(p, p.leaf.grad)) for p in parameters.values() if _trained(p)]
+            squares = [gradient_squares(p) for p in parameters.values() if _trained(p)]
             if squares:
                 found[layer, "gradient"] = sum(squares)
         return found

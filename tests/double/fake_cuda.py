@@ -27,7 +27,8 @@ from gpuprop.testing import unavailable
 reason = emulator.available()
 # Arguments that a kernel reads and writes.
 IN_PLACE = {
-    "adam": (0, 2, 3), "embedding_backward": (3,), "embedding_backward_finish": (2,),
+    "adam": (0, 2, 3), "sparse_adam": (3, 4, 5), "sparse_adam_finish": (1, 2, 3),
+    "embedding_backward": (3,), "embedding_backward_finish": (2,),
     "gru_forward": (0,), "gru_backward": (0, 5), "lstm_forward": (0,), "lstm_backward": (0, 5, 6),
     **{f"{cell}_sequence_{way}": (0,) for cell in ("gru", "lstm") for way in ("forward", "backward")},
 }  # fmt: skip

@@ -47,6 +47,8 @@ HOT = {
     (RESIDUAL, "residual_layer_norm_forward_warp<__nv_bfloat16, float, 2>"): (8, 4, 256, 32),
     (RESIDUAL, "residual_layer_norm_backward_warp<float, float, 4>"): (16, 8, 256, 16),
     (RESIDUAL, "residual_layer_norm_backward_warp<__nv_bfloat16, float, 2>"): (8, 4, 256, 16),
+    ("sparse_adam.cu", "sparse_adam<float, 4>"): (8, 3, 256, 32),
+    ("sparse_adam.cu", "sparse_norm<float, 4>"): (5, 0, 256, 40),
     (FUSED, "softmax_cross_entropy_slab<float, float>"): (1, 1, 128, 40),
     (FUSED, "softmax_cross_entropy_team<float, float, 32, 32>"): (8, 8, 256, 24),
     (FUSED, "softmax_cross_entropy_team<__nv_bfloat16, float, 256, 32>"): (4, 4, 256, 24),

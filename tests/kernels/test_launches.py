@@ -16,6 +16,8 @@ pytestmark = pytest.mark.skipif(REASON is not None, reason=f"emulated: {REASON}"
 SMALL = 1 << 13  # bytes: smaller arrays (scalars, partial sums) do not count
 IN_PLACE = {  # arguments that are read and written
     "adam": {"p", "m", "v"},
+    "sparse_adam": {"p", "m", "v"},
+    "sparse_adam_finish": {"p", "m", "v"},
     "gru_forward": {"gates"},
     "gru_backward": {"gates", "carry"},
     "lstm_forward": {"gates"},
