@@ -16,6 +16,7 @@ from typing import Any
 from .backend import cublas, cuda_setup, graph_nodes, random
 from .backend.device import Device, get_device, resolve
 from .backend.gemm import get_matmul_precision
+from .backend.memory import pool_of_graphs, release_memory
 from .backend.recording import Recording
 from .backend.staging import PinnedRing, Staged
 from .backend.static import Inputs, Outputs, signature
@@ -117,6 +118,7 @@ class Captured:
 
     def _capture(self, xp: Any, key: Any, graph: _Graph) -> Any:
         recording, before = graph.recording, random.state.state_dict()
+        release_memory(key[0])  # what the warm-up had: the graph needs as much, from a pool of its own
         try:
             with self._aside(xp) as stream, recording.current():
                 recording.capturing = True
@@ -147,7 +149,7 @@ class Captured:
         """Inside, launches go to a stream of our own, between what came before and what comes after, and
         memory comes from a pool of our own, which all graphs share, as they run one after the other."""
         if self._pool is None:
-            self._pool, self._stream = xp.cuda.MemoryPool(), xp.cuda.Stream(non_blocking=True)
+            self._pool, self._stream = pool_of_graphs(xp), xp.cuda.Stream(non_blocking=True)
         cublas.prepare(xp.cuda.runtime.getDevice(), self._stream.ptr)
         outside, stream = xp.cuda.get_current_stream(), self._stream
         stream.wait_event(outside.record())

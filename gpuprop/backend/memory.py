@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 from . import buffers, cuda_setup, nvml
 from .device import Device, match_gpu
@@ -51,6 +52,29 @@ def release_memory(device: Device) -> None:
     cupy = cuda_setup.import_cupy()
     with cupy.cuda.Device(device.index):
         cupy.get_default_memory_pool().free_all_blocks()
+
+
+def pool_of_graphs(cupy: Any) -> Any:
+    """A pool of CuPy's for captured graphs, which write to its free blocks at each replay.
+
+    Where the driver has no memory left, or at CUPY_GPU_MEMORY_LIMIT, a pool of CuPy's gives its free blocks
+    back and asks again: graphs would then write to memory of others. So this one has no limit, and what
+    allocates for it raises an error that CuPy passes on.
+    """
+    cuda = cupy.cuda
+
+    def allocate(size: int) -> Any:
+        try:
+            return cuda.MemoryPointer(cuda.Memory(size), 0)
+        except cuda.runtime.CUDARuntimeError as error:
+            if "cudaErrorMemoryAllocation" not in str(error):
+                raise
+            held = cupy.get_default_memory_pool().total_bytes()
+            raise cuda.memory.OutOfMemoryError(size, held) from error
+
+    pool = cuda.MemoryPool(allocate)
+    pool.set_limit(size=0)
+    return pool
 
 
 def _gib(size: int) -> str:

@@ -79,6 +79,8 @@ class DeviceStep:
                 if self.wanted:
                     raise
                 self.wanted = False
+                if self.graph is not None:
+                    self.graph.clear()
                 self.trainer.display.warn(f"training goes on operation by operation: {error}")
         return self._plain(number, batches)
 

@@ -284,7 +284,7 @@ def test_what_may_not_be_captured(fake_gpu: Any, bad: Any, message: str) -> None
 
 
 def test_memory_from_another_pool_is_refused(fake_gpu: Any) -> None:
-    other = fake_cupy.MemoryPool(fake_gpu)
+    other = fake_cupy.MemoryPool()
     cupy = gp.get_xp(fake_cupy.asarray(1.0))
 
     def step(x: Any) -> Any:

@@ -14,18 +14,15 @@ import numpy as np
 from fake_array import asarray, host_of, ndarray, new, places_of, run
 from fake_machine import (
     CaptureViolation,
-    Chunk,
-    CudaError,
     Device,
     Event,
     Graph,
     Machine,
-    MemoryPool,
     Stream,
-    aligned,
     bytes_of,
     machine_now,
 )
+from fake_memory import Chunk, CudaError, MemoryPool, OutOfMemoryError, aligned
 
 __all__ = ["CaptureViolation", "Chunk", "Event", "FakeCupy", "Graph", "Machine", "MemoryPool", "Stream",
            "asarray", "machine_now", "ndarray", "new", "run"]  # fmt: skip
@@ -51,11 +48,11 @@ class FakeCupy(types.ModuleType):
         self.cuda = types.SimpleNamespace(
             runtime=runtime, Device=Device, Stream=Stream, Graph=Graph, Event=Event,
             get_current_stream=lambda: self.machine.stream,
-            MemoryPool=lambda: MemoryPool(self.machine), using_allocator=self._using_allocator,
+            MemoryPool=MemoryPool, using_allocator=self._using_allocator,
             get_elapsed_time=lambda start, stop: 1.0,
             alloc_pinned_memory=lambda size: self.machine.order.pin(aligned(size)),
             MemoryPointer=lambda chunk, offset: chunk, Memory=self.machine.raw,
-            memory=types.SimpleNamespace(OutOfMemoryError=type("OutOfMemoryError", (MemoryError,), {})),
+            memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
             driver=types.SimpleNamespace(CUDADriverError=CudaError),
         )  # fmt: skip
 

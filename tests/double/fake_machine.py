@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from fake_memory import Chunk, MemoryPool, aligned
+from fake_memory import Chunk, CudaError, MemoryPool, aligned
 from fake_order import Clock, Order, merge
 
 # Operations that CuPy composes of several kernels; all others count one.
@@ -70,7 +70,9 @@ class Machine:
         self.default_clock: Clock = {}
         self.default_stream = Stream(null=True)
         self.idle = True  # the device is done with all that events ask for; False: with nothing yet
-        self.default_pool = MemoryPool(self)
+        self.default_pool = MemoryPool()
+        self.growing = False  # a pool asks the driver for memory
+        self.left: int | None = None  # bytes that the driver has; None: no end of them
 
     @property
     def stream(self) -> Stream:
@@ -112,8 +114,12 @@ class Machine:
 
     def raw(self, size: int) -> Chunk:
         """Memory straight from the driver."""
-        if self.capture is not None:
+        if self.capture is not None and not self.growing:
             raise CaptureViolation(f"{size} bytes are allocated outside the pool of the capture")
+        if self.left is not None:
+            if size > self.left:
+                raise CudaError("cudaErrorMemoryAllocation: out of memory")
+            self.left -= size
         memory = aligned(size)
         self.order.users.pop(memory.ctypes.data, None)
         return Chunk(None, memory)
@@ -245,7 +251,3 @@ class Device:
 
     def synchronize(self) -> None:
         machine_now().wait("Device.synchronize()")
-
-
-class CudaError(RuntimeError):
-    pass

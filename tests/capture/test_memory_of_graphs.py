@@ -1,0 +1,57 @@
+"""Memory of captured graphs where there is little of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from test_prefetch import batches, trainer
+
+import gpuprop as gp
+
+
+def step(x: Any) -> Any:
+    return ((x + 1.0) * 2.0 - 1.0).sum()
+
+
+def test_a_graph_gets_the_memory_that_its_warm_up_had(fake_gpu: Any) -> None:
+    run, x = gp.capture(step), np.ones(5000, np.float32)
+    run(x)
+    fake_gpu.left = 4096  # a fifth of what the step takes
+    assert [float(run(x).get()) for _ in range(3)] == [15000.0] * 3
+    assert (run.ran, run.captured, run.replayed) == (1, 1, 2)
+
+
+def test_a_capture_that_finds_no_memory_leaves_that_of_graphs_alone(fake_gpu: Any) -> None:
+    run, small, large = gp.capture(step), np.ones(300, np.float32), np.ones(9000, np.float32)
+    for _ in range(2):
+        run(small)
+    before = run._pool.total_bytes()
+    assert before > 0
+    run(large)
+    fake_gpu.left = -(10**9)
+    with pytest.raises(gp.CaptureError, match="Out of memory"):
+        run(large)
+    assert run._pool.total_bytes() >= before
+    fake_gpu.left = None
+    assert float(run(small).get()) == 900.0
+    assert run.replayed == 1
+
+
+def test_a_trainer_that_goes_on_without_graphs_keeps_none_of_their_memory(
+    fake_gpu: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = trainer(None)
+    of.fit(batches(6), epochs=1)
+    graph = of.device_step.graph
+    assert graph is not None
+    assert graph._pool is not None
+    monkeypatch.setattr(graph, "call", _refuses)
+    with pytest.warns(UserWarning, match="operation by operation"):
+        of.fit(batches(2), epochs=2)
+    assert graph._pool is None
+
+
+def _refuses(*_: Any) -> None:
+    raise gp.CaptureError("no memory")
