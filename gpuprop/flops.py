@@ -55,13 +55,15 @@ def _linear(ctx: Context, dy: int) -> int:
 
 
 def _feed_forward(ctx: Context, dy: int) -> int:
-    """Of each layer as `_linear`, where a gradient is wanted of it or of what is before."""
+    """Of each layer as `_linear`, where a gradient is wanted of it or of what is before; dropout counts one
+    an element."""
     layers, count = len(ctx.needs_grad) // 2, 0
+    each = 1 + (ctx.saved[1] != 1.0)
     weights = ctx.saved[-layers:]
     for i, weight in enumerate(weights):
         before, (need_weight, need_bias) = any(ctx.needs_grad[: 2 * i + 1]), ctx.needs_grad[2 * i + 1 :][:2]
         if before or need_weight or need_bias:
-            own = 2 * weight.shape[1] * (before + need_weight) + need_bias + (i < layers - 1)
+            own = 2 * weight.shape[1] * (before + need_weight) + need_bias + each * (i < layers - 1)
             count += dy // weights[-1].shape[0] * weight.shape[0] * own
     return count
 

@@ -2,7 +2,7 @@
 //
 // f is the identity, ReLU or GELU in its tanh or its exact form. A thread owns N neighbouring columns (16 bytes, or one
 // column where rows are not whole packs), a warp 32 N of them, and the warps of a block take turns with the rows of a part.
-#include "common.cuh"
+#include "philox.cuh"
 
 constexpr int THREADS = 256, WARPS = THREADS / 32;
 constexpr double SLOPE = 0.7978845608028654, CUBIC = 0.044715;              // √(2/π), and of the tanh form
@@ -98,4 +98,42 @@ template <typename T, typename Acc>
 __global__ void __launch_bounds__(THREADS)
 activation_sum_partials(const Acc* __restrict__ partial, T* __restrict__ result, int width, int parts) {
   sum_of_parts<THREADS>(partial, width, parts, result, width, blockIdx.x);
+}
+
+// y = scale f(x) where kept, else 0, with the random numbers of dropout.cu; f is ReLU or the tanh form of GELU. Beside y it
+// writes from what the product of the backward pass takes the derivative of f, which is 0 where nothing was kept: for ReLU a
+// bit an element, 1 where y > 0, `words` words of 16 bits a row, the lowest bit first; for GELU slopes_at, x or DROPPED.
+// Row i is row rows[i] of the padded batch (row i where rows is null), whose elements are numbered from `first`. A thread
+// takes 16 neighbouring elements, one block of random numbers: `width` and `first` are multiples of 16. y or slopes_at may
+// be x.
+constexpr int DROPPED = -16;  // GELU's slope there is 0, also where it is computed in half precision
+template <typename T, typename Acc, int F>
+__global__ void __launch_bounds__(THREADS, 4)
+activation_dropout(const T* x, T* y, T* slopes_at, unsigned short* __restrict__ bits, long long n, int width, int words,
+                   const long long* __restrict__ rows, long long first, int keep, Acc scale, unsigned long long seed,
+                   unsigned long long stream, unsigned long long call, const unsigned long long* __restrict__ step) {
+  constexpr int N = 16 / (int)sizeof(T);
+  const int chunks = width / 16;
+  const long long thread = grid_thread(), row = quotient(thread, chunks);
+  if (row >= n) return;
+  const int chunk = (int)(thread - row * chunks);
+  const Dropout drop = {keep, first, seed, stream, call, *step};
+  const unsigned kept = drop.kept((first + (rows ? rows[row] : row) * width) / 16 + chunk);
+  const long long at = row * width + chunk * 16;
+  unsigned above = 0;
+#pragma unroll
+  for (int begin = 0; begin < 16; begin += N) {
+    Pack<T, N> in = load_pack<T, N>(x + at + begin), out;
+#pragma unroll
+    for (int e = 0; e < N; ++e) {
+      const bool on = (kept >> (begin + e) & 1) != 0;
+      const Acc v = on ? value<F>(to_acc(in.v[e])) * scale : Acc(0);
+      above |= (unsigned)(v > 0) << (begin + e);
+      out.v[e] = from_acc<T>(v);
+      if (!on) in.v[e] = from_acc<T>(Acc(DROPPED));
+    }
+    store_pack(y + at + begin, out);
+    if (F == GELU_TANH) store_pack(slopes_at + at + begin, in);
+  }
+  if (F == RELU) bits[row * words + chunk] = (unsigned short)above;
 }

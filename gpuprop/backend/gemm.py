@@ -136,16 +136,22 @@ def affine(a: Array, b: Array, bias: Array | None, activation: str | None = None
 
 
 def activated(a: Array, b: Array, bias: Array | None, activation: str) -> tuple[Array, Array] | None:
-    """`affine`, and beside f(z) what `behind` needs of z: for "relu" bits in bytes (M, ceil(N / 128) 16), for
-    "gelu" z itself in the first N columns of (M, ceil(N / 8) 8)."""
+    """`affine`, and what `behind` needs; see `beside`."""
     return gemm_cuda.activated(a, b, bias, activation, _float32 == "high") if is_cupy(a) else None
+
+
+def beside(y: Array, activation: str) -> Array:
+    """Memory for what `behind` needs of z, where y (M, N) is f(z): for "relu" bits in bytes
+    (M, ceil(N / 128) 16), the lowest first, 1 where y > 0; for "gelu" (M, ceil(N / 8) 8), z in its first N
+    columns."""
+    return gemm_cuda.beside(y, activation)
 
 
 def behind(
     dy: Array, weight: Array, aux: Array, activation: str, scale: float = 1.0, sums: Array | None = None
 ) -> Array | None:
     """dz = (scale dy W) f'(z) for dy (N, O) and W (O, I), the gradient before an activation, which aux is of
-    (see `activated`), and its sums over the rows into sums (I,), if given, in one launch. None, with nothing
+    (see `beside`), and its sums over the rows into sums (I,), if given, in one launch. None, with nothing
     done, where no library does that."""
     if not is_cupy(dy):
         return None

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from . import cublas, cublaslt, cuda_setup
-from .arrays import Array
+from .arrays import Array, get_xp
 from .gemm_layout import KEPT, Plan, Shape, fits, plan
 from .half import is_half
 
@@ -122,17 +122,16 @@ def activated(
         return None
     name = f"{activation}_aux" + ("" if bias is None else "_bias")
     y = cuda_setup.import_cupy().empty((a.shape[0], b.shape[1]), a.dtype)
-    aux = new_aux(y, activation)
+    aux = beside(y, activation)
     return (y, aux) if _with_epilogue(a, b, y, tf32, name, bias, aux) else None
 
 
-def new_aux(y: Array, activation: str) -> Array:
-    """Memory for what the backward pass of f(z) = y (N, C) needs, as cublasLt wants it: for "relu" bits in
-    bytes (N, ceil(C / 128) 16), for "gelu" numbers (N, ceil(C / 8) 8)."""
+def beside(y: Array, activation: str) -> Array:
+    """See `gemm.beside`."""
     ld = cublaslt.aux_ld(activation, y.shape[1])
     relu = activation == "relu"
     shape = (y.shape[0], ld // 8 if relu else ld)
-    return cuda_setup.import_cupy().empty(shape, np.uint8 if relu else y.dtype)
+    return get_xp(y).empty(shape, np.uint8 if relu else y.dtype)
 
 
 def behind(

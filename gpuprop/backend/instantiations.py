@@ -18,6 +18,7 @@ LAYER_NORM_PACKS = {
     8: (1, 2, 4, 8),
 }  # by the bytes of an element: packs a lane
 ACTIVATIONS = {"identity": 0, "relu": 1, "gelu_tanh": 2, "gelu": 3}  # as in activation.cu
+DROPPED_ACTIVATIONS = ("relu", "gelu_tanh")  # which have a kernel together with dropout
 DEPTHWISE_TAPS = (3, 4, 5, 7)  # of filters whose window a thread holds in registers
 ROW_ELEMENTS = (8, 32)  # of a row that a thread of such a team holds in registers
 SEQUENCE_ROWS = (1, 4)  # of the batch that a block of recurrent_sequence.cu owns
@@ -90,7 +91,8 @@ def _activation(value: str, acc: str) -> list[str]:
     packs = (PACK // _BYTES[value], 1)
     each = [f"{value}, {acc}, {n}, {f}" for n in packs for f in ACTIVATIONS.values()]
     names = [f"activation_{name}<{types}>" for name in ("forward", "backward") for types in each]
-    return [*names, f"activation_sum_partials<{value}, {acc}>"]
+    dropped = [f"activation_dropout<{value}, {acc}, {ACTIVATIONS[name]}>" for name in DROPPED_ACTIVATIONS]
+    return [*names, *dropped, f"activation_sum_partials<{value}, {acc}>"]
 
 
 def _embedding(value: str, acc: str) -> list[str]:

@@ -45,14 +45,14 @@ class PaddedTransformer(Transformer):
         x = self.drops[0](self.src_emb(src) * self.scale + self.table)
         for layer, norm in ((block, block.norms) for block in self.encoder):
             x = norm[0](x + layer.drops[0](layer.self_attn(x, x, x, mask)))
-            x = norm[1](x + layer.drops[-1](layer.linear2(layer.drops[-2](layer.linear1(x)))))
+            x = norm[1](x + layer.drops[-1](layer.feed(x)))
         memory = self.encoder_norm(x)
         y = self.drops[1](self.tgt_emb(tgt_in) * self.scale + self.table)
         for layer, norm in ((block, block.norms) for block in self.decoder):
             assert layer.multihead_attn is not None
             y = norm[0](y + layer.drops[0](layer.self_attn(y, y, y, causal=True)))
             y = norm[1](y + layer.drops[1](layer.multihead_attn(y, memory, memory, mask)))
-            y = norm[2](y + layer.drops[-1](layer.linear2(layer.drops[-2](layer.linear1(y)))))
+            y = norm[2](y + layer.drops[-1](layer.feed(y)))
         return self.criterion(self.out(self.decoder_norm(y)), tgt_out)
 
 

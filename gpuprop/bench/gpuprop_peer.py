@@ -90,9 +90,9 @@ class Block(nn.Module):
     def __init__(self, d: int, heads: int, ff: int, dropout: float, decoder: bool) -> None:
         self.self_attn = nn.MultiHeadAttention(d, heads, dropout)
         self.multihead_attn = nn.MultiHeadAttention(d, heads, dropout) if decoder else None
-        self.linear1, self.linear2 = nn.Linear(d, ff, activation="relu"), nn.Linear(ff, d)
+        self.feed = nn.FeedForward((d, ff, d), dropout=dropout)
         self.norms = [nn.LayerNorm(d) for _ in range(3 if decoder else 2)]
-        self.drops = [nn.Dropout(dropout) for _ in range(4 if decoder else 3)]
+        self.drops = [nn.Dropout(dropout) for _ in range(3 if decoder else 2)]
 
     def forward(self, x: Any, mask: Any, memory: Any = None, memory_mask: Any = None) -> gp.Tensor:
         causal = self.multihead_attn is not None
@@ -101,8 +101,7 @@ class Block(nn.Module):
         if self.multihead_attn is not None:
             attended = self.multihead_attn(x, memory, memory, memory_mask, query_mask=mask)
             x = self.norms[1](x + self.drops[1](attended))
-        inner = self.drops[-2](self.linear1(x))
-        return self.norms[-1](x + self.drops[-1](self.linear2(inner)))
+        return self.norms[-1](x + self.drops[-1](self.feed(x)))
 
 
 class Transformer(nn.Module):
@@ -150,6 +149,7 @@ def our_name(name: str, s: Mapping[str, Any]) -> str:
         name = name.replace(f"tf.{side}.layers.", f"{side}.").replace(f"tf.{side}.norm", f"{side}_norm")
     for i in (1, 2, 3):
         name = name.replace(f".norm{i}.", f".norms.{i - 1}.")
+        name = name.replace(f".linear{i}.", f".feed.layers.{i - 1}.")
     return name
 
 

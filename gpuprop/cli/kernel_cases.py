@@ -25,10 +25,12 @@ from ..training.judgement import LossScale, judge
 from .kernel_cases_of_optimizers import adam, sparse_adam
 
 Results = list[Any]
+TWO_LAYERS = ((37, 5), (144, 5), (144,), (3, 144), (3,))  # x, and weights and biases
 
 
 def activation(dtype: Any) -> Results:
-    """GELU and its gradient, a linear layer with ReLU, and the sums over rows that its bias needs."""
+    """GELU and its gradient, a linear layer with ReLU, and the sums over rows that its bias needs; then both
+    with dropout between two layers."""
     results: Results = []
     for width in (37, 136):
         rng = np.random.default_rng(0)
@@ -38,6 +40,12 @@ def activation(dtype: Any) -> Results:
             y.backward(rng.uniform(-0.1, 0.1, y.shape).astype(dtype))
             results.append(y.data)
         results += [x.grad, bias.grad]
+    for activation in ("relu", "gelu"):
+        state.calls[9] = 0  # the same numbers each time
+        leaves = [tensor(rng.uniform(-1, 1, s).astype(dtype), requires_grad=True) for s in TWO_LAYERS]
+        y = ops.feed_forward(*leaves, activation=activation, dropout=0.25, stream=9)
+        y.backward(rng.uniform(-0.1, 0.1, y.shape).astype(dtype))
+        results += [y.data, *(leaf.grad for leaf in leaves)]
     return results
 
 

@@ -1,4 +1,4 @@
-"""Bias, ReLU and GELU, their gradients and sums over rows in kernels (activation.cu)."""
+"""Bias, ReLU, GELU and dropout, their gradients and sums over rows in kernels (activation.cu)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import kernels
+from ..backend import kernels, random
 from ..backend.arrays import Array, get_xp
 from ..backend.instantiations import ACTIVATIONS, C_TYPES, PACK
 from ..backend.kernel_memory import aligned
@@ -50,6 +50,34 @@ def backward(
     dz = get_xp(dy).empty_like(dy)
     _launch_backward(name, dy, x, bias, dz, sums)
     return dz
+
+
+def dropped(
+    name: str, x: Array, beside: Array | None, place: tuple[Any, ...], of_rows: Array | None
+) -> tuple[Array, Array]:
+    """f(x) with dropout, for x (N, C), and what `gemm.behind` reads: for "relu" the result is in x and bits
+    are written to `beside`, for "gelu_tanh" x is left with -16 where it was dropped, whose slope is 0.
+
+    beside: of `gemm.beside`, for "relu". place and of_rows: as `Dropout` saves them, of numbers that
+    `draws_whole_blocks`.
+    """
+    p, first, stream, call, step, seed = place
+    (n, width), relu = x.shape, name == "relu"
+    y = x if relu else get_xp(x).empty_like(x)
+    bits = None if beside is None else beside.view(np.uint16)
+    types = ", ".join(kernels.c_types(x.dtype))
+    kernel = kernels.project("activation", f"activation_dropout<{types}, {ACTIVATIONS[name]}>")
+    words = 0 if bits is None else bits.shape[1]
+    drop = of_rows, first, random.keep_threshold(p), 1.0 / (1.0 - p), seed, stream, call, step
+    blocks = math.ceil(n * (width // random.LANES) / THREADS)
+    kernel(blocks, THREADS, (x, y, None if relu else x, bits, n, width, words, *drop))
+    return y, x if beside is None else beside
+
+
+def draws_whole_blocks(*numbers: int) -> bool:
+    """Whether rows of these widths, or elements from these numbers on, begin and end with a block of random
+    numbers, so that `dropped` takes them."""
+    return all(number % random.LANES == 0 for number in numbers)
 
 
 def column_sums(x: Array, out: Array | None) -> Array:

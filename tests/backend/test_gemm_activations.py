@@ -76,7 +76,7 @@ def test_the_exact_values_of_gelu_and_relu_without_a_backward_pass() -> None:
 def test_memory_beside_is_as_the_documentation_wants_it() -> None:
     """Bits in whole 128 of them, numbers in whole 8."""
     y = on_device(np.empty((3, 130), np.float16))
-    bits, numbers = (gemm_cuda.new_aux(y, activation) for activation in ("relu", "gelu"))
+    bits, numbers = (gemm.beside(y, activation) for activation in ("relu", "gelu"))
     assert (bits.shape, bits.dtype) == ((3, 32), np.uint8)
     assert (numbers.shape, numbers.dtype) == ((3, 136), np.float16)
 

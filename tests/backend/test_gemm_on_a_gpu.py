@@ -90,3 +90,15 @@ def test_epilogues_of_activations(any_gpu: str, activation: str, hidden: int) ->
         exact = 0.5 * (dy.astype(np.float64) @ v) * slope
         np.testing.assert_allclose(to_host(dz), exact, atol=1e-4)
         np.testing.assert_allclose(to_host(sums), exact.sum(0), atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_what_was_dropped_before_a_gelu_has_no_gradient(any_gpu: str, dtype: str) -> None:
+    """activation.cu leaves z = -16 there, where the slope is 0 however it is computed."""
+    kind = bfloat16() if dtype == "bfloat16" else np.dtype(dtype)
+    dy, w = (to_device(np.full(shape, 100.0).astype(kind), "cuda") for shape in ((64, 32), (32, 128)))
+    z = to_device(np.full((64, 128), -16.0).astype(kind), "cuda")
+    dz = gemm.behind(dy, w, z, "gelu")
+    assert any_gpu != "fake" or dz is not None
+    if dz is not None:
+        np.testing.assert_array_equal(to_host(dz).astype(np.float64), 0.0)

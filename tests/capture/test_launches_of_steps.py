@@ -41,8 +41,8 @@ class TwoLayersInOne(nn.FeedForward):
 # for the convolutional classifier are held. Of a layer of GRU in both directions come 9: weights joined, a
 # product and a kernel forward, a kernel and 5 products backward.
 MOST = {
-    "two layers": 11, "two in one": 10, "two with gelu": 10, "mlp": 24, "cnn": 20, "classifier": 20,
-    "gru": 26, "transformer": 46,
+    "two layers": 11, "two in one": 10, "two with gelu": 10, "mlp": 22, "cnn": 20, "classifier": 20,
+    "gru": 26, "transformer": 44,
 }  # fmt: skip
 OTHERS = {
     "two layers": TwoLayers,

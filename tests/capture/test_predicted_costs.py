@@ -103,7 +103,11 @@ CASES: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ],
     ("feed_forward", ((N, 9), (13, 9), None, (130, 13), None, (7, 130), None), {"activation": "gelu"}),
     ("feed_forward", ((N, 9), (13, 9), (13,), (130, 13), (130,), (1, 130), (1,)), {}),
-    ("feed_forward", ((N, C), (96, C), (96,), (40, 96), (40,)), {"dropout": 0.1, "stream": 3}),
+    *[
+        ("feed_forward", ((N, C), (width, C), (width,), (40, width), (40,)), {"dropout": 0.1, **form})
+        for width in (96, 90)
+        for form in ({"stream": 3}, {"stream": 4, "activation": "gelu"})
+    ],
     ("matmul", ((N, C), (C, 32)), {}),
     ("matmul", ((8, 32, 64), (8, 64, 16)), {}),
     ("matmul", ((8, 32, 64), (64, 16)), {}),

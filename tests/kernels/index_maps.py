@@ -69,6 +69,14 @@ def philox_blocks_of_rows(rows, width, chunks, first, grid, block):
     return (row[:, None] * width + i)[(i >= 0) & (i < width)]
 
 
+def activation_dropout(n, width, words, grid, block):
+    """activation_dropout: elements of rows that are whole blocks of 16, and the words of their bits."""
+    chunks, thread = width // 16, threads(grid, block)
+    thread = thread[thread // chunks < n]
+    row, chunk = thread // chunks, thread % chunks
+    return (row * width + chunk * 16)[:, None] + np.arange(16), row * words + chunk
+
+
 def activation_place(block, thread, rows, width, parts, pack):
     """Place of activation.cu: column, first row, end of the rows."""
     tiles = up(width, WARP * pack)

@@ -15,6 +15,7 @@ from gpuprop.ops import activation_kernels
 from gpuprop.ops.conv1d import conv1d
 from gpuprop.ops.conv1d_relu_max import conv1d_relu_max
 from gpuprop.ops.embedding import embedding
+from gpuprop.ops.feed_forward import feed_forward
 from gpuprop.ops.gelu import gelu
 from gpuprop.ops.gru import gru
 from gpuprop.ops.layer_norm import layer_norm
@@ -134,6 +135,18 @@ def activate(dtype, name, width):
     return y, activation_kernels.backward(name, dy, x, bias, sums), sums
 
 
+def feed(dtype, activation):
+    """Two layers with dropout between, of packed rows, and of more of them than a block takes."""
+    rng, rows = np.random.default_rng(0), 35
+    sizes = ((rows, 5), (144, 5), 144, (3, 144), 3)
+    leaves = [tensor((rng.standard_normal(s) / 2).astype(dtype), requires_grad=True) for s in sizes]
+    manual_seed(0)
+    mask = np.arange(2 * rows).reshape(7, -1) % 2 == 0
+    y = feed_forward(*leaves, activation=activation, dropout=0.25, stream=3, mask=mask)
+    y.backward(rng.standard_normal(y.shape).astype(dtype))
+    return y.data, *(leaf.grad for leaf in leaves)
+
+
 def activation_inputs(dtype, width):
     rng = np.random.default_rng(0)
     return [rng.uniform(-1, 1, s).astype(dtype) for s in ((67, width), width, (67, width))]
@@ -179,6 +192,8 @@ CASES = {
     "activation-plain": lambda dtype: activate(dtype, "gelu", 37),
     "activation-packs": lambda dtype: activate(dtype, "gelu_tanh", 136),
     "activation-relu": lambda dtype: activate(dtype, "relu", 264),
+    "activation-relu-dropout": lambda dtype: feed(dtype, "relu"),
+    "activation-gelu-dropout": lambda dtype: feed(dtype, "gelu"),
     "adam": adam,
     "attention-short": lambda dtype: attend(dtype, 20, 31),
     "attention-middle": lambda dtype: attend(dtype, 67, 70, causal=True, dropout=0.25),

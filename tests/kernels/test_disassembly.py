@@ -21,6 +21,8 @@ HOT = {
     ("activation.cu", "activation_forward<__nv_bfloat16, float, 8, 3>"): (2, 1, 256, 32),
     ("activation.cu", "activation_backward<float, float, 4, 1>"): (3, 1, 256, 32),
     ("activation.cu", "activation_backward<__nv_bfloat16, float, 8, 3>"): (3, 1, 256, 32),
+    ("activation.cu", "activation_dropout<float, float, 1>"): (4, 4, 256, 64),
+    ("activation.cu", "activation_dropout<__nv_bfloat16, float, 2>"): (2, 4, 256, 48),
     ("adam.cu", "adam<float, float>"): (4, 3, 256, 40),
     ("adam.cu", "gradient_norm<float, float>"): (1, 0, 256, 64),
     ("conv1d_depthwise.cu", "conv1d_depthwise_forward<float, float, 4>"): (4, 4, 128, 24),

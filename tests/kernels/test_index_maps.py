@@ -11,6 +11,7 @@ import index_maps as maps
 import numpy as np
 import pytest
 
+from gpuprop.backend.cublaslt import aux_ld
 from gpuprop.backend.instantiations import ROW_ELEMENTS, TEAMS
 from gpuprop.ops import activation_kernels, attention_kernels, embedding_kernels, layer_norm_kernels
 from gpuprop.ops import softmax_cross_entropy_kernels as cross_entropy
@@ -45,6 +46,19 @@ def test_dropout_of_packed_rows(width):
         grid = maps.up(len(rows) * chunks, 256)
         visited = maps.philox_blocks_of_rows(rows, width, chunks, first, grid, 256)
         assert maps.once(visited, len(rows) * width), (rows, first)
+
+
+@pytest.mark.parametrize("width", [16, 112, 128, 144, 4096])
+def test_dropout_with_an_activation_takes_each_element_and_word_once(width):
+    words = aux_ld("relu", width) // 16
+    for n in (1, 2, 17):
+        grid = maps.up(n * (width // 16), 256)
+        elements, written = maps.activation_dropout(n, width, words, grid, 256)
+        assert maps.once(elements, n * width), n
+        # bit c of row i of cublasLt's mask: at i ld + c, 16 bits a word
+        assert (
+            written[:, None] * 16 + np.arange(16) == elements // width * words * 16 + elements % width
+        ).all()
 
 
 @pytest.mark.parametrize("pack", [1, 4, 8])

@@ -11,7 +11,7 @@ import pytest
 
 import gpuprop as gp
 from gpuprop import ops
-from gpuprop.backend import cublaslt
+from gpuprop.backend import cublaslt, random
 from gpuprop.backend.arrays import to_host
 from gpuprop.costs.cost import np_dtype
 from gpuprop.testing import gradcheck
@@ -36,7 +36,7 @@ def one_after_another(x: Any, *parameters: Any, activation: str, approximate: st
     for weight, bias in hidden:
         x = ops.linear(x, weight, bias)
         x = ops.relu(x) if activation == "relu" else ops.gelu(x, approximate)
-        x = ops.dropout(x, drops["dropout"], stream=drops["stream"]) if drops else x
+        x = ops.dropout(x, drops["dropout"], stream=3, mask=drops.get("mask")) if drops else x
     return ops.linear(x, *last)
 
 
@@ -45,6 +45,7 @@ def value_and_gradients(
 ) -> list[Any]:
     """In float64, on the host; wanted: of which inputs, None of all."""
     gp.manual_seed(3)
+    options |= {"stream": 3} if "dropout" in options and f is ops.feed_forward else {}
     wanted = range(len(given)) if wanted is None else wanted
     tensors = [
         None if x is None else gp.tensor(x.astype(np_dtype(dtype)), requires_grad=i in wanted)
@@ -71,7 +72,7 @@ def test_gradients(device: str, activation: str, approximate: str, sizes: Any, b
 
 
 @pytest.mark.parametrize(("activation", "approximate"), FORMS)
-@pytest.mark.parametrize("dropped", [{}, {"dropout": 0.4, "stream": 5}])
+@pytest.mark.parametrize("dropped", [{}, {"dropout": 0.4}])
 def test_the_bits_of_the_operations_one_after_another(
     device: str, activation: str, approximate: str, dropped: dict[str, Any]
 ) -> None:
@@ -86,16 +87,47 @@ def test_the_bits_of_the_operations_one_after_another(
             np.testing.assert_array_equal(a, b)
 
 
+MASK = np.arange(6) < np.array([[3], [6], [1]])
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_dropout_by_the_kernel_of_the_activation(
+    device: str, activation: str, dtype: str, packed: bool
+) -> None:
+    """Whole blocks of random numbers: the same is dropped, of packed rows and parts of a batch, too."""
+    form = {"activation": activation, "approximate": "tanh", "dropout": 0.4, "mask": MASK if packed else None}
+    given = arrays((8, 16, 48, 4), rows=(10,) if packed else (3, 6))
+    with random.rows_from(5):
+        ours = value_and_gradients(ops.feed_forward, given, dtype, **form)
+        theirs = value_and_gradients(one_after_another, given, dtype, **form)
+    tolerance = {"float32": 2e-5, "float64": 1e-13}[dtype]
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_gradients_with_dropout(device: str, activation: str) -> None:
+    def f(*inputs: Any) -> Any:
+        random.state.calls[3] = 0  # the same mask each time
+        return ops.feed_forward(*inputs, activation=activation, dropout=0.4, stream=3)
+
+    gradcheck(f, arrays((3, 16, 2)))
+
+
 SIZES = [(16, 24, 8), (5, 7, 3), (6, 130, 9, 4)]
-CASES = [(dtype, sizes) for dtype in ERROR for sizes in SIZES] + [("float32", (4, 8, 1))]
+CASES = [(dtype, sizes, 0.0) for dtype in ERROR for sizes in SIZES] + [("float32", (4, 8, 1), 0.0)]
+CASES += [(dtype, (8, 16, 48, 4), 0.4) for dtype in ERROR]
 
 
-@pytest.mark.parametrize(("dtype", "sizes"), CASES)
+@pytest.mark.parametrize(("dtype", "sizes", "p"), CASES)
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 def test_products_with_epilogues_are_the_formula(
-    fake_gpu: Any, dtype: str, activation: str, sizes: tuple[int, ...]
+    fake_gpu: Any, dtype: str, activation: str, sizes: tuple[int, ...], p: float
 ) -> None:
     given, form = arrays(sizes), {"activation": activation, "approximate": "tanh"}
+    form |= {"dropout": p} if p else {}
     rounded = [x.astype(np_dtype(dtype)).astype(np.float64) for x in given]
     with gp.use_device("cpu"):
         exact = value_and_gradients(one_after_another, rounded, "float64", **form)
@@ -113,7 +145,7 @@ def launches(machine: Any, given: list[Any], wanted: Any = None, **form: Any) ->
     ]
     machine.launches.clear()
     y = ops.feed_forward(*tensors, **form)
-    forward = list(machine.launches)
+    forward = [name for name in machine.launches if name != "fill"]  # the number of the step
     machine.launches.clear()
     y.backward(gp.get_xp(y.data).ones(y.shape, y.dtype))
     return forward, [name for name in machine.launches if name != "fill"]
@@ -131,6 +163,17 @@ def test_a_product_each_and_nothing_between(fake_gpu: Any, activation: str) -> N
     assert backward == ["gemm_epilogue"]
     _, backward = launches(fake_gpu, given, wanted=(2,), activation=activation)  # the first bias
     assert backward == ["gemm_epilogue"] * 2
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_dropout_costs_a_launch_forward_and_none_backward(fake_gpu: Any, activation: str) -> None:
+    form = {"activation": activation, "dropout": 0.4, "stream": 3}
+    forward, backward = launches(fake_gpu, arrays((16, 32, 8)), **form)
+    assert forward == ["gemm_epilogue", "activation_dropout", "gemm_epilogue"]
+    assert backward == ["gemm_epilogue", "gemm_epilogue", "gemm", "gemm"]
+    forward, backward = launches(fake_gpu, arrays((16, 40, 8)), **form)  # rows begin inside a block
+    assert "dropout" in forward
+    assert "dropout" in backward
 
 
 def test_no_algorithm_and_no_epilogue(fake_gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,5 +227,10 @@ def test_what_does_not_fit_is_refused() -> None:
 def test_explain_counts_what_the_layers_count(device: str) -> None:
     given = [gp.tensor(x, requires_grad=i != 0) for i, x in enumerate(arrays((4, 8, 6, 3)))]
     found = gp.explain(ops.feed_forward(*given).sum())
-    apart = gp.explain(one_after_another(*given, activation="relu", approximate="tanh").sum())
+    form = {"activation": "relu", "approximate": "tanh"}
+    apart = gp.explain(one_after_another(*given, **form).sum())
+    assert sum(row.flops for row in found.rows) == sum(row.flops for row in apart.rows)
+    given = [gp.tensor(x, requires_grad=True) for x in arrays((4, 16, 3))]
+    found = gp.explain(ops.feed_forward(*given, dropout=0.4).sum())
+    apart = gp.explain(one_after_another(*given, **form, dropout=0.4).sum())
     assert sum(row.flops for row in found.rows) == sum(row.flops for row in apart.rows)
