@@ -17,6 +17,7 @@ from .ops.attention_kernels import Launch
 from .ops.bidirectional import Bidirectional
 from .ops.conv1d import Conv1d
 from .ops.conv1d_relu_max import ConvReluMax
+from .ops.embedding import Embedding
 from .ops.feed_forward import FeedForward
 from .ops.gru import GRU
 from .ops.linear import Linear, MatMul
@@ -33,8 +34,8 @@ def backward_flops(op: Any, ctx: Context, dy: list[Shape | None], gradients: lis
     arrived = sum(math.prod(shape) for shape in dy if shape is not None)
     if op is Attention and dy[0] is not None:
         return _attention(ctx, dy[0], gradients)
-    if op in _PRODUCTS:
-        return _PRODUCTS[op](ctx, arrived)
+    if op in _COUNTS:
+        return _COUNTS[op](ctx, arrived)
     return sum(math.prod(shape) for shape in gradients if shape is not None)
 
 
@@ -134,12 +135,19 @@ def _additive(ctx: Context, dy: int) -> int:
     return dy * (4 + 9 * ctx.saved[0].shape[-1])
 
 
-_PRODUCTS: dict[Any, Count] = {
+def _rows(ctx: Context, dy: int) -> int:
+    """A number for each of the table, or of a gradient of rows."""
+    _, shape, _, sparse = ctx.saved
+    return dy if sparse else math.prod(shape)
+
+
+_COUNTS: dict[Any, Count] = {
     Linear: _linear,
     FeedForward: _feed_forward,
     MatMul: _matmul,
     Conv1d: _conv1d,
     ConvReluMax: _conv_relu_max,
+    Embedding: _rows,
     GRU: _recurrent,
     LSTM: _recurrent,
     Bidirectional: _bidirectional,

@@ -39,6 +39,11 @@ class RowGradient:
     def size(self) -> int:
         return self.shape[0] * self.shape[1]
 
+    @property
+    def nbytes(self) -> int:
+        """Of ids and values."""
+        return int(self.ids.nbytes + self.values.nbytes)
+
     def sorted_ids(self) -> tuple[Array, Array]:
         """(the ids sorted, the places they had), int32 (N,), by a kernel; what counts for nothing is V."""
         if self._sorted is None:

@@ -45,6 +45,7 @@ ALLOWED = {
         "ops",
         "optim",
         "parallel",
+        "row_gradient",
         "text",
         "version",
     },

@@ -30,7 +30,7 @@ def ours(sizes: Sizes, store: Store) -> Work:
         optimizer.clip_grad_norm(LARGEST)
         optimizer.step()
 
-    return Work(step, [()], lambda run, most: _change(p, run, most))
+    return Work(step, [()], lambda run, most: change(p, run, most))
 
 
 def theirs(peer: Peer, sizes: Sizes) -> Work:
@@ -46,7 +46,7 @@ def theirs(peer: Peer, sizes: Sizes) -> Work:
         optimizer.step()
 
     step = peer.wrap(update)
-    return Work(step, [()], lambda run, most: _change(p, run, most))
+    return Work(step, [()], lambda run, most: change(p, run, most))
 
 
 def fused_adam(torch: Any, parameters: Any, device: str, rate: float) -> Any:
@@ -55,7 +55,8 @@ def fused_adam(torch: Any, parameters: Any, device: str, rate: float) -> Any:
     return torch.optim.Adam(parameters, lr=rate, fused=True, capturable=on_gpu)
 
 
-def _change(p: Any, run: Run, most: int) -> dict[str, Any]:
+def change(p: Any, run: Run, most: int) -> dict[str, Any]:
+    """How far three steps move the weights."""
     before = to_host(p, most)
     for i in range(3):
         run(i)

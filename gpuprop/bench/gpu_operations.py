@@ -14,7 +14,8 @@ import gpuprop as gp
 from .floors import Cost
 from .gpu_adam import adam_case
 from .gpu_case import FLOOR, GpuCase, Target
-from .gpu_data import Normal, Sizes, integers, words
+from .gpu_data import Normal, Sizes, integers
+from .gpu_embedding import embedding_case
 from .gpu_feed_forward import feed_forward_case
 from .gpu_operation import Form, Named, Operation
 
@@ -176,24 +177,6 @@ def block_case() -> GpuCase:
     return _case(
         "text_cnn_block", "text-CNN block f+b, large batch", "2048 x 56 x 300, widths 3, 4, 5 x 100 tf32",
         "tf32", operation, sizes, {"B": 64}, cost, {"eager": 4.0, "compiled": 2.5}, {"eager": 7.0},
-    )  # fmt: skip
-
-
-def embedding_case() -> GpuCase:
-    """Rows of a table and its dense gradient, in which the rows of frequent words are sums of many."""
-    operation = Operation(
-        lambda s, seed: {
-            "ids": words(s["V"], (s["B"], s["L"]), seed), "dy": Normal((s["B"], s["L"], s["D"]), seed),
-        },
-        lambda t: gp.ops.embedding(t["ids"], t["table"]),
-        _plain(lambda torch, t: torch.nn.functional.embedding(t["ids"], t["table"])),
-        weights=lambda s: {"table": Normal((s["V"], s["D"]))},
-    )  # fmt: skip
-    return _case(
-        "embedding", "embedding backward + lazy Adam", "64 x 128 ids of 100,000 x 256 fp32, dense gradient",
-        "fp32", operation, {"B": 64, "L": 128, "V": 100_000, "D": 256}, {"V": 20_000},
-        lambda s, b: Cost(float(b * s["D"] * (3 * s["B"] * s["L"] + s["V"]))),
-        {"eager": 10.0}, {"eager": 25.0},
     )  # fmt: skip
 
 

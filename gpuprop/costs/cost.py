@@ -29,11 +29,12 @@ def cost(op: Any, *inputs: Any, dtype: Any = "float32", **options: Any) -> Cost:
         gp.cost(ops.linear, (64, 300), (100, 300), (100,), activation="relu")
         gp.cost("softmax_cross_entropy", (8192, 131072), (8192,), dtype="bfloat16")
         gp.cost(optim.AdamW, (1_000_000,), clip=True)
+        gp.cost(optim.SparseAdam, (100_000, 256), (64, 128))
 
-    op: a function of gp.ops, or its name; or Adam or AdamW, whose step is the forward pass here. inputs: as
-    op takes them, each a shape, of type `dtype` and with a gradient (ids, targets and masks: of their own
-    types, without); or an array or a tensor, of its type, with a gradient if it requires one; None for one
-    that is left out. options: as op takes them.
+    op: a function of gp.ops, or its name; or Adam, AdamW or SparseAdam (a table and its ids), whose step is
+    the forward pass here. inputs: as op takes them, each a shape, of type `dtype` and with a gradient (ids,
+    targets and masks: of their own types, without); or an array or a tensor, of its type, with a gradient if
+    it requires one; None for one that is left out. options: as op takes them.
 
     Dense, contiguous inputs are supposed, a gradient of ones for the backward pass, and the epilogues of
     cublasLt, which float64 does without. Raises ValueError for an operation whose cost is not known, as it

@@ -114,13 +114,16 @@ def norm_gradients(
     return backward
 
 
-def embedding(ids: Spec, table: Spec, *, padding_idx: int | None = None) -> Cost:
+def embedding(ids: Spec, table: Spec, *, padding_idx: int | None = None, sparse: bool = False) -> Cost:
     """Rows are read and written; backward they are sorted by id, and added to rows of the table, which is
-    cleared before. Of a table that is larger than what is asked for, so many rows count."""
+    cleared before. Of a table that is larger than what is asked for, so many rows count. sparse: backward
+    only ids are copied, and the optimizer does the rest."""
     n, width = ids.size, table.shape[1]
     y, labels = table.like(n, width), ids.like(n, dtype=ids.dtype if ids.dtype.kind in "iu" else LONG)
     touched = min(table.nbytes, y.nbytes)
     forward = launch(touched, labels, y, flops=y.size)
+    if sparse:
+        return Cost(forward, both([launch(labels, labels)], y.size) if table.needs_grad else Pass())
     order, chunks = y.like(n, dtype=INT), math.ceil(n / embedding_kernels.CHUNK)
     partial = table.sums(chunks, 2, width)
     backward = [

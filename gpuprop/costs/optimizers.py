@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
+from ..backend.table_rows import CHUNK
 from ..optim.arena import ALIGNED
 from ..optim.norm import MOST_PARTS
-from .measure import Cost, Pass, Spec, launch
+from .measure import INT, LONG, Cost, Pass, Spec, launch
 
 
 def adam(*parameters: Spec, clip: bool = False) -> Cost:
@@ -20,4 +22,26 @@ def adam(*parameters: Spec, clip: bool = False) -> Cost:
     return Cost(norm + launch(*[each] * 7, flops=each.size))
 
 
-FORMULAS: dict[str, Callable[..., Cost]] = {"Adam": partial(adam), "AdamW": partial(adam)}
+def sparse_adam(table: Spec, ids: Spec, *, clip: bool = False) -> Cost:
+    """Rows of one table (V, D) for ids that are all different, as far as V allows: ids are sorted, rows of
+    the gradient are read, and p, m and v of the table's rows are read and written. clip: the gradient is read
+    once more, before."""
+    n, width = ids.size, table.shape[1]
+    labels, order = ids.like(n, dtype=ids.dtype if ids.dtype.kind in "iu" else LONG), ids.like(n, dtype=INT)
+    values, chunks = table.like(n, width), math.ceil(n / CHUNK)
+    partial_sums, over = table.like(chunks, 2, width), min(table.nbytes, table.like(chunks, width).nbytes)
+    found = launch(labels, 4 * order.nbytes)
+    if clip:
+        found += launch(order, order, values, partial_sums) + launch(order, partial_sums)
+        found += Pass(flops=2 * values.size)
+    found += launch(
+        order, order, values, 6 * min(table.nbytes, values.nbytes), partial_sums, flops=values.size
+    )
+    return Cost(found + (launch(order, partial_sums, 6 * over) if chunks > 1 else Pass()))
+
+
+FORMULAS: dict[str, Callable[..., Cost]] = {
+    "Adam": partial(adam),
+    "AdamW": partial(adam),
+    "SparseAdam": sparse_adam,
+}

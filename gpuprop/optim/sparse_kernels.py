@@ -41,7 +41,7 @@ def add_to_norm(grad: RowGradient, norm: Array, arrived: Array, scale: Array | N
     values = xp.ascontiguousarray(grad.values)
     partial = xp.empty((math.ceil(n / CHUNK), 2, columns), grad.dtype)
     pack = pack_of(values, partial)
-    at_places, at_chunks = _grids(n, columns, pack)
+    at_places, at_chunks = grids(n, columns, pack)
     squares, parts = (xp.empty(size, grad.dtype) for size in (at_places, at_chunks))
     kernel = _kernel("sparse_norm", grad, pack)
     kernel(at_places, THREADS, (keys, order, values, partial, squares, n, rows, columns))
@@ -63,7 +63,7 @@ def update(
         return
     partial = xp.empty((math.ceil(n / CHUNK), 2, columns), grad.dtype)
     pack = pack_of(values, partial, *tables)
-    at_places, at_chunks = _grids(n, columns, pack)
+    at_places, at_chunks = grids(n, columns, pack)
     arrays, sizes = (keys, order, values, *tables, partial), (n, rows, columns)
     ends = last and n <= CHUNK
     _kernel("sparse_adam", grad, pack)(at_places, THREADS, (*arrays, *sizes, *scalars, ends))
@@ -76,7 +76,7 @@ def _kernel(name: str, grad: RowGradient, pack: int) -> Any:
     return kernels.project("sparse_adam", f"{name}<{kernels.c_type(grad.dtype)}, {pack}>")
 
 
-def _grids(n: int, columns: int, pack: int) -> tuple[int, int]:
+def grids(n: int, columns: int, pack: int) -> tuple[int, int]:
     """Blocks for a warp a place, and for a warp a chunk, and 32 packs of columns."""
     tiles = math.ceil(columns / (32 * pack))
     return tuple(math.ceil(warps * tiles / WARPS) for warps in (n, math.ceil(n / CHUNK)))  # type: ignore[return-value]

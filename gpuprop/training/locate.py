@@ -14,6 +14,7 @@ from ..backend.arrays import Array, get_xp, is_cupy, to_host
 from ..backprop import Leaf, Node, Watcher, watching
 from ..nn.attribution import Layers, joined
 from ..nn.module import Module
+from ..row_gradient import RowGradient
 from ..tensors import Parameter
 
 
@@ -183,6 +184,7 @@ def is_finite(array: Any) -> bool:
     if dtype is None or dtype.kind in "biuUSO":
         return True
     data = array.data if isinstance(array, Parameter) else array
+    data = data.values if isinstance(data, RowGradient) else data
     return bool(get_xp(data).isfinite(data).all())
 
 

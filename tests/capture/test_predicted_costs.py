@@ -127,6 +127,7 @@ CASES: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("embedding", (Ids((8, 32), 16), (16, 64)), {}),
     ("embedding", (Ids((8, 32), 16), (16, 45)), {"padding_idx": 0}),
     ("embedding", (Ids((32,), 16), (16, 64)), {}),
+    ("embedding", (Ids((32,), 16), (16, 64)), {"sparse": True}),
     ("dropout", ((N, C), 0.5), {}),
     ("scaled_dot_product_attention", ((8, 32, 64), (8, 16, 64), (8, 16, 40)), {}),
     ("scaled_dot_product_attention", ((2, 4, 70, 16),) * 3, {"causal": True}),
@@ -228,6 +229,28 @@ def test_a_step_of_adam(fake_gpu: Any, kind: Any, clip: bool) -> None:
     assert 0 <= moved - found.bytes <= 4 * NUMBERS
     one = gp.cost(kind, (1 << 20,), clip=clip).forward
     assert one.bytes == (28 << 20) + clip * ((4 << 20) + 4096)
+
+
+@pytest.mark.parametrize("clip", [False, True])
+@pytest.mark.parametrize("places", [30, 200])
+def test_a_step_of_sparse_adam(fake_gpu: Any, clip: bool, places: int) -> None:
+    """24 bytes an element of the rows that occur and 4 of their gradient, however large the table is."""
+    table = gp.Parameter(gp.tensor(np.ones((5, 64), np.float32)).data)
+    optimizer = optim.SparseAdam([table])
+    for _ in range(2):
+        optimizer.zero_grad()
+        ops.embedding(gp.tensor(np.arange(places) % 5), table, sparse=True).sum().backward()
+        fake_gpu.costs.clear()
+        if clip:
+            optimizer.clip_grad_norm(1.0)
+        optimizer.step()
+    found = gp.cost(optim.SparseAdam, (5, 64), (places,), clip=clip).forward
+    launches, moved = counted(fake_gpu)
+    assert found.launches == launches == 2 + 2 * clip + (places > 32)
+    assert 0 <= moved - found.bytes <= 3 * NUMBERS * launches + clip * 4 * 2 * places // 8
+    large = gp.cost(optim.SparseAdam, (1 << 20, 256), (8192,), clip=clip).forward
+    assert large == gp.cost(optim.SparseAdam, (1 << 30, 256), (8192,), clip=clip).forward
+    assert (28 << 21) < large.bytes < (36 << 21) + clip * (5 << 21)
 
 
 def test_inputs_that_need_no_gradient_cost_less(fake_gpu: Any) -> None:

@@ -271,6 +271,29 @@ def embedding_sums(keys, rows, chunk=32):
             else:
                 partial[number, 0 if joins else 1] = places
             places, joins = [], False
+    return _joined(keys, rows, chunk, added, partial)
+
+
+def sparse_sums(keys, rows, chunk=32):
+    """sparse_adam and _finish: as `embedding_sums`, by a warp a place; those of places at which no piece of a
+    run begins do nothing."""
+    n, added, partial = len(keys), {}, {}
+    for i in range(n):
+        joins = i > 0 and keys[i - 1] == keys[i]
+        if keys[i] >= rows or (joins and i % chunk != 0):
+            continue
+        belongs = [k for k in range(i, min(n, i - i % chunk + chunk)) if keys[k] == keys[i]]
+        ends = i + len(belongs) == n or keys[i + len(belongs)] != keys[i]
+        if ends and not joins:
+            added.setdefault(keys[i], []).append(belongs)
+        else:
+            partial[i // chunk, 0 if joins else 1] = belongs
+    return _joined(keys, rows, chunk, added, partial)
+
+
+def _joined(keys, rows, chunk, added, partial):
+    """What chunks left open, added up by the chunk where a run begins."""
+    n = len(keys)
     for number in range(up(n, chunk)):
         begin, end = number * chunk, (number + 1) * chunk
         if end >= n or keys[end - 1] >= rows or keys[end] != keys[end - 1]:

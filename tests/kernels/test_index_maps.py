@@ -16,7 +16,7 @@ from gpuprop.backend.instantiations import ROW_ELEMENTS, TEAMS
 from gpuprop.ops import activation_kernels, attention_kernels, embedding_kernels, layer_norm_kernels
 from gpuprop.ops import softmax_cross_entropy_kernels as cross_entropy
 from gpuprop.ops.residual_layer_norm import packs_of as residual_packs_of
-from gpuprop.optim import norm
+from gpuprop.optim import norm, sparse_kernels
 
 PACKS = (1, 2, 4, 8)  # elements of 16 bytes
 FLOAT = np.dtype(np.float32)
@@ -192,6 +192,17 @@ def test_runs_of_the_sort(n):
     assert maps.once(np.concatenate([np.arange(a, b) for a, b in zip(first, last, strict=True)]), n)
 
 
+def test_warps_of_places_and_chunks_cover_each_pack_once():
+    """The grids of sparse_kernels.py, and of sparse_adam.cu the columns of a lane."""
+    for n, columns, pack in itertools.product(maps.around(32, 256)[1:], (8, 40, 256, 264), (1, 4)):
+        tiles = maps.up(columns, 32 * pack)
+        for blocks, many in zip(sparse_kernels.grids(n, columns, pack), (n, maps.up(n, 32)), strict=True):
+            warp, lane = np.arange(blocks * 8)[:, None], np.arange(32)
+            place, column = np.broadcast_arrays(*maps.embedding_chunk(warp, tiles, lane, pack))
+            kept = (place < many) & (column < columns)
+            assert maps.once(place[kept] * (columns // pack) + column[kept] // pack, many * (columns // pack))
+
+
 def test_chunks_of_the_gradient_of_a_table():
     chunk, warps = embedding_kernels.CHUNK, embedding_kernels.THREADS // 32
     for n, columns, pack in itertools.product(maps.around(chunk, 8 * chunk)[1:], (8, 40, 256, 264), (1, 8)):
@@ -213,6 +224,7 @@ def test_each_place_is_added_to_its_row_once(n):
         keys = np.sort(rng.integers(0, stop, n))
         rows = max(1, stop - 1)
         added = maps.embedding_sums(keys.tolist(), rows)
+        assert maps.sparse_sums(keys.tolist(), rows) == added  # the same pieces, in the same order
         assert all(len(times) == 1 for times in added.values())  # one owner, so no atomics
         places = [place for times in added.values() for place in times[0]]
         assert maps.once(places, int((keys < rows).sum()))

@@ -131,6 +131,24 @@ def test_an_embedding_is_two_passes_each_way(launches):
     ]
 
 
+def test_adam_of_rows_reads_them_and_their_gradient_alone(launches):
+    """Without clipping the gradient is read once, and p, m and v of the rows that occur, here of the whole
+    table, are read and written. Nothing of the size of a table is made."""
+    places, columns, rows = 1024, 64, 64
+    table = gp.Parameter(np.ones((rows, columns), np.float32))
+    optimizer = optim.SparseAdam([table])
+    y = gp.ops.embedding(np.arange(places) % rows, table, sparse=True)
+    y.backward(np.ones(y.shape, np.float32))
+    del launches[:]
+    optimizer.step()
+    n, sums = y.data.nbytes, 2 * places // 32 * columns * 4
+    assert launches == [
+        ("sort_ids", 8 * places + 4 * 4 * places),
+        ("sparse_adam", n + 6 * table.data.nbytes + sums),
+        ("sparse_adam_finish", 6 * table.data.nbytes + sums),
+    ]
+
+
 @pytest.mark.parametrize(
     ("rows", "classes", "kernel"), [(2048, 8, "slab"), (128, 256, "team"), (2, 8200, "online")]
 )

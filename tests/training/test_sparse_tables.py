@@ -103,6 +103,20 @@ def test_a_gradient_that_is_not_finite_stops_training_and_leaves_the_weights():
     np.testing.assert_array_equal(of.model.table.weight.numpy(), before)
 
 
+def test_a_gradient_whose_square_overflows_is_found():
+    of = trainer()
+    of.model.output.weight.data[...] = np.eye(3, 8) * 1e25
+    with pytest.raises(gp.TrainingError, match=r"gradients are too large.*the sum of the squares"):
+        of.fit(batches(), epochs=1)
+
+
+def test_explain_tells_of_the_rows(capsys):
+    of = trainer()
+    rows = gp.explain(of.loss(batches()[0])).rows
+    (found,) = (row for row in rows if row.operation == "Embedding")
+    assert (found.flops, found.bytes) == (30 * 8, 30 * (8 * 4 + 8 * 4 + 8 + 8))
+
+
 def test_a_training_that_goes_on_gives_the_same_bits(tmp_path):
     whole = trainer(clip_norm=1.0)
     whole.fit(batches(), epochs=4)
