@@ -43,6 +43,7 @@ from .errors import (
 )
 from .op import Op
 from .ops import concatenate, stack
+from .row_gradient import RowGradient
 from .tensors import Parameter, Tensor, tensor
 from .version import __version__
 
@@ -65,6 +66,7 @@ __all__ = [
     "KernelError",
     "Op",
     "Parameter",
+    "RowGradient",
     "ShapeError",
     "Tensor",
     "Trainer",
