@@ -35,12 +35,12 @@ def softmax_over_keys(energy: Array, hidden: Array | None) -> None:
     if not moderate:  # the largest is taken out, so that no exponential overflows
         top = energy.max(axis=-1, keepdims=True)
         if hidden is not None:
-            top[top == -math.inf] = 0
+            xp.copyto(top, 0, where=top == -math.inf)  # by an index a GPU would have to be waited for
         energy -= top
     xp.exp(energy, out=energy)
     ones = xp.ones((energy.shape[-1], 1), energy.dtype)
     total = product(rows(energy), ones).reshape(*energy.shape[:-1], 1)  # faster than a sum
-    total[total == 0] = 1
+    xp.copyto(total, 1, where=total == 0)
     energy /= total
 
 

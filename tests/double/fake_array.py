@@ -183,14 +183,17 @@ class ndarray:
             return self.view_of(found if isinstance(found, np.ndarray) else self.host[whole])
         if _has_mask(key):  # the host waits for the length of the result, then it is a usual index
             machine_now().wait("an index of bools")
-            places = np.nonzero(np.asarray(host_of(key, "index")))
-            return run("take", lambda x: x[places], self)
+            where = host_of(key, "index")
+            places = np.arange(self.size).reshape(self.shape)[where]
+            return run("take", lambda x: x.reshape(-1)[places], self)
         return run("take", lambda x, k: x[k], self, key)
 
     def __setitem__(self, key: Any, value: Any) -> None:
         if isinstance(value, np.ndarray) and value.ndim:
             machine_now().upload("assignment from NumPy")
             value = asarray(value)
+        if _has_mask(key):  # CuPy asks how many elements it is
+            machine_now().wait("an index of bools")
         target = self.host
         where, what = host_of(key, "setitem"), host_of(value, "setitem")
 
@@ -222,7 +225,8 @@ def _is_basic(key: Any) -> bool:
 
 
 def _has_mask(key: Any) -> bool:
-    return isinstance(key, ndarray) and key.dtype == bool
+    parts = key if isinstance(key, tuple) else (key,)
+    return any(isinstance(p, ndarray) and p.dtype == bool for p in parts)
 
 
 def _binary(name: str, ufunc: Any) -> tuple[Any, Any, Any]:
