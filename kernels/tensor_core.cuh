@@ -22,9 +22,12 @@
 template <typename T> constexpr int PER_REGISTER = 4 / sizeof(T);
 template <typename T> constexpr int MMA_K = 8 * PER_REGISTER<T>;
 
+// TENSOR_CORES: whether mma is one instruction here (or the emulator's), and not a twin of some hundred.
 #if defined(GPUPROP_EMULATOR) && !defined(GPUPROP_NO_PTX)
+constexpr bool TENSOR_CORES = true;
 #include <gpuprop_emulator/tensor_core.h>
 #elif !defined(GPUPROP_NO_PTX) && __CUDA_ARCH__ >= 800
+constexpr bool TENSOR_CORES = true;
 
 // d += a b.
 template <typename T> __device__ inline void mma(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]);
@@ -84,6 +87,7 @@ template <int NEWEST> __device__ inline void copies_arrived() {
 }
 
 #else  // the twins in plain CUDA C++
+constexpr bool TENSOR_CORES = false;
 
 // sum + x[0] y[0] + x[1] y[1] of the elements of two registers.
 template <typename T> __device__ inline float add_products(unsigned x, unsigned y, float sum) {

@@ -47,6 +47,10 @@ def _conv1d_relu_max_products(value: str, acc: str) -> list[str]:
     return [f"conv1d_relu_max_largest<{value}, {acc}, {n}>" for n in (PACK // _BYTES[value], 1)]
 
 
+def _conv1d_tensor_cores(value: str) -> list[str]:
+    return [f"conv1d_tensor_cores<{value}, {forward}>" for forward in ("true", "false")]
+
+
 def _softmax_cross_entropy(value: str, acc: str) -> list[str]:
     name, labels = "softmax_cross_entropy", LABEL_TYPES.values()
     forward = [f"{name}_forward<{value}, {acc}, {label}, {team}>" for label in labels for team in TEAMS]
@@ -145,6 +149,9 @@ INSTANTIATIONS: dict[str, dict[str, list[str]]] = {
         dtype: _conv1d_relu_max_products(*types) for dtype, types in C_TYPES.items()
     },
     "conv1d_depthwise.cu": {dtype: _conv1d_depthwise(*types) for dtype, types in C_TYPES.items()},
+    "conv1d_tensor_cores.cu": {
+        dtype: _conv1d_tensor_cores(value) for dtype, (value, acc) in C_TYPES.items() if acc == "float"
+    },
     "dropout.cu": _each("dropout", "dropout_rows"),
     "embedding.cu": {dtype: _embedding(*types) for dtype, types in C_TYPES.items()},
     "layer_norm.cu": {dtype: _layer_norm(*types) for dtype, types in C_TYPES.items()},

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from .. import ops
-from ..backend import kernels
+from ..backend import gemm, kernels
 from ..backend.arrays import to_device
 from ..backend.device import get_device
 from ..backend.random import state
+from ..ops import conv1d_ways
 from ..ops.conv1d_products import padded
 from ..ops.conv1d_relu_max import windows_with_tokens
 from ..ops.conv1d_relu_max_products import largest
@@ -108,6 +109,26 @@ def conv1d_depthwise(dtype: Any) -> Results:
         y = ops.conv1d(x, weight, bias, padding="same", dilation=dilation, groups=channels)
         y.backward(rng.standard_normal(y.shape).astype(dtype))
         results += [y.data, x.grad, weight.grad, bias.grad]
+    return results
+
+
+def conv1d_tensor_cores(dtype: Any) -> Results:
+    """Output and gradients, of whole packs and of channels that begin anywhere, several tiles and steps; of
+    float64 in float32. The numbers are short, so that TF32 holds them."""
+    results: Results = []
+    dtype = np.float32 if dtype == np.float64 else dtype
+    precision = gemm.get_matmul_precision()
+    gemm.set_matmul_precision("high")
+    for length, channels, out, dilation in ((70, 40, 136, 2), (9, 5, 3, 1)):
+        rng = np.random.default_rng(0)
+        shapes = ((3, length, channels), (out, 3, channels), (out,))
+        draws = [(rng.integers(-8, 9, shape) / 8).astype(dtype) for shape in shapes]
+        x, weight, bias = tensor(draws[0], requires_grad=True), *(Parameter(to_device(a)) for a in draws[1:])
+        with conv1d_ways.using("tensor_cores"):
+            y = ops.conv1d(x, weight, bias, padding="same", dilation=dilation)
+        y.backward((rng.integers(-8, 9, y.shape) / 8).astype(dtype))
+        results += [y.data, x.grad, weight.grad, bias.grad]
+    gemm.set_matmul_precision(precision)
     return results
 
 
@@ -303,6 +324,7 @@ OURS: dict[str, Callable[[Any], Results]] = {
     "conv1d_relu_max.cu": conv1d_relu_max,
     "conv1d_relu_max_products.cu": conv1d_relu_max_products,
     "conv1d_depthwise.cu": conv1d_depthwise,
+    "conv1d_tensor_cores.cu": conv1d_tensor_cores,
     "dropout.cu": dropout,
     "embedding.cu": embedding,
     "layer_norm.cu": layer_norm,

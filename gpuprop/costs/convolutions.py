@@ -1,4 +1,5 @@
-"""Convolutions: by products, by the kernels of one filter a channel, or by those for every shape."""
+"""Convolutions: by products, by a kernel for tensor cores (if the GPU has them), by the kernels of one filter
+a channel, or by those for every shape."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..ops import conv1d_depthwise, conv1d_kernels, conv1d_products
+from ..ops import conv1d_depthwise, conv1d_kernels, conv1d_products, conv1d_tensor_cores
 from ..ops import conv1d_relu_max_products as relu_max_products
 from ..ops.conv1d import Conv1d
 from ..ops.conv1d_relu_max import ConvReluMax
@@ -29,6 +30,8 @@ def conv1d(
     way = _kernels
     if conv1d_products.pays(x.shape, w.shape, at):
         way = _products
+    elif conv1d_tensor_cores.pays(x.shape, w.shape, x.dtype, at):
+        way = _tensor_cores
     elif conv1d_depthwise.fits(x.shape, w.shape, x.dtype.itemsize, at):
         way = _depthwise
     forward, backward = way(x, w, bias, y, at)
@@ -49,6 +52,24 @@ def _kernels(x: Spec, w: Spec, bias: Spec | None, y: Spec, at: Geometry) -> tupl
     if bias is not None and bias.needs_grad:
         partial = bias.sums(conv1d_kernels.runs_of_bias(pairs, bias.size)[0], bias.size)
         backward += launch(y, partial) + launch(partial, bias)
+    return launch(x, w, bias, y), backward
+
+
+def _tensor_cores(x: Spec, w: Spec, bias: Spec | None, y: Spec, at: Geometry) -> tuple[Pass, Pass]:
+    """Each number once, forward and for dx; for dW both sides are copied with padding, and read a tap."""
+    backward, (kernel_size, channels, out) = Pass(), w.shape
+    if x.needs_grad:
+        backward += launch(y, w, x)
+    if w.needs_grad:
+        splits, run = conv1d_tensor_cores.runs_of_taps(x.shape, w.shape, at)
+        rows, reach = splits * run, (kernel_size - 1) * at.dilation
+        partial = w.sums(splits, channels, out) if splits > 1 else w.like(channels, out)
+        tap = launch(x.like(rows, channels), x.like(rows, out), partial)
+        backward += launch(x, x.like(rows + reach, channels)) + launch(y, y.like(rows, out))
+        backward += tap.times(kernel_size)
+        backward += launch(w.sums(splits, *w.shape), w) if splits > 1 else Pass()
+    if bias is not None and bias.needs_grad:
+        backward += column_sums(y.rows())
     return launch(x, w, bias, y), backward
 
 

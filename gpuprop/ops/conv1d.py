@@ -14,7 +14,7 @@ from ..backend.half import is_half
 from ..backprop import Context
 from ..op import Op
 from ..tensors import Tensor
-from . import conv1d_depthwise, conv1d_kernels, conv1d_products, conv1d_rows
+from . import conv1d_rows, conv1d_ways
 from .cast import as_weight
 from .operands import data_of
 from .windows import Geometry, Padding, geometry_of
@@ -35,9 +35,10 @@ class Conv1d(Op):
     def forward(ctx: Context, x: Array, weight: Array, bias: Array | None, *, geometry: Geometry) -> Array:
         xp = get_xp(x, weight)
         x, weight = xp.ascontiguousarray(x), xp.ascontiguousarray(weight.transpose(1, 2, 0))
-        ctx.save(x, weight, geometry)
-        if kernels.usable(x) and x.size:
-            return _way(x, weight, geometry).forward(x, weight, bias, geometry)
+        way = conv1d_ways.way_of(x, weight, geometry) if kernels.usable(x) and x.size else None
+        ctx.save(x, weight, geometry, way)
+        if way is not None:
+            return way.forward(x, weight, bias, geometry)
         wide_x, wide_weight, bias = _wide(x), _wide(weight), None if bias is None else _wide(bias)
         if conv1d_rows.suits(x, weight, geometry):
             return conv1d_rows.forward(wide_x, wide_weight, bias, geometry).astype(x.dtype, copy=False)
@@ -46,11 +47,11 @@ class Conv1d(Op):
 
     @staticmethod
     def backward(ctx: Context, dy: Array) -> tuple[Array | None, ...]:
-        x, weight, geometry = ctx.saved
+        x, weight, geometry, way = ctx.saved
         need_x, need_weight, need_bias = ctx.needs_grad
         dy = get_xp(dy).ascontiguousarray(dy)
-        if kernels.usable(dy) and dy.size:
-            return _by_kernels(ctx, dy, x, weight, geometry)
+        if way is not None and kernels.usable(dy) and dy.size:
+            return _by_kernels(ctx, dy)
         if conv1d_rows.suits(x, weight, geometry):
             wide, shape = _wide(dy), weight.shape
             dx = conv1d_rows.backward_input(wide, x.shape, _wide(weight), geometry) if need_x else None
@@ -66,19 +67,12 @@ class Conv1d(Op):
         return tuple(g if g is None else g.astype(x.dtype, copy=False) for g in grads)
 
 
-def _way(x: Array, weight: Array, at: Geometry) -> Any:
-    """The module that computes on x (B, L, channels) with weight (K, C, O), where kernels can be launched."""
-    ways = (conv1d_products, conv1d_depthwise)
-    return next((way for way in ways if way.suits(x, weight, at)), conv1d_kernels)
-
-
-def _by_kernels(
-    ctx: Context, dy: Array, x: Array, weight: Array, at: Geometry
-) -> tuple[Array | None, Array | None, Array | None]:
+def _by_kernels(ctx: Context, dy: Array) -> tuple[Array | None, Array | None, Array | None]:
     """The gradients; those of weight and bias in the optimizer's memory, where it is there and fits."""
+    x, weight, at, way = ctx.saved
     into_weight = _memory(ctx, 1, x, (1, 2, 0))
     into_bias = _memory(ctx, 2, x, (0,))
-    way, into = _way(x, weight, at), (into_weight, into_bias)
+    into = into_weight, into_bias
     dx, dweight, dbias = way.backward(dy, x, weight, at, ctx.needs_grad, into)
     if into_weight is not None:
         return dx, ctx.destination(1), dbias

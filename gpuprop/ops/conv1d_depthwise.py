@@ -30,6 +30,9 @@ def suits(x: Array, weight: Array, at: Geometry) -> bool:
     return fits(x.shape, weight.shape, x.dtype.itemsize, at) and aligned(x)
 
 
+possible = suits
+
+
 def fits(shape: tuple[int, ...], filters: tuple[int, ...], itemsize: int, at: Geometry) -> bool:
     """Whether the kernels are made for x (B, L, C) and weight (K, C / groups, O) of these shapes: one filter
     a channel, stride 1, channels in whole packs of 16 bytes, and so many taps."""

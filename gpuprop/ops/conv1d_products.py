@@ -35,10 +35,15 @@ def suits(x: Array, weight: Array, at: Geometry) -> bool:
     return is_cupy(x) and pays(x.shape, weight.shape, at)
 
 
+def possible(x: Array, weight: Array, at: Geometry) -> bool:
+    """Whether products can do it: with dilation, and with groups, a window is not one run of memory."""
+    return at.groups == 1 and (at.dilation == 1 or weight.shape[0] == 1)
+
+
 def pays(shape: tuple[int, ...], filters: tuple[int, ...], at: Geometry) -> bool:
     """Whether products are the faster way on a GPU for x (B, L, channels), weight (K, C, O) of these shapes:
     from 16 channels and outputs and 4 million multiplications on. The others are the kernels': with dilation,
-    and with groups, a window is not one run of memory; and small ones take one launch there."""
+    and with groups, a window is not one run of memory; and small ones take one launch there (estimated)."""
     kernel_size, channels, out = filters
     if at.groups > 1 or (at.dilation > 1 and kernel_size > 1):
         return False
@@ -69,15 +74,26 @@ def backward(
 ) -> tuple[Array | None, Array | None, Array | None]:
     """The gradients of x, weight and bias, the last two in `into` where it has memory; None if not wanted."""
     need_x, need_weight, need_bias = needs_grad
-    taps, each = rows_of(x.shape[1], weight.shape[0], at)
-    flat = gradients = dy.reshape(-1, dy.shape[2])
-    if (need_x or need_weight) and (taps > 1 or dy.shape[1] < each):
-        gradients = padded(dy, taps - 1, each, 0, rows_with_padding(len(x), taps, each)[1])
+    flat = dy.reshape(-1, dy.shape[2])
+    gradients = _gradients(dy, x, weight, at) if need_x or need_weight else flat
     return (
         _backward_input(gradients, x, weight, at) if need_x else None,
         _backward_weight(gradients, x, weight, at, into[0]) if need_weight else None,
         column_sums(flat, into[1]) if need_bias else None,
     )
+
+
+def backward_weight(dy: Array, x: Array, weight: Array, at: Geometry, into: Array | None = None) -> Array:
+    """dweight (K, C, O), in `into` if given."""
+    return _backward_weight(_gradients(dy, x, weight, at), x, weight, at, into)
+
+
+def _gradients(dy: Array, x: Array, weight: Array, at: Geometry) -> Array:
+    """dy as rows of texts after taps - 1 rows of zeros."""
+    taps, each = rows_of(x.shape[1], weight.shape[0], at)
+    if taps == 1 and dy.shape[1] == each:
+        return dy.reshape(-1, dy.shape[2])
+    return padded(dy, taps - 1, each, 0, rows_with_padding(len(x), taps, each)[1])
 
 
 def _backward_input(gradients: Array, x: Array, weight: Array, at: Geometry) -> Array:

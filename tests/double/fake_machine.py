@@ -235,7 +235,7 @@ class Graph:
 
 
 class Device:
-    attributes = {"MaxSharedMemoryPerBlockOptin": 227 << 10}  # noqa: RUF012
+    attributes = {"MaxSharedMemoryPerBlockOptin": 227 << 10, "ComputeCapabilityMajor": 9}  # noqa: RUF012
 
     def __init__(self, index: int = 0) -> None:
         self.id = index

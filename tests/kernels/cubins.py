@@ -54,10 +54,11 @@ class Cubins:
         found = [CompiledKernel(**entry) for entry in json.loads(told.read_text())]
         return CompiledInfo(cubin.read_bytes(), found, "")
 
-    def wide_accesses(self, name, arch):
-        """{kernel: how often it loads (LDG) and stores (STG) 16 bytes of global memory at a time}."""
+    def instructions(self, name, arch):
+        """{kernel: how often it loads (LDG) and stores (STG) 16 bytes of global memory at a time, copies them
+        to shared memory (LDGSTS), multiplies on tensor cores (HMMA) and loads for these (LDSM)}."""
         info = self.compiled(name, arch)
-        counts = self.folder / f"{name}.{arch}.wide.json"
+        counts = self.folder / f"{name}.{arch}.instructions.json"
         with (self.folder / f"{name}.{arch}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not counts.exists():
@@ -74,10 +75,11 @@ def nvdisasm():
 
 
 def disassembled(cubin):
-    """{symbol: {"LDG": loads of 16 bytes, "STG": stores}}"""
+    """{symbol: {"LDG": loads of 16 bytes, ...}}, as `Cubins.instructions` counts them."""
     listing = subprocess.run([nvdisasm(), "-c", cubin], capture_output=True, text=True, check=True).stdout
     parts = re.split(r"^\s*\.section\s+\.text\.([\w$.]+)", listing, flags=re.MULTILINE)
-    wide = r"\b(LDG|STG)\.E\S*\.128"
+    counted = r"\b(LDG|STG|LDGSTS)\.E\S*\.128|\b(HMMA|LDSM)\."
     return {
-        symbol: Counter(re.findall(wide, code)) for symbol, code in zip(parts[1::2], parts[2::2], strict=True)
+        symbol: Counter(wide or matrix for wide, matrix in re.findall(counted, code))
+        for symbol, code in zip(parts[1::2], parts[2::2], strict=True)
     }

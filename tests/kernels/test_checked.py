@@ -10,7 +10,13 @@ import pytest
 from gpuprop.backend.device import get_device, use_device
 from gpuprop.backend.instantiations import C_TYPES
 from gpuprop.backend.random import manual_seed
-from gpuprop.cli.kernel_cases import adam, conv1d_relu_max_products, recurrent_sequence, sparse_adam
+from gpuprop.cli.kernel_cases import (
+    adam,
+    conv1d_relu_max_products,
+    conv1d_tensor_cores,
+    recurrent_sequence,
+    sparse_adam,
+)
 from gpuprop.ops import activation_kernels
 from gpuprop.ops.conv1d import conv1d
 from gpuprop.ops.conv1d_relu_max import conv1d_relu_max
@@ -206,6 +212,7 @@ CASES = {
         dtype, 9, 11, 5, [(5, 3), (4, 2), (3, 14), (2, 1), (7, 2)]
     ),
     "conv1d-relu-max-products": conv1d_relu_max_products,
+    "conv1d-tensor-cores": conv1d_tensor_cores,
     "embedding-plain": lambda dtype: look_up(dtype, 45),
     "embedding-packs": lambda dtype: look_up(dtype, 136),
     "layer-norm-plain": lambda dtype: normalize(dtype, 37),

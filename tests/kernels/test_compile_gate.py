@@ -31,6 +31,7 @@ LEAST_WARPS = (
     (r"attention_", 16),  # one block multiplies while another loads
     (r"conv1d_(forward|backward_input|backward_weight)<", 16),  # the same
     (r"conv1d_relu_max_(forward|backward_weight)<", 16),  # the same, and loads ahead into registers
+    (r"conv1d_tensor_cores<", 16),  # 64 sums a lane; what it copies next is on its way without registers
     (r"conv1d_depthwise_forward", 12),  # a window of K rows in registers, and four rows on their way
     (r"conv1d_depthwise_backward", 8),  # a window of two texts and K sums, and four rows on their way
     (NORM + r"backward_warp<(float, .*, 8|__.*, 4)>", 8),  # 32 numbers a lane of x, dy and both sums

@@ -65,10 +65,24 @@ def test_16_bytes_at_a_time(kernel, arch, cubins):
     if nvdisasm() is None:
         pytest.skip("no nvdisasm: pip install nvidia-cuda-nvdisasm")
     file, name = kernel
-    wide = cubins.wide_accesses(file, arch)[name]
+    wide = cubins.instructions(file, arch)[name]
     loads, stores, *_ = HOT[kernel]
     assert wide["LDG"] >= loads
     assert wide["STG"] >= stores
+
+
+@pytest.mark.parametrize("arch", QUICK)
+def test_a_convolution_on_tensor_cores(arch, cubins):
+    """Four by four products for each half of a step, operands four matrices at a time, copies and stores of
+    16 bytes."""
+    if nvdisasm() is None:
+        pytest.skip("no nvdisasm: pip install nvidia-cuda-nvdisasm")
+    for name, found in cubins.instructions("conv1d_tensor_cores.cu", arch).items():
+        one_by_one = name.endswith("<float, true>")  # weights that no instruction turns
+        assert found["HMMA"] == 32, name
+        assert found["LDSM"] == (8 if one_by_one else 12), name
+        assert found["LDGSTS"] >= 10, name
+        assert found["STG"] >= 1, name
 
 
 @pytest.mark.parametrize("arch", QUICK)
