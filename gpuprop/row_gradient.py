@@ -9,6 +9,7 @@ import numpy as np
 
 from .backend import kernels, table_rows
 from .backend.arrays import Array, get_xp, to_host
+from .backend.table_rows_on_host import set_rows
 
 
 class RowGradient:
@@ -30,6 +31,8 @@ class RowGradient:
             )
         self.ids, self.values, self.shape, self.skip = ids, values, (int(shape[0]), int(shape[1])), skip
         self._sorted: tuple[Array, Array] | None = None
+        self._summed: RowGradient | None = None
+        self._each_once = False  # each id occurs once, and counts
 
     @property
     def dtype(self) -> Any:
@@ -52,20 +55,31 @@ class RowGradient:
 
     def coalesce(self) -> RowGradient:
         """The same with each id once, in rising order. On a GPU it waits: how many there are, the host must
-        know."""
+        know. Computed once."""
+        if self._each_once:
+            return self
+        if self._summed is None:
+            self._summed = self._sums()
+        return self._summed
+
+    def _sums(self) -> RowGradient:
         xp = get_xp(self.values)
         counts = (self.ids >= 0) & (self.ids < self.shape[0])
         if self.skip is not None:
             counts &= self.ids != self.skip
-        ids, places = xp.unique(self.ids[counts], return_inverse=True)
-        values, given = xp.zeros((ids.size, self.shape[1]), self.dtype), self.values[counts]
+        if xp is np and counts.all():
+            ids, given = self.ids, self.values
+        else:
+            ids, given = self.ids[counts], self.values[counts]
+        ids, places = xp.unique(ids, return_inverse=True)
+        values = xp.zeros((ids.size, self.shape[1]), self.dtype)
         if table_rows.usable(values, places):
             table_rows.add_rows(values, places, given)
-        elif ids.size:
-            order = np.argsort(places, kind="stable")
-            starts = np.searchsorted(places[order], np.arange(ids.size))
-            np.add.reduceat(given[order], starts, axis=0, out=values)
-        return RowGradient(ids, values, self.shape)
+        else:
+            set_rows(values, places, given)
+        found = RowGradient(ids, values, self.shape)
+        found._each_once = True
+        return found
 
     def to_dense(self) -> Array:
         """The whole table (V, D)."""
@@ -79,8 +93,10 @@ class RowGradient:
 
     def changed(self, change: Callable[[Array], Array]) -> RowGradient:
         """With change(values), which must be linear where ids occur more than once."""
+        if self._summed is not None:
+            return self._summed.changed(change)
         found = RowGradient(self.ids, change(self.values), self.shape, self.skip)
-        found._sorted = self._sorted
+        found._sorted, found._each_once = self._sorted, self._each_once
         return found
 
     def scaled(self, factor: Array) -> RowGradient:

@@ -13,6 +13,7 @@ from ..backend.arrays import Array, get_xp
 from ..backend.buffers import empty, zeros
 from ..backend.gemm import matmul as product
 from ..backend.half import is_half, wide
+from ..backend.table_rows_on_host import rows_of
 from ..backend.threads import over_rows
 from ..backprop import Context
 from ..errors import ShapeError
@@ -22,7 +23,6 @@ from . import conv1d_relu_max_kernels
 from .cast import as_weight
 from .conv1d import conv1d
 from .elementwise import relu
-from .embedding import rows_of
 from .masks import real_tokens
 from .operands import data_of
 from .pooling import first_place, max_over_time

@@ -15,11 +15,11 @@ import numpy as np
 from ..backend.arrays import Array, get_xp, is_cupy
 from ..backend.buffers import contiguous, empty, zeros
 from ..backend.recording import recording
+from ..backend.table_rows_on_host import rows_of
 from ..backprop import Context
 from ..errors import ShapeError
 from ..op import Op
 from ..tensors import Tensor
-from .embedding import rows_of
 from .operands import beside, data_of
 
 

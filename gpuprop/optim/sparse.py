@@ -14,7 +14,7 @@ from ..backend.threads import over_rows
 from ..row_gradient import RowGradient
 from .adam import Adam
 from .arena import Arena
-from .optimizer import PASSES
+from .optimizer import CHUNK, PASSES
 
 TYPES = ("float32", "float64")
 
@@ -82,12 +82,16 @@ class SparseAdam(Adam):
     def _update_rows(
         self, group: dict[str, Any], rows: RowGradient, tables: list[Array], start: int, stop: int
     ) -> None:
-        """Of the rows in the gradient those numbered start..stop. tables: weights and both moments."""
-        ids, g = rows.ids[start:stop], rows.values[start:stop].reshape(-1)
-        p, *moments = (table[ids].reshape(-1) for table in tables)
-        self.update(group, p, g, moments, np.empty_like(p))
-        for table, new in zip(tables, (p, *moments), strict=True):
-            table[ids] = new.reshape(rows.values[start:stop].shape)
+        """Of the rows in the gradient those numbered start..stop, some at a time. tables: weights and both
+        moments."""
+        size = max(1, CHUNK // rows.shape[1])
+        for i in range(start, stop, size):
+            part = slice(i, min(i + size, stop))
+            ids, g = rows.ids[part], rows.values[part].reshape(-1)
+            p, *moments = (table[ids].reshape(-1) for table in tables)
+            self.update(group, p, g, moments, np.empty_like(p))
+            for table, new in zip(tables, (p, *moments), strict=True):
+                table[ids] = new.reshape(len(ids), rows.shape[1])
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         super().load_state_dict(saved)

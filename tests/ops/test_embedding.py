@@ -5,7 +5,7 @@ import pytest
 
 import gpuprop as gp
 from gpuprop import nn
-from gpuprop.ops.embedding import set_rows, sorting
+from gpuprop.backend.table_rows_on_host import set_rows, sorting
 
 
 def ids_of(kind, rows, count):
