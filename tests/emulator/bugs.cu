@@ -131,6 +131,12 @@ template <bool fixed> __global__ void uninitialised_shared(const float* x, float
   y[threadIdx.x] = tile[63 - threadIdx.x];  // BUG uninitialised_shared
 }
 
+template <bool fixed> __global__ void never_written_shared(const float* x, float* y) {
+  __shared__ float tile[64];
+  if constexpr (fixed) tile[threadIdx.x] = x[threadIdx.x];
+  y[threadIdx.x] = tile[threadIdx.x];  // BUG never_written_shared
+}
+
 template <bool fixed> __global__ void no_barrier_after_load(const float* x, float* y) {
   __shared__ float tile[64];
   tile[threadIdx.x] = x[threadIdx.x];  // BUG no_barrier_after_load

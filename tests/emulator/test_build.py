@@ -76,7 +76,7 @@ UNSUPPORTED = {
     "barriers": ("", "libcu\\+\\+"),
 }
 INCLUDES = {
-    "cooperative groups": "#include <cooperative_groups/reduce.h>",
+    "cooperative groups": "#include <cooperative_groups/memcpy_async.h>",
     "CUB": "#include <cub/cub.cuh>",
     "TMA": "#include <cuda/ptx>",
     "barriers": "#include <cuda/barrier>",
@@ -107,12 +107,18 @@ def test_what_is_not_emulated_names_the_way_out(feature: str) -> None:
     [
         ("y[0] = __cluster_map_shared_multicast(y, 1).x;", "these functions of clusters are not emulated"),
         ("y[0] = tex1Dfetch<int>(0, 0);", "textures and surfaces are not emulated"),
-        ("k<<<1, 1>>>(y);", r"launches from kernels \(<<<...>>>\) are not emulated"),
+        ("k<<<1, 1>>>(y);", r"launches \(<<<...>>>\) are not emulated: leave main\(\) [^:]*, or"),
     ],
 )
 def test_names_of_what_is_not_emulated(line: str, what: str) -> None:
-    with pytest.raises(BuildError, match=rf"k.cu:1(.|\n)*{what}: keep it behind #ifndef GPUPROP_EMULATOR"):
+    with pytest.raises(BuildError, match=rf"k.cu:1(.|\n)*{what}:? keep it behind #ifndef GPUPROP_EMULATOR"):
         emulator.load(f'extern "C" __global__ void k(int* y) {{ {line} }}', "k.cu")
+
+
+@needs_compiler
+def test_shuffles_of_old_tutorials() -> None:
+    with pytest.raises(BuildError, match=r"k.cu:1(.|\n)*since CUDA 9 .*__shfl_down_sync\(0xffffffff, value,"):
+        emulator.load('extern "C" __global__ void k(float* y) { *y += __shfl_down(*y, 1); }', "k.cu")
 
 
 @needs_compiler

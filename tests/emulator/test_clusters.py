@@ -167,7 +167,7 @@ def test_where_the_attribute_may_stand_and_what_is_not_emulated() -> None:
         y = np.zeros(blocks, np.uint32)
         module.launch(name, blocks, 1, (y,))
         assert (y == blocks).all()
-    tile = "#include <cooperative_groups.h>\n__global__ void k() { cooperative_groups::this_grid(); }"
+    tile = "#include <cooperative_groups.h>\n__global__ void k() { cooperative_groups::this_multi_grid(); }"
     with pytest.raises(BuildError, match=r"k.cu:2(.|\n)*these parts of cooperative groups are not emulated"):
         emulator.load(tile, "k.cu")
     hidden = '#define PAIR __cluster_dims__(2)\nextern "C" __global__ void PAIR k(int* y) { y[0] = 1; }'

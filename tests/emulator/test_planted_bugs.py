@@ -48,6 +48,7 @@ BUGS: dict[str, tuple[str, int, int, Callable[[], tuple[Any, ...]], int]] = {
     "local_of_another_thread": ("out of bounds", 1, 32, lambda: (out(32),), 0),
     "in_a_header": ("out of bounds", 1, 32, lambda: (x(32), out(32), i32(32)), 0),
     "tile_past_end": ("out of bounds", 1, 32, lambda: (np.ones((16, 16), np.float16), out(32)), 0),
+    "never_written_shared": ("uninitialised shared memory", 1, 64, lambda: (x(64), out(64)), 0),
     "uninitialised_shared": ("uninitialised shared memory", 1, 64, lambda: (x(64), out(64)), 0),
     "no_barrier_after_load": ("race", 1, 64, lambda: (x(64), out(64)), 0),
     "no_barrier_before_reuse": ("race", 1, 64, lambda: (x(256), out(64), i32(256)), 0),

@@ -17,16 +17,26 @@ from gpuprop.backend.emulator.toolchain import Toolchain
 from gpuprop.errors import BuildError
 
 NAMES_FILE = "kernel-names"  # the compiler's name for the lines that mention the wanted kernels
-# Names the shim does not have, and what they belong to.
-_NOT_EMULATED = (
-    (r"'__cluster\w+' was not declared", "these functions of clusters"),
+# What a compiler says of names and forms that the shim does not have, and what to do.
+_REMEDIES = (
+    (r"'__cluster\w+' was not declared", f"these functions of clusters are not emulated: {source.TWIN}"),
     (
-        r"'[^']+' (?:is not a member of|has not been declared in|in namespace) '(?:cooperative_groups|cg)|"
-        r"'class cooperative_groups::\w+' has no member",
-        "these parts of cooperative groups",
+        r"'[^']+' (?:is not a member of|has not been declared in|in namespace) "
+        r"'(?:\{anonymous\}::)?(?:cooperative_groups|cg)|"
+        r"'class cooperative_groups::\w+(?:<[^']*>)?' has no member",
+        f"these parts of cooperative groups are not emulated: {source.TWIN}",
     ),
-    (r"'(?:tex|surf)\w+' was not declared", "textures and surfaces"),
-    (r"expected primary-expression before '<' token", "launches from kernels (<<<...>>>)"),
+    (r"'(?:tex|surf)\w+' was not declared", f"textures and surfaces are not emulated: {source.TWIN}"),
+    (
+        r"'__(?:shfl|shfl_up|shfl_down|shfl_xor|any|all|ballot)'(?: was not declared|$)",
+        "since CUDA 9 these end in _sync and take the mask of the lanes first: "
+        "__shfl_down_sync(0xffffffff, value, distance)",
+    ),
+    (
+        r"expected (?:primary-)?expression(?: before '<' token)?$",
+        "launches (<<<...>>>) are not emulated: leave main() and other host code out, as Python launches the "
+        f"kernels, or {source.TWIN}",
+    ),
 )
 SOURCE = "/kernel-source"  # stands before relative file names in debug information
 
@@ -117,9 +127,9 @@ def _explain(errors: str, job: Job) -> str:
     noise = ("compilation terminated", f"In file included from {own}", "                 from <command-line>")
     shown = "\n".join(line for line in errors.splitlines() if not line.startswith(noise))
     hints = [
-        f"\n{what} are not emulated: {source.TWIN}"
-        for pattern, what in _NOT_EMULATED
-        if re.search(pattern, errors) and ("<<<" not in what or "<<<" in job.text.text)
+        f"\n{remedy}"
+        for pattern, remedy in _REMEDIES
+        if re.search(pattern, errors, flags=re.MULTILINE) and ("<<<" not in remedy or "<<<" in job.text.text)
     ]
     return f"{job.filename}: the kernels do not compile:\n{shown}{''.join(hints)}"
 

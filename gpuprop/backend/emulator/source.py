@@ -19,7 +19,7 @@ TWIN = "keep it behind #ifndef GPUPROP_EMULATOR, with a twin in plain CUDA C++ i
 # Headers of what is not emulated. Including one is an error at that line, unless the line is compiled out.
 _UNSUPPORTED = (
     (
-        r"cooperative_groups/.*",
+        r"cooperative_groups/(?!(?:reduce|scan)\.h$).*",
         "this part of cooperative groups is not emulated: use the _sync shuffles, or",
     ),
     (r"(cub|thrust)/.*", "CUB and Thrust are not emulated: write the reduction or scan with shuffles, or"),
@@ -77,6 +77,7 @@ def rewrite(source: str, filename: str, include: Iterable[str] = ()) -> Rewritte
     body, clustered = launch_bounds.add_cluster_dims(body, blank_comments(body))
     # C linkage would clash with the C library (a kernel called `index`); the namespace has none anyway.
     body = re.sub(r'\bextern\s+"C"', 'extern "C++"', body)
+    body = re.sub(r"\bstatic(\s+)(?=__shared__\b)", r"\1", body)  # __shared__ is a `static` here
     text = f'namespace {{\n#line 1 "{_quoted(filename)}"\n{body}\n}}\n'
     return Rewritten(text, kernels, bounded, clustered, reader.files)
 

@@ -1,4 +1,4 @@
-// Of cooperative groups, those of a whole block and of a cluster.
+// Of cooperative groups, those of a whole block, of a cluster and of the grid; tiles.h has those inside a warp.
 #pragma once
 
 namespace cooperative_groups {
@@ -45,6 +45,28 @@ class cluster_group {
 };
 inline cluster_group this_cluster() { return {}; }
 
+class grid_group {
+ public:
+  static constexpr bool is_valid() { return false; }  // not launched so that all its blocks run side by side
+  template <class T = void>
+  void sync() const {
+    static_assert(!sizeof(T*), "a barrier of the whole grid is not emulated: split the kernel there, in two launches");
+  }
+  static unsigned long long thread_rank() {
+    return block_rank() * thread_block::num_threads() + thread_block::thread_rank();
+  }
+  static unsigned long long block_rank() {
+    return (blockIdx.z * 1ull * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
+  }
+  static unsigned long long num_blocks() { return gridDim.x * 1ull * gridDim.y * gridDim.z; }
+  static unsigned long long num_threads() { return num_blocks() * thread_block::num_threads(); }
+  static unsigned long long size() { return num_threads(); }
+  static dim3 group_dim() { return dim_blocks(); }
+  static dim3 dim_blocks() { return {gridDim.x, gridDim.y, gridDim.z}; }
+  static dim3 block_index() { return thread_block::group_index(); }
+};
+inline grid_group this_grid() { return {}; }
+
 inline void sync(const thread_block& group, GPE_PLACE) { group.sync(file, line); }
 inline void sync(const cluster_group& group, GPE_PLACE) { group.sync(file, line); }
 template <class Group>
@@ -52,3 +74,5 @@ unsigned thread_rank(const Group& group) {
   return group.thread_rank();
 }
 }  // namespace cooperative_groups
+
+#include <gpuprop_emulator/tiles.h>

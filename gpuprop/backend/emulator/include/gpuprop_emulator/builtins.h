@@ -23,8 +23,9 @@
 #define __maxnreg__(...)
 #define __forceinline__ inline __attribute__((always_inline))
 #define __align__(n) __attribute__((aligned(n)))
-#define __shared__ \
-  static  // one copy is enough: one block runs at a time, and what others of a cluster hold is set aside. The builder reads its range from the symbol table.
+// One copy is enough: one block runs at a time, and what others of a cluster hold is set aside. The builder reads its
+// range from the symbol table. Without `used` the compiler takes a variable that nobody writes for zeros.
+#define __shared__ static __attribute__((used))
 
 #define GPUPROP_EMULATOR 1
 
