@@ -221,6 +221,18 @@ template <bool fixed> __global__ void no_threadfence(const float* x, float* part
   if (threadIdx.x == 0) *y = sum;
 }
 
+// As the programming guide adds a type that atomicAdd does not take.
+template <bool fixed> __global__ void compare_and_swap_loop(const float* x, float* y) {
+  unsigned* const address = reinterpret_cast<unsigned*>(y);
+  unsigned old, assumed;
+  if (fixed) old = *static_cast<volatile unsigned*>(address);
+  else old = *address;  // BUG compare_and_swap_loop
+  do {
+    assumed = old;
+    old = atomicCAS(address, assumed, __float_as_uint(x[threadIdx.x] + __uint_as_float(assumed)));  // BUG compare_and_swap_loop
+  } while (assumed != old);
+}
+
 template <bool fixed> __global__ void read_beside_atomics(const float* x, float* y) {
   __shared__ float sum;
   if (threadIdx.x == 0) sum = 0;

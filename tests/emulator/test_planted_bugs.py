@@ -60,6 +60,7 @@ BUGS: dict[str, tuple[str, int, int, Callable[[], tuple[Any, ...]], int]] = {
     "blocks_read_and_write": ("race", 3, 32, lambda: (x(96), out(96)), 0),
     "non_atomic_add": ("race", 3, 32, lambda: (x(96), np.zeros(1, f32)), 0),
     "no_threadfence": ("race", 5, 32, lambda: (x(5), out(5), np.zeros(1, u32), out(1)), 0),
+    "compare_and_swap_loop": ("race", 1, 64, lambda: (x(64), np.zeros(1, f32)), 0),
     "read_beside_atomics": ("race", 1, 64, lambda: (x(64), out(64)), 0),
     "no_async_wait": ("async copy", 1, 32, lambda: (x(128), out(32)), 0),
     "divergent_barrier": ("barrier divergence", 1, 64, lambda: (out(64),), 0),
@@ -159,6 +160,29 @@ def test_the_caller_of_a_header_is_named(bugs: emulator.EmulatedModule) -> None:
     with emulator.options(mode="check"), pytest.raises(emulator.EmulatorError) as caught:
         launch(bugs, "in_a_header", "false")
     assert [Path(caller).name for caller in caught.value.reports[0].callers] == [f"bugs.cu:{call}"]
+
+
+def test_a_race_with_an_atomic_says_so(bugs: emulator.EmulatedModule) -> None:
+    with emulator.options(mode="check"), pytest.raises(emulator.EmulatorError) as caught:
+        launch(bugs, "compare_and_swap_loop", "false")
+    assert (
+        "read of 4 bytes after an atomic by thread (0,0,0), at byte 0 of argument 1 'y': no barrier "
+        in str(caught.value)
+    )
+    assert "(an atomic or a volatile read needs none)" in str(caught.value)
+
+
+def test_an_address_in_a_struct_is_explained() -> None:
+    text = """struct Matrix { float* elements; };
+    extern "C" __global__ void k(Matrix m, float* y) { y[0] = m.elements[0]; }"""
+    module = emulator.load(text, "k.cu")
+    rows = np.zeros(1 << 22, f32)  # far from y: a mapping of its own
+    address = np.array((rows.ctypes.data,), [("elements", "u8")])[()]
+    with (
+        emulator.options(mode="check"),
+        pytest.raises(emulator.EmulatorError, match=r"k.cu:2: out of bounds.*; an array whose address is"),
+    ):
+        module.launch("k", 1, 1, (address, out(1)))
 
 
 def test_the_message_says_what_where_and_who(bugs: emulator.EmulatedModule) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 from gpuprop.backend.emulator import cache
 from gpuprop.backend.emulator.toolchain import Toolchain
 
-_COMMON = ("-std=c++17", "-fPIC", "-g1", "-fno-omit-frame-pointer", "-w")
+# DWARF 4: of version 5 binutils up to 2.40 name the wrong file for the first lines of code.
+_COMMON = ("-std=c++17", "-fPIC", "-g1", "-gdwarf-4", "-fno-omit-frame-pointer", "-w")
 _KERNEL = (
     "-ffp-contract=off",
     "-fno-strict-aliasing",

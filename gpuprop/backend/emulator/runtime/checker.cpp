@@ -108,10 +108,13 @@ std::string describe(const Access& access) { return format("%s of %u bytes", ver
     if (away < distance) distance = away, nearest = &region;
   }
   if (!nearest) stop("out of bounds", place, describe(access) + "; the kernel was given no array");
+  constexpr uintptr_t FAR = 1 << 20;
   stop("out of bounds", place,
-       describe(access) + format(", %zu bytes %s %s (%zu bytes)", static_cast<size_t>(distance),
+       describe(access) + format(", %zu bytes %s %s (%zu bytes)%s", static_cast<size_t>(distance),
                                  a >= nearest->high ? "past the end of" : "before", nearest->name,
-                                 static_cast<size_t>(nearest->high - nearest->low)));
+                                 static_cast<size_t>(nearest->high - nearest->low),
+                                 distance < FAR ? "" : "; an array whose address is in a struct or an array is "
+                                                       "known only where it is passed as an argument, too"));
 }
 
 // `earlier` was made by a thread of some block; what is missing between it and this access depends on where that thread
@@ -127,7 +130,7 @@ std::string race_text(const Access& access, const Region& region, const char* ea
   else
     other = format("block %u", block);
   return describe(access) +
-         format(" after a %s by %s, at byte %zu of %s: ", earlier, other.c_str(),
+         format(" after %s by %s, at byte %zu of %s: ", earlier, other.c_str(),
                 static_cast<size_t>(access.address - region.low), region.name) +
          (same_block          ? "no barrier between them"
           : in_cluster(block) ? "no cluster barrier between them"
@@ -144,7 +147,10 @@ bool relaxed_pair(const Access& access, const Cell& cell, const Region& region) 
 
 void check_order(const Thread& me, Cell& cell, const Access& access, const Region& region, const Place& place) {
   if (!relaxed_pair(access, cell, region) && !ordered_after(me, cell))
-    add_report("race", &me, place, race_text(access, region, "write", cell.write.block, cell.write.thread));
+    add_report("race", &me, place,
+               race_text(access, region, cell.written_atomically ? "an atomic" : "a write", cell.write.block,
+                         cell.write.thread) +
+                   (cell.written_atomically && !access.write ? " (an atomic or a volatile read needs none)" : ""));
   if (!access.write) {
     cell.read_plainly |= access.kind == Kind::plain;
     note_read(me, cell);
@@ -155,7 +161,7 @@ void check_order(const Thread& me, Cell& cell, const Access& access, const Regio
   if (!(relaxed && !cell.read_plainly) && !ordered_after_reads(me, cell)) {
     const bool one_lane = __builtin_popcount(cell.reads.lanes) == 1 && cell.reads.warp < SEVERAL;
     const uint32_t thread = one_lane ? cell.reads.warp * 32 + __builtin_ctz(cell.reads.lanes) : NOBODY;
-    add_report("race", &me, place, race_text(access, region, "read", cell.reads.block, thread));
+    add_report("race", &me, place, race_text(access, region, "a read", cell.reads.block, thread));
   }
   note_write(me, cell);
   cell.written_atomically = access.kind == Kind::atomic;
