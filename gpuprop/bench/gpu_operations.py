@@ -1,16 +1,19 @@
 """The operations of the GPU bench, in the order of the table of targets.
 
-Sizes: B sequences or rows, L positions, C channels or classes, F filters, k taps, H hidden, D a vector.
+Sizes: B sequences or rows, L positions, C channels or classes, F filters, k taps, d positions from a tap to
+the next, H hidden, D a vector.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from typing import Any
 
 import gpuprop as gp
 
+from ..ops import conv1d_ways
 from .floors import Cost
 from .gpu_adam import adam_case
 from .gpu_case import FLOOR, GpuCase, Target
@@ -64,8 +67,9 @@ def cross_entropy_cases() -> list[GpuCase]:
     return [case(*s, True) for s in large] + [case(*s, False) for s in small]
 
 
-def convolution(depthwise: bool, backward: bool) -> Operation:
-    """Without padding. PyTorch's fastest is conv2d of one row, channels last; many write conv1d."""
+def convolution(depthwise: bool, backward: bool, dilation: int = 1, way: str | None = None) -> Operation:
+    """Without padding. PyTorch's fastest is conv2d of one row, channels last; many write conv1d. way: ours,
+    of `conv1d_ways.WAYS`, else the one that is taken for these sizes."""
 
     def inputs(s: Sizes, seed: int) -> Named:
         b, length, channels, filters, k = (s[n] for n in ("B", "L", "C", "F", "k"))
@@ -75,31 +79,38 @@ def convolution(depthwise: bool, backward: bool) -> Operation:
             "weight": Normal((filters, k, inner), seed + 1, 1 / math.sqrt(k * inner)),
             "bias": Normal((filters,), seed + 2),
         }
-        return found | ({"dy": Normal((b, length - k + 1, filters), seed + 3)} if backward else {})
+        places = length - (k - 1) * dilation
+        return found | ({"dy": Normal((b, places, filters), seed + 3)} if backward else {})
 
-    def groups(t: Named, axis: int) -> int:
-        return int(t["x"].shape[axis]) if depthwise else 1
+    def options(t: Named, axis: int) -> dict[str, Any]:
+        return {"groups": int(t["x"].shape[axis]) if depthwise else 1, "dilation": dilation}
+
+    def ours(t: Named) -> Any:
+        with contextlib.nullcontext() if way is None else conv1d_ways.using(way):
+            return gp.ops.conv1d(t["x"], t["weight"], t["bias"], **options(t, 2))
 
     def channels_last(torch: Any, t: Named) -> Any:
         x, w = (t[n].permute(CHANNELS_FIRST).unsqueeze(2) for n in ("x", "weight"))
-        y = torch.nn.functional.conv2d(x, w, t["bias"], groups=groups(t, 2))
+        known = options(t, 2) | {"dilation": (1, dilation)}
+        y = torch.nn.functional.conv2d(x, w, t["bias"], **known)
         return y.squeeze(2).permute(CHANNELS_FIRST)
 
     def conv1d(torch: Any, t: Named) -> Any:
-        return torch.nn.functional.conv1d(t["x"], t["weight"], t["bias"], groups=groups(t, 1))
+        return torch.nn.functional.conv1d(t["x"], t["weight"], t["bias"], **options(t, 1))
 
     layouts = dict.fromkeys(("x", "weight", "dy", "y"), CHANNELS_FIRST)
     return Operation(
-        inputs, lambda t: gp.ops.conv1d(t["x"], t["weight"], t["bias"], groups=groups(t, 2)),
-        _plain(channels_last), Form(_plain(conv1d).make, layouts), backward=backward,
+        inputs, ours, _plain(channels_last), Form(_plain(conv1d).make, layouts), backward=backward
     )  # fmt: skip
 
 
 def convolution_cases() -> list[GpuCase]:
-    """Dense, forward alone and with backward; then a text classifier's block; then depthwise."""
+    """Dense, forward alone and with backward, also by our kernel on tensor cores where cuBLAS is taken, and
+    with dilation; then a text classifier's block; then depthwise."""
     passing, stretch = {"eager": 1.3, "channels_last": 1.0}, {"eager": 1.8, "channels_last": 1.2}
     large = {"B": 3072, "L": 202, "C": 128, "F": 384, "k": 3}
     deep = {"B": 64, "L": 128, "C": 512, "F": 1024, "k": 5}
+    wide = {"B": 64, "L": 512, "C": 512, "F": 512, "k": 3, "d": 4}
     dense = [
         _case(
             f"conv1d_{'fb' if back else 'f'}_{precision}", "conv1d dense f / b",
@@ -107,6 +118,17 @@ def convolution_cases() -> list[GpuCase]:
             convolution(False, back), sizes, {"B": 16}, _dense_cost(back), passing, stretch,
         )
         for sizes, precision, back in ((large, "bf16", False), (large, "bf16", True), (deep, "tf32", True))
+    ]  # fmt: skip
+    dense += [
+        _case(
+            name, "conv1d dense f / b", f"forward and backward, {_shape(sizes)}{more}", "bf16",
+            convolution(False, True, sizes.get("d", 1), "tensor_cores"), sizes, {"B": 16}, _dense_cost(True),
+            passing, stretch,
+        )
+        for name, sizes, more in (
+            ("conv1d_own_fb_bf16", large, " bf16, our kernel on tensor cores"),
+            ("conv1d_dilated_bf16", wide, ", dilation 4 bf16"),
+        )
     ]  # fmt: skip
     sizes = {"B": 256, "L": 2048, "C": 512, "F": 512, "k": 4}
     depthwise = [
@@ -128,7 +150,7 @@ def _dense_cost(backward: bool) -> Callable[[Sizes, int], Cost]:
     """Forward x and y; backward x, dy and dx; and the weights."""
 
     def cost(s: Sizes, b: int) -> Cost:
-        places = s["B"] * (s["L"] - s["k"] + 1)
+        places = s["B"] * (s["L"] - (s["k"] - 1) * s.get("d", 1))
         x, y, w = s["B"] * s["L"] * s["C"], places * s["F"], s["k"] * s["C"] * s["F"]
         moved = x + y + w + (2 * x + y + 2 * w if backward else 0)
         return Cost(float(b * moved), 2.0 * places * w * (3 if backward else 1))

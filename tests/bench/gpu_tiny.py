@@ -16,8 +16,9 @@ TINY: dict[str, dict[str, Any]] = {
     **{f"cross_entropy_{n}": {"B": 4, "C": 300} for n in (32000, 131072, 262144)},
     **{
         f"conv1d_{n}": {"B": 2, "L": 9, "C": 8, "F": 16, "k": 3}
-        for n in ("f_bf16", "fb_bf16", "fb_tf32")
+        for n in ("f_bf16", "fb_bf16", "fb_tf32", "own_fb_bf16")
     },
+    "conv1d_dilated_bf16": {"B": 2, "L": 13, "C": 8, "F": 16},
     **{f"depthwise_{n}": {"B": 2, "L": 9, "C": 16, "F": 16} for n in ("f", "fb")},
     "text_cnn_block": {"B": 3, "L": 9, "C": 8, "F": 6},
     "adam_clip": {"n": 1000},

@@ -3,7 +3,8 @@
     python tests/gpu/experiments.py --out runs/experiments.json
 
     products in a graph     are ours legal there, and right; is CuPy's own refused?
-    convolution             our kernel, k products side by side (polyphase) and one product of copied windows
+    convolution             every way we have (`conv1d_ways.WAYS`), forward and backward, in three precisions,
+                            with dilation too; and one product of copied windows
     cross-entropy           right against float64, and its bandwidth against that of a copy
     nodes                   microseconds that one more launch costs a graph
     recurrence              microseconds a time step of a GRU, forward and backward, as one graph: all times
@@ -29,18 +30,21 @@ import numpy as np
 import gpuprop as gp
 from gpuprop.backend import gemm
 from gpuprop.backend.cuda_setup import import_cupy
-from gpuprop.ops import conv1d_kernels, conv1d_products, persistent_kernels, persistent_sizes
+from gpuprop.ops import conv1d_ways, persistent_kernels, persistent_sizes
 from gpuprop.ops.windows import Geometry
 
 SAMPLES = 30
-# (sequences, length, channels, filters, kernel) of a text classifier, of one with large batches, and of a
-# convolutional encoder, narrow and wide
+# (sequences, length, channels, filters, kernel, dilation) of a text classifier, of one with large batches, of
+# a convolutional encoder, narrow and wide, and of one that sees far
 CONVOLUTIONS = (
-    (50, 40, 300, 100, 3),
-    (3072, 64, 128, 384, 3),
-    (64, 128, 256, 512, 3),
-    (64, 128, 512, 1024, 5),
+    (50, 40, 300, 100, 3, 1),
+    (3072, 64, 128, 384, 3, 1),
+    (64, 128, 256, 512, 3, 1),
+    (64, 128, 512, 1024, 5, 1),
+    (64, 128, 256, 512, 3, 4),
 )
+# how numbers are stored, and what `gp.set_matmul_precision` is told
+PRECISIONS = {"fp16": ("float16", "highest"), "tf32": ("float32", "high"), "fp32": ("float32", "highest")}
 LOSSES = ((8192, 32000), (65536, 1024), (1 << 20, 16))
 # (sequences, times, hidden)
 RECURRENT = ((64, 50, 64), (64, 50, 128), (64, 50, 256), (64, 50, 384), (64, 50, 512), (512, 50, 256))
@@ -49,7 +53,7 @@ RECURRENT = ((64, 50, 64), (64, 50, 128), (64, 50, 256), (64, 50, 384), (64, 50,
 def seconds(run: Callable[[], Any], samples: int = SAMPLES) -> float:
     """The median of one call by CUDA's clock, each after the one before has ended."""
     cuda = import_cupy().cuda
-    for _ in range(3):
+    for _ in range(min(3, samples)):
         run()
     found = []
     for _ in range(samples):
@@ -104,34 +108,51 @@ def products_in_a_graph(small: bool) -> dict[str, Any]:
 
 
 def convolution(small: bool) -> list[dict[str, Any]]:
-    cupy, found = import_cupy(), []
+    found, before = [], gemm.get_matmul_precision()
     for shape in CONVOLUTIONS:
-        batch, length, channels, filters, kernel = (min(n, 5 + n % 7) for n in shape) if small else shape
-        x, weight = random_array(batch, length, channels), random_array(kernel, channels, filters, seed=1)
-        flat, at = x.reshape(1, -1, channels), Geometry(1, (0, 0), 1, 1)
-        windows = np.lib.stride_tricks.sliding_window_view(flat[0, : 64 + kernel].get(), kernel, axis=0)
-        exact = np.einsum("tck,kcf->tf", windows.astype(np.float64), weight.get().astype(np.float64))
-        y = conv1d_products.forward(flat, weight, None, at)[0]
-        rows = min(len(exact), len(y))
-
-        def copied(x: Any = x, weight: Any = weight, kernel: int = kernel, length: int = length) -> Any:
-            taps = [x[:, k : length - kernel + 1 + k] for k in range(kernel)]
-            stacked = cupy.stack(taps, axis=2).reshape(-1, kernel * x.shape[2])
-            return gemm.matmul(stacked, weight.reshape(-1, weight.shape[2]))
-
-        flops = 2 * batch * length * channels * filters * kernel
-        times = {
-            "kernel": seconds(lambda a=(x, weight, None, at): conv1d_kernels.forward(*a)),
-            "polyphase": seconds(lambda a=(x, weight, None, at): conv1d_products.forward(*a)),
-            "copied windows": seconds(copied),
-        }
-        known = {"shape": [batch, length, channels, filters, kernel]}
-        found.append(
-            {**known, "error_polyphase": error(y[:rows], exact[:rows])}
-            | {f"{name}_us": t * 1e6 for name, t in times.items()}
-            | {f"{name}_tflops": flops / t / 1e12 for name, t in times.items()}
-        )  # fmt: skip
+        *sizes, dilation = (min(n, 5 + n % 7) for n in shape) if small else shape
+        for precision, (dtype, products) in PRECISIONS.items():
+            gemm.set_matmul_precision(products)
+            try:
+                at = Geometry(1, (1, 1), dilation, 1)
+                row = ways_of_convolution(sizes, at, np.dtype(dtype), 1 if small else SAMPLES)
+            finally:
+                gemm.set_matmul_precision(before)
+            found.append({"shape": sizes, "dilation": dilation, "precision": precision, **row})
     return found
+
+
+def ways_of_convolution(sizes: list[int], at: Geometry, dtype: Any, samples: int) -> dict[str, Any]:
+    """Of each way that is possible: the error of its first text, and microseconds forward and backward."""
+    batch, length, channels, filters, kernel = sizes
+    x = random_array(batch, length, channels, dtype=dtype)
+    weight = random_array(kernel, channels, filters, dtype=dtype, seed=1)
+    dy = random_array(batch, at.out_length(length, kernel), filters, dtype=dtype, seed=2)
+    seen = np.pad(x[0].get().astype(np.float64), ((1, 1), (0, 0)))
+    taps = [seen[k * at.dilation : k * at.dilation + dy.shape[1]] for k in range(kernel)]
+    exact = sum(tap @ w for tap, w in zip(taps, weight.get().astype(np.float64), strict=True))
+    row: dict[str, Any] = {"chosen": conv1d_ways.way_of(x, weight, at).__name__.rpartition("conv1d_")[2]}
+    for name, way in conv1d_ways.WAYS.items():
+        if not way.possible(x, weight, at):
+            continue
+
+        def both(way: Any = way) -> Any:
+            return way.backward(dy, x, weight, at, (True, True, False))
+
+        row[name] = {
+            "error": error(way.forward(x, weight, None, at)[0], exact),
+            "forward_us": seconds(lambda way=way: way.forward(x, weight, None, at), samples) * 1e6,
+            "backward_us": seconds(both, samples) * 1e6,
+        }
+
+    def copied() -> Any:
+        padded = import_cupy().pad(x, ((0, 0), (1, 1), (0, 0)))
+        taps = [padded[:, k * at.dilation : k * at.dilation + dy.shape[1]] for k in range(kernel)]
+        windows = import_cupy().stack(taps, axis=2).reshape(-1, kernel * channels)
+        return gemm.matmul(windows, weight.reshape(-1, filters))
+
+    row["copied_windows"] = {"forward_us": seconds(copied, samples) * 1e6}
+    return row
 
 
 def cross_entropy(small: bool) -> list[dict[str, Any]]:
