@@ -29,6 +29,43 @@ embedding_forward(const T* __restrict__ table, const Id* __restrict__ ids, T* __
   }
 }
 
+// What an id is sorted by: `rows` where it is outside the table, or `skip`, so that it comes last.
+template <typename Id> __device__ inline int key_of(Id given, int rows, long long skip) {
+  const long long id = given;
+  return id < 0 || id >= rows || id == skip ? rows : (int)id;
+}
+
+// Stable sort of some thousand ids: keys and order (n,) get each id and its place at its rank, which is how many go before
+// it. A lane a place, 32 a block; every id is compared with every other, warp w of THREADS / 32 taking the 32 ids from 32 w on
+// and every THREADS-th after them. n² comparisons, which a whole GPU has done before one block has walked through n.
+template <typename Id>
+__global__ void __launch_bounds__(THREADS)
+rank_ids(const Id* __restrict__ ids, int* __restrict__ keys, int* __restrict__ order, int n, int rows, long long skip) {
+  __shared__ __align__(16) int others[THREADS / 32][32];
+  __shared__ int counts[THREADS / 32][32];
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, first = blockIdx.x * 32, mine = first + lane;
+  const int key = mine < n ? key_of(ids[mine], rows, skip) : 0;
+  int before = 0;
+  for (int base = warp * 32; base < n; base += THREADS) {
+    others[warp][lane] = base + lane < n ? key_of(ids[base + lane], rows, skip) : 0x7fffffff;
+    __syncwarp();
+    const int bound = base < first ? key + 1 : key;  // equal ids stay in order
+    for (int k = 0; k < 32; k += 4) {
+      const Pack<int, 4> four = load_pack<int, 4>(others[warp] + k);
+      for (int e = 0; e < 4; ++e) before += four.v[e] < bound;
+    }
+    if (base == first)
+      for (int k = 0; k < lane; ++k) before += others[warp][k] == key;
+    __syncwarp();
+  }
+  counts[warp][lane] = before;
+  __syncthreads();
+  if (warp > 0 || mine >= n) return;
+  for (int w = 1; w < THREADS / 32; ++w) before += counts[w][lane];
+  keys[before] = key;
+  order[before] = mine;
+}
+
 constexpr int SORT_THREADS = 1024, SORT_WARPS = SORT_THREADS / 32, DIGITS = 256;
 constexpr unsigned ALL = 0xffffffffu;
 
@@ -71,8 +108,7 @@ sort_ids(const Id* __restrict__ ids, int* keys, int* order, int n, int rows, lon
         int key = 0, digit = -1, place = i;
         if (i < last) {
           if (pass == 0) {
-            const long long id = ids[i];
-            key = id < 0 || id >= rows || id == skip ? rows : (int)id;
+            key = key_of(ids[i], rows, skip);
           } else {
             key = keys_from[i];
             place = order_from[i];

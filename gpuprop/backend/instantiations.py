@@ -106,7 +106,7 @@ def _embedding(value: str, acc: str) -> list[str]:
     backward = [f"{name}<{value}, {acc}, {n}>" for name in names for n in packs]
     # Half types are added up in float32, which atomics on the table could not do.
     atomic = [f"embedding_backward_atomic<{value}, {label}>" for label in labels] if value == acc else []
-    sort = [f"sort_ids<{label}>" for label in labels]
+    sort = [f"{name}<{label}>" for name in ("rank_ids", "sort_ids") for label in labels]
     return [*forward, *backward, f"add_sorted_rows<{value}>", *atomic, *sort]
 
 

@@ -13,12 +13,12 @@ from ..backend import gemm, kernels
 from ..backend.arrays import to_device
 from ..backend.device import get_device
 from ..backend.random import state
+from ..backend.table_rows import radix_sort, rank, sort
 from ..ops import conv1d_ways
 from ..ops.conv1d_products import padded
 from ..ops.conv1d_relu_max import windows_with_tokens
 from ..ops.conv1d_relu_max_products import largest
 from ..ops.dropout import Dropout
-from ..ops.embedding_kernels import sort
 from ..ops.scaled_dot_product_attention import Attention
 from ..ops.windows import Width
 from ..tensors import Parameter, Tensor, tensor
@@ -205,7 +205,16 @@ def embedding(dtype: Any) -> Results:
         y = ops.embedding(ids, table)
         y.backward(values)
         results += [y.data, table.grad, _simple(to_device(ids), to_device(values))]
-    return results
+    return results + _sorted(to_device(rng.integers(-1, 300, 700)), 280)
+
+
+def _sorted(ids: Any, rows: int) -> Results:
+    """Ids and the places they had, by both kernels that sort."""
+    if kernels.usable(ids):
+        return [*rank(ids, rows, 7), *radix_sort(ids, rows, 7)]
+    keys = np.where((ids < 0) | (ids == 7), rows, np.minimum(ids, rows)).astype(np.int32)
+    order = np.argsort(keys, kind="stable").astype(np.int32)
+    return [keys[order], order] * 2
 
 
 def _simple(ids: Any, values: Any) -> Any:

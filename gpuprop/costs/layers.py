@@ -10,6 +10,7 @@ import numpy as np
 
 from ..backend.half import is_half
 from ..backend.instantiations import PACK
+from ..backend.table_rows import RANKED
 from ..ops import activation_kernels, embedding_kernels, layer_norm_kernels
 from ..ops.linear import Linear, MatMul
 from ..ops.residual_layer_norm import packs_of as residual_packs_of
@@ -128,11 +129,17 @@ def embedding(ids: Spec, table: Spec, *, padding_idx: int | None = None, sparse:
     partial = table.sums(chunks, 2, width)
     backward = [
         launch(table),
-        launch(labels, 4 * order.nbytes),
+        sort(labels),
         launch(order, order, y, 2 * touched, partial),
         launch(order, partial, 2 * touched) if chunks > 1 else Pass(),
     ]
     return Cost(forward, both(backward, table.size) if table.needs_grad else Pass())
+
+
+def sort(ids: Spec) -> Pass:
+    """Of ids that are of an integer type: with their places, as int32; by a radix sort to and fro."""
+    both_ways = 1 if ids.size <= RANKED else 2
+    return launch(ids, both_ways * 2 * ids.like(ids.size, dtype=INT).nbytes)
 
 
 def dropout(x: Spec, p: float, **_: Any) -> Cost:

@@ -9,6 +9,7 @@ from functools import partial
 from ..backend.table_rows import CHUNK
 from ..optim.arena import ALIGNED
 from ..optim.norm import MOST_PARTS
+from .layers import sort
 from .measure import INT, LONG, Cost, Pass, Spec, launch
 
 
@@ -30,7 +31,7 @@ def sparse_adam(table: Spec, ids: Spec, *, clip: bool = False) -> Cost:
     labels, order = ids.like(n, dtype=ids.dtype if ids.dtype.kind in "iu" else LONG), ids.like(n, dtype=INT)
     values, chunks = table.like(n, width), math.ceil(n / CHUNK)
     partial_sums, over = table.like(chunks, 2, width), min(table.nbytes, table.like(chunks, width).nbytes)
-    found = launch(labels, 4 * order.nbytes)
+    found = sort(labels)
     if clip:
         found += launch(order, order, values, partial_sums) + launch(order, partial_sums)
         found += Pass(flops=2 * values.size)

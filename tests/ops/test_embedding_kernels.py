@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import gpuprop as gp
-from gpuprop.backend import kernels
+from gpuprop.backend import kernels, table_rows
 from gpuprop.backend.arrays import to_device, to_host
 from gpuprop.ops import embedding_kernels, shapes
 from gpuprop.testing import gradcheck, unavailable
@@ -17,19 +17,34 @@ def kernel_device(device):
     return device
 
 
+SORTS = [table_rows.rank, table_rows.radix_sort]
+
+
+@pytest.mark.parametrize("sort", SORTS)
 @pytest.mark.parametrize("dtype", [np.int64, np.int32])
 @pytest.mark.parametrize(("n", "rows"), [(1, 1), (31, 5), (1500, 200), (1100, 300), (257, 70_000)])
-def test_the_sort_is_stable_for_any_number_of_ids(kernel_device, n, rows, dtype):
+def test_the_sort_is_stable_for_any_number_of_ids(kernel_device, n, rows, dtype, sort):
     """One, two and three passes of eight bits; runs of places with and without a rest."""
     ids = np.random.default_rng(n).integers(0, rows, n).astype(dtype)
-    keys, order = (to_host(a) for a in embedding_kernels.sort(to_device(ids), rows))
+    keys, order = (to_host(a) for a in sort(to_device(ids), rows))
     np.testing.assert_array_equal(order, np.argsort(ids, kind="stable"))
     np.testing.assert_array_equal(keys, np.sort(ids))
 
 
-def test_what_is_outside_or_left_out_comes_last(kernel_device):
+def test_some_thousand_ids_are_ranked(monkeypatch):
+    launched = []
+    for name in ("rank", "radix_sort"):
+        monkeypatch.setattr(table_rows, name, lambda ids, rows, skip, name=name: launched.append(name))
+    monkeypatch.setattr(table_rows, "RANKED", 5)
+    for n in (5, 6):
+        table_rows.sort(np.zeros(n, int), 3)
+    assert launched == ["rank", "radix_sort"]
+
+
+@pytest.mark.parametrize("sort", SORTS)
+def test_what_is_outside_or_left_out_comes_last(kernel_device, sort):
     ids = np.array([3, -1, 0, 9, 2**40, 3, 1])
-    keys, order = (to_host(a) for a in embedding_kernels.sort(to_device(ids), 5, skip=0))
+    keys, order = (to_host(a) for a in sort(to_device(ids), 5, skip=0))
     assert keys.tolist() == [1, 3, 3, 5, 5, 5, 5]
     assert order.tolist() == [6, 0, 5, 1, 2, 3, 4]
 
