@@ -6,12 +6,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
-from ..backend import kernels
+from ..backend import kernels, tensor_cores
 from ..backend.arrays import Array, is_cupy
-from ..backend.gemm import get_matmul_precision
-from ..backend.half import is_half
 from ..backend.instantiations import PACK
 from ..backend.kernel_memory import aligned
 from . import conv1d_products
@@ -28,8 +24,7 @@ def suits(x: Array, weight: Array, width: Width) -> bool:
 def pays(shape: tuple[int, ...], dtype: Any, filters: tuple[int, ...], at: Geometry) -> bool:
     """Whether a product is the faster way on a GPU for x (B, L, C), weight (K, C, F) of these shapes: where
     tensor cores compute it, and it is worth its launches (estimated)."""
-    tensor_cores = is_half(dtype) or (dtype == np.float32 and get_matmul_precision() == "high")
-    return tensor_cores and conv1d_products.pays(shape, filters, at)
+    return tensor_cores.multiply(dtype) and conv1d_products.pays(shape, filters, at)
 
 
 def forward(
