@@ -54,7 +54,7 @@ __device__ inline bool sum_pieces(const int* __restrict__ keys, const T* __restr
   for (long long next = chunk + 1; count == 32; next += 32) {
     const long long first = (next + threadIdx.x % 32) * CHUNK;
     count = __popc(__ballot_sync(ALL, first < n && keys[first] == id));
-#pragma unroll 4
+#pragma unroll 2
     for (int k = 0; k < count; ++k)
       if (c < columns) add_pack(sums, partial + 2 * (next + k) * columns + c);
   }
@@ -108,11 +108,11 @@ sparse_adam(const int* __restrict__ keys, const int* __restrict__ order, const T
             const double* __restrict__ options, const T* __restrict__ norm, T max_norm, const float* __restrict__ scale,
             const bool* __restrict__ skip, long long* steps, unsigned* arrived, int advance) {
   if (skip && *skip) return;
+  __shared__ Step<T> step;
+  if (threadIdx.x == 0) step = take_step(options, 0, true, norm, max_norm, scale, steps, arrived, advance);
   const int tiles = (columns + 32 * N - 1) / (32 * N);
   const long long warp = grid_thread() / 32;
   const int c = column_of<N>(warp, tiles);
-  __shared__ Step<T> step;
-  if (threadIdx.x == 0) step = take_step(options, 0, true, norm, max_norm, scale, steps, arrived, advance);
   T sums[N] = {};
   int id = 0;
   const bool whole = sum_piece<T, N>(keys, order, values, partial, n, rows, columns, warp / tiles, c, sums, id);
@@ -128,11 +128,11 @@ sparse_adam_finish(const int* __restrict__ keys, T* __restrict__ p, T* __restric
                    const T* __restrict__ norm, T max_norm, const float* __restrict__ scale, const bool* __restrict__ skip,
                    long long* steps, unsigned* arrived, int advance) {
   if (skip && *skip) return;
+  __shared__ Step<T> step;
+  if (threadIdx.x == 0) step = take_step(options, 0, true, norm, max_norm, scale, steps, arrived, advance);
   const int tiles = (columns + 32 * N - 1) / (32 * N);
   const long long warp = grid_thread() / 32;
   const int c = column_of<N>(warp, tiles);
-  __shared__ Step<T> step;
-  if (threadIdx.x == 0) step = take_step(options, 0, true, norm, max_norm, scale, steps, arrived, advance);
   T sums[N] = {};
   int id = 0;
   const bool whole = sum_pieces<T, N>(keys, partial, n, rows, columns, warp / tiles, c, sums, id);
