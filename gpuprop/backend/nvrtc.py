@@ -132,10 +132,10 @@ def include_dirs() -> list[Path]:
     for toolkit in filter(None, toolkits):
         if (Path(toolkit) / "include" / "cuda_fp16.h").exists():
             return [Path(toolkit) / "include"]
-    cupy = importlib.util.find_spec("cupy")
-    if cupy is None or cupy.origin is None:
+    package = importlib.util.find_spec("cupy")
+    if package is None or package.origin is None:
         return []
-    return _last(Path(cupy.origin).parent.glob("_core/include/cupy/_cuda/*/cuda_fp16.h"))
+    return _last(Path(package.origin).parent.glob("_core/include/cupy/_cuda/*/cuda_fp16.h"))
 
 
 def libcudacxx() -> list[Path]:

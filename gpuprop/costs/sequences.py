@@ -43,7 +43,7 @@ def _softmax_over_keys(weights: Spec) -> Pass:
     rows, keys = weights.like(*weights.shape[:-1]), weights.like(weights.shape[-1])
     where = rows.like(*rows.shape, dtype=bool)
     ones_and_sums = launch(keys) + launch(weights, keys, rows, flops=2 * weights.size)
-    zeros = launch(rows, where) + launch(0) + launch(weights, rows, weights)
+    zeros = launch(rows, where) + launch(where, rows) + launch(weights, rows, weights)
     return (
         launch(weights, rows)
         + launch(weights, rows, weights)

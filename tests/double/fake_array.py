@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import real_cupy
 from fake_machine import Chunk, bytes_of, machine_now
 
 
@@ -110,9 +111,9 @@ class ndarray:
         machine_now().wait("get()")
         return self.host.copy()
 
-    def item(self, *args: Any) -> Any:
+    def item(self) -> Any:
         machine_now().wait("item()")
-        return self.host.item(*args)
+        return self.host.item()
 
     def tolist(self) -> Any:
         machine_now().wait("tolist()")
@@ -135,15 +136,17 @@ class ndarray:
     def __array__(self, *_: Any, **__: Any) -> np.ndarray:
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`")
 
-    def set(self, values: np.ndarray, stream: Any = None) -> None:
+    def set(self, arr: np.ndarray, stream: Any = None) -> None:
         machine = machine_now()
         machine.upload("set()")
-        if values.shape != self.shape or values.dtype != self.dtype:
-            raise ValueError(f"set() of {values.dtype} {values.shape} into {self.dtype} {self.shape}")
+        if arr.shape != self.shape or arr.dtype != self.dtype:
+            raise ValueError(f"set() of {arr.dtype} {arr.shape} into {self.dtype} {self.shape}")
+        if not (self.flags.c_contiguous or self.flags.f_contiguous):
+            raise RuntimeError("Cannot set to non-contiguous array")
         now = machine.stream if stream is None else stream
         now.works("set()", [self.chunk.ptr])
-        machine.order.copy(now.number, now.clock, values)
-        self.host[...] = values
+        machine.order.copy(now.number, now.clock, arr)
+        self.host[...] = arr
         if stream is None:  # CuPy then waits
             machine.wait("set()")
 
@@ -164,8 +167,8 @@ class ndarray:
     def transpose(self, *axes: Any) -> ndarray:
         return self.view_of(self.host.transpose(*axes))
 
-    def swapaxes(self, a: int, b: int) -> ndarray:
-        return self.view_of(self.host.swapaxes(a, b))
+    def swapaxes(self, axis1: int, axis2: int) -> ndarray:
+        return self.view_of(self.host.swapaxes(axis1, axis2))
 
     def view(self, dtype: Any) -> ndarray:
         return self.view_of(self.host.view(dtype))
@@ -208,12 +211,16 @@ class ndarray:
     def copy(self, order: str = "C") -> ndarray:
         return run("copy", np.array, self)
 
-    def astype(self, dtype: Any, copy: bool = True, order: str = "K") -> ndarray:
+    def astype(
+        self, dtype: Any, order: str = "K", casting: Any = None, subok: Any = None, copy: bool = True
+    ) -> ndarray:
         if not copy and self.dtype == np.dtype(dtype):
             return self
         return run("astype", lambda x: x.astype(dtype), self)
 
     def fill(self, value: Any) -> None:
+        if np.shape(host_of(value, "fill")) != ():
+            raise ValueError("non-scalar cupy.ndarray cannot be used for fill")
         places = places_of(self, value)
         target, value = self.host, host_of(value, "fill")
         machine_now().launch("fill", lambda: target.fill(value), bytes_of(value, target), places=places)
@@ -262,6 +269,7 @@ for _name, _ufunc in {"neg": np.negative, "invert": np.invert, "abs": np.abs}.it
 for _name in ("sum", "mean", "max", "min", "argmax", "any", "all", "clip", "cumsum", "prod"):
 
     def _method_of(self: ndarray, *args: Any, _name: str = _name, **how: Any) -> Any:
+        real_cupy.check(f"ndarray.{_name}", args, how)
         return getattr(sys.modules["cupy"], _name)(self, *args, **how)
 
     setattr(ndarray, _name, _method_of)

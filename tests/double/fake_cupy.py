@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import real_cupy
 from fake_array import asarray, host_of, ndarray, new, places_of, run
 from fake_machine import (
     CaptureViolation,
@@ -69,8 +70,8 @@ class FakeCupy(types.ModuleType):
 
     asarray = staticmethod(asarray)
 
-    def array(self, a: Any, dtype: Any = None, order: str = "K") -> ndarray:
-        return a.copy() if isinstance(a, ndarray) else asarray(a, dtype)
+    def array(self, obj: Any, dtype: Any = None, copy: bool = True, order: str = "K") -> ndarray:
+        return obj.copy() if isinstance(obj, ndarray) else asarray(obj, dtype)
 
     def ascontiguousarray(self, a: Any, dtype: Any = None) -> ndarray:
         a = asarray(a, dtype)
@@ -79,21 +80,18 @@ class FakeCupy(types.ModuleType):
     def empty(self, shape: Any, dtype: Any = float, order: str = "C") -> ndarray:
         return new(shape, dtype, order)
 
-    def empty_like(self, a: ndarray, dtype: Any = None) -> ndarray:
-        return new(a.shape, dtype or a.dtype)
+    def empty_like(self, prototype: ndarray, dtype: Any = None) -> ndarray:
+        return new(prototype.shape, dtype or prototype.dtype)
 
-    def full(self, shape: Any, value: Any, dtype: Any = None) -> ndarray:
-        dtype = (
-            (value.dtype if isinstance(value, ndarray) else np.asarray(value).dtype)
-            if dtype is None
-            else dtype
-        )
+    def full(self, shape: Any, fill_value: Any, dtype: Any = None) -> ndarray:
+        if dtype is None:
+            dtype = fill_value.dtype if isinstance(fill_value, ndarray) else np.asarray(fill_value).dtype
         y = new(shape, dtype)
-        y.fill(value)
+        y.fill(fill_value)
         return y
 
-    def full_like(self, a: ndarray, value: Any, dtype: Any = None) -> ndarray:
-        return self.full(a.shape, value, dtype or a.dtype)
+    def full_like(self, a: ndarray, fill_value: Any, dtype: Any = None) -> ndarray:
+        return self.full(a.shape, fill_value, dtype or a.dtype)
 
     def zeros(self, shape: Any, dtype: Any = float) -> ndarray:
         return self.full(shape, 0, dtype)
@@ -110,17 +108,18 @@ class FakeCupy(types.ModuleType):
     def _as_strided(self, a: ndarray, shape: Any, strides: Any) -> ndarray:
         return a.view_of(np.lib.stride_tricks.as_strided(a.host, shape, strides))
 
-    def broadcast_to(self, a: ndarray, shape: Any) -> ndarray:
-        return a.view_of(np.broadcast_to(a.host, shape))
+    def broadcast_to(self, array: ndarray, shape: Any) -> ndarray:
+        return array.view_of(np.broadcast_to(array.host, shape))
 
-    def split(self, a: ndarray, sections: Any, axis: int = 0) -> list[ndarray]:
-        return [a.view_of(part) for part in np.split(a.host, sections, axis)]
+    def split(self, ary: ndarray, indices_or_sections: Any, axis: int = 0) -> list[ndarray]:
+        return [ary.view_of(part) for part in np.split(ary.host, indices_or_sections, axis)]
 
-    def copyto(self, target: ndarray, source: Any, where: Any = True) -> None:
-        to, value, at = target.host, host_of(source, "copyto"), host_of(where, "copyto")
+    def copyto(self, dst: ndarray, src: Any, casting: Any = "same_kind", where: Any = None) -> None:
+        to, value = dst.host, host_of(src, "copyto")
+        at = True if where is None else host_of(where, "copyto")
         moved = bytes_of(to, value, at)
-        work = lambda: np.copyto(to, value, where=at, casting="unsafe")  # noqa: E731
-        self.machine.launch("copyto", work, moved, places=places_of(target, source, where))
+        work = lambda: np.copyto(to, value, where=at, casting=casting)  # noqa: E731
+        self.machine.launch("copyto", work, moved, places=places_of(dst, src, where))
 
     def einsum(self, *_: Any, **__: Any) -> Any:
         raise AssertionError("einsum of CuPy arrays goes around gpuprop.backend.gemm")
@@ -133,8 +132,10 @@ class FakeCupy(types.ModuleType):
             raise AttributeError(name)
         if not callable(function) or isinstance(function, type):
             return function
+        real_cupy.signature(name)
 
         def call(*args: Any, out: Any = None, **how: Any) -> Any:
+            real_cupy.check(name, args, how if out is None else {**how, "out": out})
             if isinstance(function, np.ufunc) and len(args) > function.nin:
                 *args, out = args  # type: ignore[assignment]
             if name in ("flatnonzero", "nonzero", "unique", "argwhere"):  # the host waits for the length

@@ -237,11 +237,11 @@ class Graph:
 class Device:
     attributes = {"MaxSharedMemoryPerBlockOptin": 227 << 10, "ComputeCapabilityMajor": 9}  # noqa: RUF012
 
-    def __init__(self, index: int = 0) -> None:
-        self.id = index
+    def __init__(self, device: int = 0) -> None:
+        self.id = device
 
-    def use(self) -> None:
-        pass
+    def use(self) -> Device:
+        return self
 
     def __enter__(self) -> Device:
         return self

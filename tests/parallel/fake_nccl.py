@@ -39,51 +39,53 @@ class Stream(fake_cupy.Stream):
 class NcclCommunicator:
     """Checks what real NCCL would crash on: types, pointers, the identifier."""
 
-    def __init__(self, size, identifier, rank):
-        if type(identifier) is not type(IDENTIFIER):
-            raise TypeError(f"Argument 'commId' has incorrect type: {type(identifier).__name__}")
-        if identifier != IDENTIFIER:
+    def __init__(self, ndev, commId, rank):
+        if type(commId) is not type(IDENTIFIER):
+            raise TypeError(f"Argument 'commId' has incorrect type: {type(commId).__name__}")
+        if commId != IDENTIFIER:
             raise NcclError("NCCL_ERROR_INVALID_ARGUMENT: invalid argument")
-        self.size, self.rank, self.aborted = size, rank, False
+        self.ndev, self.rank, self.aborted = ndev, rank, False
 
     def _move(self, name, send, receive, count, kind, stream, work):
         assert all(type(x) is int for x in (send, receive, count, kind, stream))
         log.append((name, send, receive, count, kind, stream))
         fake_cupy.machine_now().launch(name, work)
 
-    def allReduce(self, send, receive, count, kind, op, stream):
+    def allReduce(self, sendbuf, recvbuf, count, datatype, op, stream):
         from mpi4py import MPI
 
-        assert send == receive
+        assert sendbuf == recvbuf
         how = {0: MPI.SUM, 2: MPI.MAX, 3: MPI.MIN}[op]
 
         def work():
-            if kind == 9:  # bfloat16: the sum in float32, rounded once
+            if datatype == 9:  # bfloat16: the sum in float32, rounded once
                 import ml_dtypes
 
-                here = memory(receive, count, "uint16").view(ml_dtypes.bfloat16)
+                here = memory(recvbuf, count, "uint16").view(ml_dtypes.bfloat16)
                 wide = here.astype(np.float32)
                 MPI.COMM_WORLD.Allreduce(MPI.IN_PLACE, wide, op=how)
                 here[...] = wide.astype(ml_dtypes.bfloat16)
             else:
-                MPI.COMM_WORLD.Allreduce(MPI.IN_PLACE, memory(receive, count, TYPES[kind]), op=how)
+                MPI.COMM_WORLD.Allreduce(MPI.IN_PLACE, memory(recvbuf, count, TYPES[datatype]), op=how)
 
-        self._move("ncclAllReduce", send, receive, count, kind, stream, work)
+        self._move("ncclAllReduce", sendbuf, recvbuf, count, datatype, stream, work)
 
-    def broadcast(self, send, receive, count, kind, root, stream):
+    def broadcast(self, sendbuff, recvbuff, count, datatype, root, stream):
         from mpi4py import MPI
 
-        here = memory(receive, count, TYPES[kind])
+        here = memory(recvbuff, count, TYPES[datatype])
         self._move(
-            "ncclBroadcast", send, receive, count, kind, stream, lambda: MPI.COMM_WORLD.Bcast(here, root)
-        )
+            "ncclBroadcast", sendbuff, recvbuff, count, datatype, stream,
+            lambda: MPI.COMM_WORLD.Bcast(here, root),
+        )  # fmt: skip
 
-    def allGather(self, send, receive, count, kind, stream):
+    def allGather(self, sendbuf, recvbuf, count, datatype, stream):
         from mpi4py import MPI
 
-        mine, all_of_them = memory(send, count, TYPES[kind]), memory(receive, count * self.size, TYPES[kind])
+        kind = TYPES[datatype]
+        mine, all_of_them = memory(sendbuf, count, kind), memory(recvbuf, count * self.ndev, kind)
         self._move(
-            "ncclAllGather", send, receive, count, kind, stream,
+            "ncclAllGather", sendbuf, recvbuf, count, datatype, stream,
             lambda: MPI.COMM_WORLD.Allgather(mine, all_of_them),
         )  # fmt: skip
 
