@@ -511,3 +511,14 @@ def test_only_the_last_checkpoints_and_the_best_stay(cli, data, tmp_path):
     best = next(r for r in reversed(gp.training.read_metrics(run)) if r["best"])["step"]
     names = {f"step-{n:08d}.safetensors" for n in (14, 15, best)}
     assert set(os.listdir(run / "checkpoints")) == names
+
+
+def test_rows_of_tables_go_on(cli, data, tmp_path):
+    """Adam of rows: the bits of a finished run that is made longer are those of a long one."""
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    options = ("--optimizer", "sparse-adam", "--weight-decay", "0.01", "--clip-norm", "1", *CLASSIFY)
+    for run, epochs in ((whole, 4), (part, 2)):
+        words = ("train", "classify", "--train", data / "kinds.tsv", "--out", run, *options)
+        assert cli(*words, "--epochs", epochs).code == 0
+    assert cli("resume", part, "--epochs", 4).code == 0
+    assert outcome(whole) == outcome(part)
