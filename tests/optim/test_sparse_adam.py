@@ -9,6 +9,7 @@ import gpuprop as gp
 from gpuprop import nn, ops, optim
 from gpuprop.backend.arrays import to_device, to_host
 from gpuprop.row_gradient import RowGradient
+from gpuprop.testing import gradcheck
 
 ROWS, PADDING = 40, 3
 
@@ -267,6 +268,12 @@ def test_gradients_of_rows_add_up_and_are_clipped(device):
     np.testing.assert_allclose(np.asarray(layer.weight.grad), want, rtol=1e-5, atol=1e-12)
     layer.weight.grad = grad
     assert layer.weight.grad is grad
+
+
+def test_the_gradient_of_rows_is_that_of_the_table(device):
+    start = np.random.default_rng(0).standard_normal((6, 5))
+    ids = np.array([[1, 4, 1], [0, 2, 1]])
+    gradcheck(lambda t: ops.embedding(ids, t, sparse=True) * t[0], [start])
 
 
 def test_ids_may_be_overwritten_after_backward(device):
