@@ -9,6 +9,7 @@ import numpy as np
 
 from . import convolutions, feed_forward, layers, losses, optimizers, recurrent, sequences, simple
 from .measure import LONG, Cost, Spec
+from .shapes import fit
 
 FORMULAS: dict[str, Callable[..., Cost]] = {
     **simple.FORMULAS,
@@ -38,14 +39,17 @@ def cost(op: Any, *inputs: Any, dtype: Any = "float32", **options: Any) -> Cost:
 
     Dense, contiguous inputs are supposed, a gradient of ones for the backward pass, and the epilogues of
     cublasLt, which float64 does without. Raises ValueError for an operation whose cost is not known, as it
-    hangs on values (`pack`) or on how CuPy composes it (`max_pool1d`).
+    hangs on values (`pack`) or on how CuPy composes it (`max_pool1d`), and ShapeError for inputs whose
+    shapes do not fit each other.
     """
     name = op if isinstance(op, str) else getattr(op, "__name__", repr(op))
     if name not in FORMULAS:
         raise ValueError(f"the cost of {name} is not known; of these it is: {', '.join(sorted(FORMULAS))}")
     try:
         kind, given = np_dtype(dtype), {k: _option(v) for k, v in options.items()}
-        return FORMULAS[name](*(_spec(x, kind) for x in inputs), **given)
+        specs = [_spec(x, kind) for x in inputs]
+        fit(name, specs)
+        return FORMULAS[name](*specs, **given)
     except (AttributeError, TypeError) as error:
         raise TypeError(
             f"gp.cost of {name} takes a shape, such as (64, 300), or an array for each input of the "
