@@ -160,6 +160,8 @@ class Tensor(TensorMethods):
 class Parameter(Tensor):
     """A leaf that is trained.
 
+    data: values on the host (array, tensor, list, number), which go to the current device, or an array of a
+    GPU, which stays there. Python floats become float32.
     order: the memory order of the axes when it differs from what users see. `Linear.weight` is shown as
     (out, in) and kept as (in, out) with order (1, 0), because that product is faster on both devices.
     master: the float32 values while `data` is a copy of them in a half type (mixed precision), else None.
@@ -167,7 +169,10 @@ class Parameter(Tensor):
 
     __slots__ = ("master", "order")
 
-    def __init__(self, data: Array, order: tuple[int, ...] | None = None) -> None:
+    def __init__(self, data: Any, order: tuple[int, ...] | None = None) -> None:
+        data = _values(data)
+        if isinstance(data, np.ndarray):
+            data = to_device(data, get_device())
         super().__init__(data)
         self.master: Array | None = None
         self.order = order if order is not None else tuple(range(data.ndim))
@@ -201,15 +206,18 @@ def tensor(
     Arrays keep their type; Python floats become float32 and Python integers int64. The data of an array
     that is already on the device is shared, not copied.
     """
+    array = to_device(_values(data, dtype), resolve(device) if device is not None else get_device())
+    result = Tensor(array)
+    if requires_grad:
+        result.requires_grad = True
+    return result
+
+
+def _values(data: Any, dtype: Any = None) -> Array:
+    """The array behind `data`, where it is; Python floats become float32 unless dtype says otherwise."""
     if isinstance(data, Tensor):
         data = data.data
     array = asarray(data)
     if dtype is None and array.dtype == np.float64 and not hasattr(data, "dtype"):
         dtype = np.float32
-    if dtype is not None:
-        array = array.astype(dtype, copy=False)
-    array = to_device(array, resolve(device) if device is not None else get_device())
-    result = Tensor(array)
-    if requires_grad:
-        result.requires_grad = True
-    return result
+    return array if dtype is None else array.astype(dtype, copy=False)

@@ -241,6 +241,36 @@ def test_a_parameter_keeps_its_memory_order():
     assert p.data.T.flags.c_contiguous
 
 
+@pytest.mark.parametrize("values", [[1.0, 2.0], np.array([1, 2], np.float32), gp.tensor([1.0, 2.0])])
+def test_a_parameter_of_any_values(any_gpu, values):
+    """Values of the host go to the current device."""
+    p = gp.Parameter(values)
+    assert (p.device, p.dtype) == (gp.get_device(), np.float32)
+    (p * 3).sum().backward()
+    np.testing.assert_array_equal(to_host(p.grad), [3, 3])
+
+
+def test_a_parameter_on_a_gpu_keeps_its_memory_order(any_gpu):
+    p = gp.Parameter(np.arange(6.0).reshape(2, 3), order=(1, 0))
+    np.testing.assert_array_equal(p.numpy(), np.arange(6.0).reshape(2, 3))
+    assert p.data.T.flags.c_contiguous
+
+
+def test_numbers_keep_the_type_that_is_asked_for():
+    assert gp.tensor([0.1], dtype=np.float64).item() == 0.1
+    assert gp.tensor(0.1).dtype == np.float32
+    assert gp.tensor([1, 2]).dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    ("a", "b"), [((2, 3), (2, 3)), ((3,), (2, 3)), ((2, 3), (2,)), ((4, 2, 3), (4, 4, 5))]
+)
+def test_products_of_shapes_that_do_not_fit(a, b):
+    rows = b[-1] if len(b) == 1 else b[-2]
+    with pytest.raises(gp.ShapeError, match=rf"{a[-1]} columns on the left, {rows} rows on the right"):
+        gp.tensor(np.ones(a)) @ gp.tensor(np.ones(b))
+
+
 def test_float32_stays_float32_through_every_operation():
     x = gp.tensor(rng.uniform(0.5, 1, (3, 4)).astype(np.float32), requires_grad=True)
     y = (x * 2 + 1) / 3 - 0.5

@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from ..backend.arrays import to_device
-from ..backend.device import get_device
 from ..backend.random import host_generator
 from ..tensors import Parameter
 
@@ -20,10 +18,7 @@ Shape = tuple[int, ...]
 
 def parameter(values: Any, order: Shape | None = None, dtype: Any = np.float32) -> Parameter:
     """A parameter on the current device from host values."""
-    result = Parameter(np.asarray(values, dtype=dtype), order)
-    stored = result.data.transpose(result.order)
-    result.data = result.as_seen(to_device(stored, get_device()))
-    return result
+    return Parameter(np.asarray(values, dtype=dtype), order)
 
 
 def uniform(shape: Shape, bound: float, order: Shape | None = None) -> Parameter:

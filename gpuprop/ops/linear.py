@@ -13,6 +13,7 @@ from ..backend.gemm import matmul as product
 from ..backend.half import total
 from ..backend.threads import host_size, over_rows
 from ..backprop import Context
+from ..errors import ShapeError
 from ..op import Op
 from ..tensors import Tensor
 from . import activation_kernels
@@ -142,12 +143,18 @@ def linear(x: Any, weight: Any, bias: Any = None, *, activation: str | None = No
 
 def matmul(a: Any, b: Any) -> Tensor:
     """a @ b with NumPy's rules for stacks: (..., M, K) @ (..., K, N) -> (..., M, N). Vectors become a row
-    (left) or a column (right), and that axis is dropped from the result."""
+    (left) or a column (right), and that axis is dropped from the result. Raises ShapeError where the sizes K
+    differ."""
     a = a if isinstance(a, Tensor) else Tensor(a)
     b = b if isinstance(b, Tensor) else Tensor(b)
     if a.ndim == 0 or b.ndim == 0:
         raise ValueError("matmul needs at least one axis on each side; use * for numbers")
     left, right = a.ndim == 1, b.ndim == 1
+    if a.data.shape[-1] != b.data.shape[-1 if right else -2]:
+        raise ShapeError(
+            f"matmul expects (..., M, K) and (..., K, N) but got {a.shape} and {b.shape}: "
+            f"{a.shape[-1]} columns on the left, {b.shape[-1 if right else -2]} rows on the right"
+        )
     y = MatMul.apply(a.reshape(1, -1) if left else a, b.reshape(-1, 1) if right else b)
     shape = y.shape
     if right:
