@@ -73,8 +73,8 @@ template <typename T, int N> __device__ inline void store_pack(T* to, const Pack
 }
 
 // A pack of elements i.. of x; zeros for those outside start..stop.
-template <typename T>
-__device__ inline Pack<T> load_within(const T* __restrict__ x, long long i, long long start, long long stop) {
+template <typename T, typename Index>
+__device__ inline Pack<T> load_within(const T* __restrict__ x, Index i, Index start, Index stop) {
   if (i >= start && i + Pack<T>::SIZE <= stop) return load_pack(x + i);
   Pack<T> pack = {};
   for (int e = 0; e < Pack<T>::SIZE; ++e)
@@ -82,8 +82,8 @@ __device__ inline Pack<T> load_within(const T* __restrict__ x, long long i, long
   return pack;
 }
 
-template <typename T>
-__device__ inline void store_within(T* __restrict__ x, const Pack<T>& pack, long long i, long long start, long long stop) {
+template <typename T, typename Index>
+__device__ inline void store_within(T* __restrict__ x, const Pack<T>& pack, Index i, Index start, Index stop) {
   if (i >= start && i + Pack<T>::SIZE <= stop) {
     store_pack(x + i, pack);
     return;

@@ -20,9 +20,9 @@ LAYER_NORM_PACKS = {
 ACTIVATIONS = {"identity": 0, "relu": 1, "gelu_tanh": 2, "gelu": 3}  # as in activation.cu
 DROPPED_ACTIVATIONS = ("relu", "gelu_tanh")  # which have a kernel together with dropout
 DEPTHWISE_TAPS = (3, 4, 5, 7)  # of filters whose window a thread holds in registers
-ROW_ELEMENTS = (8, 32)  # of a row that a thread of such a team holds in registers
 SEQUENCE_ROWS = (1, 4)  # of the batch that a block of recurrent_sequence.cu owns
 TEAMS = (32, 256)  # threads that share a row of the softmax: a warp, or a block
+ROW_TEAMS = (*TEAMS, 1024)  # the same, of the kernels that keep a row in shared memory
 
 
 def _conv1d(value: str, acc: str) -> list[str]:
@@ -59,9 +59,9 @@ def _softmax_cross_entropy(value: str, acc: str) -> list[str]:
 
 
 def _softmax_cross_entropy_fused(value: str, acc: str) -> list[str]:
-    teams = [f"team<{value}, {acc}, {team}, {elements}>" for team in TEAMS for elements in ROW_ELEMENTS]
-    names = [f"{name}<{value}, {acc}>" for name in ("scale", "slab", "online")]
-    return [f"softmax_cross_entropy_{name}" for name in (f"total<{acc}>", *names, *teams)]
+    names = [f"{name}<{value}, {acc}>" for name in ("scale", "slab")]
+    rows = [f"row<{value}, {acc}, {team}>" for team in ROW_TEAMS]
+    return [f"softmax_cross_entropy_{name}" for name in (f"total<{acc}>", *names, *rows)]
 
 
 def _attention(value: str, acc: str) -> list[str]:

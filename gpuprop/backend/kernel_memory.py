@@ -19,11 +19,12 @@ _of_thread = threading.local()
 
 def aligned(*arrays: Any) -> bool:
     """True when all arrays begin at a multiple of 16 bytes, as kernels that move 16 bytes at a time need."""
-    of_cupy = cupy_array()
-    for a in arrays:
-        if (a.data.ptr if isinstance(a, of_cupy) else a.__array_interface__["data"][0]) % PACK:
-            return False
-    return True
+    return all(address(a) % PACK == 0 for a in arrays)
+
+
+def address(a: Array) -> int:
+    """Of the first element in memory."""
+    return int(a.data.ptr if isinstance(a, cupy_array()) else a.__array_interface__["data"][0])
 
 
 def shared_memory(like: Array) -> int:

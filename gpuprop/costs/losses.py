@@ -19,8 +19,8 @@ def softmax_cross_entropy(
     logits: Spec, targets: Spec, *, weight: Any = None, reduction: str = "mean", **_: Any
 ) -> Cost:
     """Two passes in all: logits are read, and their gradient is written by the forward pass already, which a
-    launch of the backward pass leaves as it is where dy is 1. float16, and losses row by row, take two walks
-    over the logits."""
+    launch of the backward pass leaves as it is where dy is 1. Losses row by row take two walks over the
+    logits."""
     z, t = logits.rows(), targets.like(targets.size, dtype=LONG)
     classes = None if weight is None else z.sums(z.shape[1])
     found = _of_rows(z, t, classes, reduction)
@@ -32,9 +32,10 @@ def _of_rows(z: Spec, t: Spec, classes: Spec | None, reduction: str) -> Cost:
     if reduction == "mean":
         forward += launch(t, classes, z.sums(in_kernels.total_blocks(len(z))))
     grid = in_kernels.plan(z)[2]
-    at_once = z.needs_grad and not each and z.dtype != np.float16
-    kept = z if at_once else z.sums(len(z)) if z.needs_grad else None
-    forward += launch(z, t, classes, kept, z.sums(len(z) if each else grid), flops=z.size)
+    at_once = z.needs_grad and not each
+    again = z.sums(len(z)) if z.needs_grad and (each or z.dtype == np.float16) else None
+    kept = z if at_once else None
+    forward += launch(z, t, classes, kept, again, z.sums(len(z) if each else grid), flops=z.size)
     backward = launch(0)
     if not at_once:
         backward = launch(z, t, classes, z.sums(len(z)), z.sums(len(z)) if each else None, z)

@@ -12,6 +12,7 @@ from ..backend.buffers import empty
 from ..backend.gemm import matmul as product
 from ..backend.gemm import rows
 from ..backend.recording import ones
+from ..backend.start import starting_from
 from ..backprop import Context
 from ..errors import DataError, ShapeError
 from ..op import Op
@@ -101,7 +102,8 @@ def _chunk(
     written by the first."""
     xp, wanted = get_xp(x), any(gradient is not None for gradient in into)
     z, ctx = Linear.forward(Context((False,) * 3), x, weight, bias), Context((wanted,))
-    loss = SoftmaxCrossEntropy.forward(ctx, z, targets=t, options=options, first_bad=bad)
+    with starting_from(None):
+        loss = SoftmaxCrossEntropy.forward(ctx, z, targets=t, options=options, first_bad=bad)
     if not wanted:
         return loss
     dz = SoftmaxCrossEntropy.backward(ctx, ones(xp, loss))

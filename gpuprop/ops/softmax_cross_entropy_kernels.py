@@ -10,12 +10,15 @@ import numpy as np
 
 from ..backend import kernels
 from ..backend.arrays import Array, get_xp
-from ..backend.instantiations import LABEL_TYPES, PACK, ROW_ELEMENTS, TEAMS
-from ..backend.kernel_memory import aligned, arrivals
+from ..backend.instantiations import LABEL_TYPES, PACK, ROW_TEAMS, TEAMS
+from ..backend.kernel_memory import aligned, arrivals, shared_memory
 from ..backend.recording import known_ones
+from ..backend.start import is_start, start_beside
 
 THREADS, SLAB_THREADS = 256, 128  # as in the kernels
 SLAB_BYTES = 256  # of a row of sums up to which rows go through shared memory
+PACKS = 8  # of a row at most a thread, where fewer threads than the most share it
+OTHER_BYTES = 1024  # of shared memory at most, beside the rows
 MOST_BLOCKS = 2048  # of a grid, which comes from sizes alone: it decides the order of adding
 
 
@@ -33,12 +36,14 @@ class Options(NamedTuple):
 
 
 class Saved(NamedTuple):
-    """What backward needs: the gradient of the loss, or the logits and what their softmax was divided by."""
+    """What backward needs: the gradient of the loss, made for the one that is expected (None: for 1), or the
+    logits and what their softmax was divided by."""
 
     gradient: Array | None
     log_sum_exp: Array | None
     weight_sum: Array | None
     total: Array | None
+    expected: Array | None = None
 
 
 def sum_type(z: Array) -> Any:
@@ -51,8 +56,9 @@ def forward(
 ) -> tuple[Array, Saved]:
     """The loss, or the losses of the rows, for logits z (N, C) and targets t (N,).
 
-    The gradient is made at once when it is sure to be used as it is: not for "none", where each row has a
-    gradient of its own to be multiplied with, nor in float16, where it would be rounded before its scale.
+    The gradient is made at once, but for "none", where each row has one of its own to be multiplied with. In
+    float16 it is made again, from the logits, where dy turns out to be other than expected, as it must not be
+    rounded before it is scaled.
     """
     xp, w = get_xp(z), options.weight
     weight_sum = None if w is None else w.sum(keepdims=True)
@@ -61,32 +67,40 @@ def forward(
     t = t.astype(np.int64, copy=False)
     n, dtype, each = len(z), sum_type(z), options.reduction == "none"
     total = _total(z, t, options) if options.reduction == "mean" else None
-    at_once = wants_gradient and not each and z.dtype != np.float16
+    at_once = wants_gradient and not each
     gradient = xp.empty(z.shape, z.dtype) if at_once else None
-    log_sum_exp = xp.empty(n, dtype) if wants_gradient and not at_once else None
+    expected = start_beside(z, dtype) if at_once else None
+    again = wants_gradient and (each or z.dtype == np.float16)
+    log_sum_exp = xp.empty(n, dtype) if again else None
     losses, result = (xp.empty(n, dtype), None) if each else (None, xp.empty((), dtype))
     name, block, grid, shared = plan(z)
     work = (None, None) if each else (xp.empty(grid, dtype), arrivals(z))
-    arrays = (z, t, w, weight_sum, total, gradient, losses, log_sum_exp, result, *work, first_bad)
-    _fused(name, z)(grid, block, (*arrays, *z.shape, *_numbers(options)), shared_mem=shared)
-    return losses if each else result, Saved(gradient, log_sum_exp, weight_sum, total)
+    arrays = (z, t, w, weight_sum, total, expected, gradient, losses, log_sum_exp, result, *work, first_bad)
+    numbers = (*z.shape, *_numbers(options))
+    if name != "slab":
+        teams = block // int(name.split()[1])
+        held = min(shared, shared_memory(z) - OTHER_BYTES) // (PACK * teams)
+        numbers, shared = (*numbers, held), held * PACK * teams
+    _fused(name, z)(grid, block, (*arrays, *numbers), shared_mem=shared)
+    return losses if each else result, Saved(gradient, log_sum_exp, weight_sum, total, expected)
 
 
 def backward(dy: Array, z: Array, t: Array, options: Options, saved: Saved) -> Array:
     """The gradient of z (N, C), for dy of one element, or (N,) with reduction "none"."""
-    xp = get_xp(z)
-    if saved.gradient is not None and known_ones(dy):
-        return saved.gradient
+    xp, expected, dz = get_xp(z), saved.expected, saved.gradient
+    if dz is not None and (known_ones(dy) if expected is None else is_start(dy, expected)):
+        return dz
     dy = xp.ascontiguousarray(dy, dtype=sum_type(z)).reshape(-1)
-    if saved.gradient is not None:
-        scale(saved.gradient, dy)
-        return saved.gradient
-    dz = xp.empty(z.shape, z.dtype)
+    if dz is not None and z.dtype != np.float16:
+        scale(dz, dy if expected is None else dy / expected)
+        return dz
+    made = dz is not None
+    dz = xp.empty(z.shape, z.dtype) if dz is None else dz
     each = options.reduction == "none"
     grid = min(math.ceil(dz.size / THREADS), 2**31 - 1)
     arrays = (z, t, options.weight, saved.weight_sum, saved.log_sum_exp, dy, each, saved.total, dz)
     name = _simple("backward", *kernels.c_types(z.dtype), LABEL_TYPES[t.dtype.name])
-    name(grid, THREADS, (*arrays, *z.shape, *_numbers(options)))
+    name(grid, THREADS, (*arrays, *z.shape, *_numbers(options), expected, made))
     return dz
 
 
@@ -111,19 +125,17 @@ def total_blocks(rows: int) -> int:
 
 
 def plan(z: Array) -> tuple[str, int, int, int]:
-    """Kernel, block, grid and bytes of shared memory for logits z (N, C)."""
+    """Kernel, block, grid and bytes of shared memory for logits z (N, C), should there be so many."""
     (n, classes), pack = z.shape, PACK // z.dtype.itemsize
     size = np.dtype(sum_type(z)).itemsize
     if classes * size <= SLAB_BYTES:
         grid = min(math.ceil(n / SLAB_THREADS), MOST_BLOCKS)
         return "slab", SLAB_THREADS, grid, SLAB_THREADS * (classes | 1) * size
     packs = classes // pack if classes % pack == 0 else (classes + pack - 2) // pack + 1
-    for team in TEAMS:
-        for elements in ROW_ELEMENTS:
-            if packs * pack <= team * elements:
-                grid = min(math.ceil(n * team / THREADS), MOST_BLOCKS)
-                return f"team {team} {elements}", THREADS, grid, 0
-    return "online", THREADS, min(n, MOST_BLOCKS), 0
+    team = next((team for team in ROW_TEAMS if packs <= PACKS * team), ROW_TEAMS[-1])
+    block = max(team, THREADS)
+    grid = min(math.ceil(n * team / block), MOST_BLOCKS)
+    return f"row {team}", block, grid, block // team * packs * PACK
 
 
 def _numbers(options: Options) -> tuple[float, ...]:

@@ -28,6 +28,7 @@ import numpy as np
 from ..backend.arrays import Array, bfloat16, get_xp, is_cupy, to_host
 from ..backend.gemm import tf32_products
 from ..backend.recording import ones
+from ..backend.start import starting_from
 from ..errors import DataError, DeviceError, TrainingError
 from ..nn.module import Module
 from ..optim import Optimizer
@@ -171,6 +172,11 @@ class ScaledPrecision(MixedPrecision):
     @property
     def lost(self) -> Array:  # type: ignore[override]
         return self._scale.lost
+
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        with super().computing(), starting_from(self.scale):
+            yield
 
     def scaled(self, loss: Tensor, share: float = 1.0) -> Array:
         start = self.scale if share == 1.0 else get_xp(loss.data).asarray(self.scale * share)

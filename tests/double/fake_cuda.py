@@ -53,6 +53,8 @@ class FakeCudaModule:
 
         kernel = name.partition("<")[0]
         moved = bytes_of(*hosts) + bytes_of(*(hosts[i] for i in IN_PLACE.get(kernel, ())))
+        if kernel == "softmax_cross_entropy_backward" and hosts[-1]:
+            moved = 0  # where the gradient is there already, and dy as expected
         for i in OF_A_TIME.get(kernel, ()):
             moved -= bytes_of(hosts[i]) - bytes_of(hosts[i]) // int(hosts[-2])
         fake_cupy.machine_now().launch(kernel, work, moved, places=places_of(*args))

@@ -203,19 +203,20 @@ def slab(rows, classes, size, grid, block):
 
 
 def row_of_team(row, classes, size, team, held):
-    """softmax_cross_entropy_team: elements of a row that lie in the registers of a team, `held` a thread."""
-    start, stop = row * classes, (row + 1) * classes
-    pack = start // size + np.arange(team)[:, None] + np.arange(held // size) * team
-    i = (pack[..., None] * size + np.arange(size)).reshape(-1)
-    return i[(i >= start) & (i < stop)]
-
-
-def row_of_block(row, classes, size, block):
-    """softmax_cross_entropy_online: elements of a row that a block walks along."""
-    start, stop = row * classes, (row + 1) * classes
-    k = strided(start // size + np.arange(block), block, up(stop, size))
-    i = (k[:, None] * size + np.arange(size)).reshape(-1)
-    return i[(i >= start) & (i < stop)]
+    """softmax_cross_entropy_row: packs of a row that are copied into shared memory, and elements that a team
+    then works on; `held` packs fit."""
+    skip = row * classes % size
+    stop = skip + classes
+    packs, whole = up(stop, size), stop // size
+    here, members = min(packs, held), np.arange(team)
+    j = strided(members, team, here)
+    copied = [j[(j < whole) & ((j > 0) | (skip == 0))]]
+    copied.append(np.zeros(int(skip > 0 and here > 0), int))
+    copied.append(np.full(int(whole < here and (whole > 0 or skip == 0)), whole))
+    last = members + (packs - 1 - members) // team * team  # and down from there
+    j = np.concatenate([np.arange(a, -1, -team) for a in last[members < packs]])
+    c = (j[:, None] * size - skip + np.arange(size)).reshape(-1)
+    return np.concatenate(copied), c[(c >= 0) & (c < classes)]
 
 
 def row_of_warp(width, size, held):

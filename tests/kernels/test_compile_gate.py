@@ -11,16 +11,19 @@ from gpuprop.backend import nvrtc
 from gpuprop.backend.occupancy import occupancy
 from gpuprop.errors import BuildError
 from gpuprop.ops import attention_kernels
-from gpuprop.ops.softmax_cross_entropy_kernels import SLAB_BYTES, SLAB_THREADS
+from gpuprop.ops.softmax_cross_entropy_kernels import PACKS, SLAB_BYTES, SLAB_THREADS
+from gpuprop.ops.softmax_cross_entropy_kernels import THREADS as THREADS_OF_ROWS
 
 pytestmark = pytest.mark.skipif(not nvrtc.available(), reason=nvrtc.MISSING)
 THREADS = {"sort_ids": 1024, "softmax_cross_entropy_slab": SLAB_THREADS, "add_sorted_rows": 64}  # else 256
 THREADS |= {f"{cell}_sequence_{way}": 384 for cell in ("gru", "lstm") for way in ("forward", "backward")}
 THREADS |= {f"conv1d_depthwise_{way}": n for way, n in (("forward", 128), ("backward", 128), ("sum", 1024))}
-DYNAMIC = {  # bytes of shared memory, at most
-    "softmax_cross_entropy_slab": SLAB_THREADS * (SLAB_BYTES + 4),
-    "attention_backward": attention_kernels.SHORT * attention_kernels.COLUMNS * 4,
-}
+DYNAMIC = (  # bytes of shared memory, at most
+    (r"softmax_cross_entropy_slab", SLAB_THREADS * (SLAB_BYTES + 4)),
+    (r"softmax_cross_entropy_row<.*, (32|256)>", PACKS * THREADS_OF_ROWS * 16),
+    (r"attention_backward<", attention_kernels.SHORT * attention_kernels.COLUMNS * 4),
+    (r"", 0),
+)
 DECLARED = {"attention_backward": attention_kernels.DECLARED}
 NORM = r"(residual_)?layer_norm_"
 # Warps that a multiprocessor holds at least, by the first pattern that fits. A memory of 4.3 TB/s that
@@ -37,7 +40,6 @@ LEAST_WARPS = (
     (NORM + r"backward_warp<(float, .*, 8|__.*, 4)>", 8),  # 32 numbers a lane of x, dy and both sums
     (NORM + r"backward_warp<(float, .*, 4|__.*, 2)>", 16),  # 16 of each: a lane asks for 128 bytes at once
     (NORM + r"forward_warp<(float, .*, 8|__.*, 4)>", 24),  # a lane asks for 64 bytes and more at once
-    (r"softmax_cross_entropy_team<.*, 32>", 24),  # the same
     (r"softmax_cross_entropy_slab<", 16),  # 64 classes: a block asks for 33 KB at once, and holds them
     (r"(gru|lstm)_sequence_", 12),  # a block a multiprocessor: its weights take the shared memory
     (r"", 32),
@@ -69,8 +71,9 @@ def test_compiles(name, arch, cubins):
 def warps_of(kernel):
     """That a multiprocessor holds."""
     name = kernel.name.partition("<")[0]
-    shared = kernel.shared_bytes + DYNAMIC.get(name, 0)
-    return occupancy(kernel.arch, THREADS.get(name, 256), kernel.registers, shared).warps
+    shared = kernel.shared_bytes + next(size for pattern, size in DYNAMIC if re.match(pattern, kernel.name))
+    threads = 1024 if kernel.name.endswith(", 1024>") else THREADS.get(name, 256)
+    return occupancy(kernel.arch, threads, kernel.registers, shared).warps
 
 
 def least_warps(name):

@@ -52,10 +52,10 @@ HOT = {
     ("sparse_adam.cu", "sparse_adam<float, 4>"): (8, 3, 256, 32),
     ("sparse_adam.cu", "sparse_norm<float, 4>"): (5, 0, 256, 40),
     (FUSED, "softmax_cross_entropy_slab<float, float>"): (1, 1, 128, 40),
-    (FUSED, "softmax_cross_entropy_team<float, float, 32, 32>"): (8, 8, 256, 24),
-    (FUSED, "softmax_cross_entropy_team<__nv_bfloat16, float, 256, 32>"): (4, 4, 256, 24),
-    (FUSED, "softmax_cross_entropy_online<float, float>"): (2, 1, 256, 40),
-    (FUSED, "softmax_cross_entropy_online<__nv_bfloat16, float>"): (2, 1, 256, 40),
+    (FUSED, "softmax_cross_entropy_row<float, float, 32>"): (4, 1, 256, 32),  # four packs at a time
+    (FUSED, "softmax_cross_entropy_row<__nv_bfloat16, float, 256>"): (4, 1, 256, 32),
+    (FUSED, "softmax_cross_entropy_row<float, float, 1024>"): (4, 1, 1024, 32),
+    (FUSED, "softmax_cross_entropy_row<__nv_bfloat16, float, 1024>"): (4, 1, 1024, 32),
 }
 
 

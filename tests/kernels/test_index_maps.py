@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from gpuprop.backend.cublaslt import aux_ld
-from gpuprop.backend.instantiations import ROW_ELEMENTS, TEAMS
+from gpuprop.backend.instantiations import ROW_TEAMS
 from gpuprop.ops import activation_kernels, attention_kernels, embedding_kernels, layer_norm_kernels
 from gpuprop.ops import softmax_cross_entropy_kernels as cross_entropy
 from gpuprop.ops.residual_layer_norm import packs_of as residual_packs_of
@@ -139,21 +139,25 @@ def test_slabs_of_few_classes(classes, size):
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_rows_of_teams_wherever_they_begin(dtype):
-    """Whatever `plan` gives a row to holds all of it, also where it begins inside a pack."""
+    """Each pack is copied once, as far as there is room, and each element worked on once, also in rows that
+    begin inside a pack."""
     size = 16 // np.dtype(dtype).itemsize
-    edges = [team * held for team in TEAMS for held in ROW_ELEMENTS]
+    edges = [65, *(cross_entropy.PACKS * team * size for team in ROW_TEAMS)]
     seen = set()
     for classes in {c + d for c in edges for d in range(-size - 1, size + 2)}:
-        name = cross_entropy.plan(logits(100, classes, dtype))[0]
+        name, block, _, shared = cross_entropy.plan(logits(100, classes, dtype))
+        if name == "slab":
+            continue
         seen.add(name)
-        for row in (*range(size + 1), maps.HUGE):
-            if name == "online":
-                visited = maps.row_of_block(row, classes, size, cross_entropy.THREADS)
-            else:
-                team, held = map(int, name.split()[1:])
-                visited = maps.row_of_team(row, classes, size, team, held)
-            assert maps.once(visited - row * classes, classes), (classes, row, name)
-    assert seen == {*(f"team {t} {e}" for t in TEAMS for e in ROW_ELEMENTS), "online"}
+        team = int(name.split()[1])
+        held = shared // 16 * team // block
+        for row, room in itertools.product((*range(size + 1), maps.HUGE), (held, held // 3, 0)):
+            copied, visited = maps.row_of_team(row, classes, size, team, room)
+            packs = maps.up(row * classes % size + classes, size)
+            assert packs <= held, (classes, row)
+            assert maps.once(copied, min(packs, room)), (classes, row, name)
+            assert maps.once(visited, classes), (classes, row, name)
+    assert seen == {f"row {team}" for team in ROW_TEAMS}
 
 
 @pytest.mark.parametrize("itemsize", [2, 4, 8])

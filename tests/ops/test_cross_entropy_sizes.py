@@ -5,6 +5,7 @@ import pytest
 
 import gpuprop as gp
 from gpuprop.backend.arrays import to_host
+from gpuprop.backend.start import starting_from
 from gpuprop.errors import DataError
 from gpuprop.ops import softmax_cross_entropy_kernels as in_kernels
 from gpuprop.ops.softmax_cross_entropy import softmax_cross_entropy
@@ -45,8 +46,8 @@ def draw(rows, classes, dtype):
     return (2 * rng.standard_normal((rows, classes))).astype(dtype), targets, weight
 
 
-# up to 64 classes a slab (two of them), a warp, a block, its registers filled, above twice from the cache
-SIZES = [(140, 2), (131, 7), (5, 64), (11, 65), (9, 256), (3, 1000), (3, 1025), (2, 8192), (2, 8195)]
+# up to 64 classes a slab (two of them), a warp, a block, a larger one
+SIZES = [(140, 2), (131, 7), (5, 64), (11, 65), (9, 256), (3, 1000), (3, 1029), (2, 8192), (2, 8195)]
 
 
 @pytest.mark.parametrize("options", OPTIONS)
@@ -109,21 +110,55 @@ def test_a_gradient_of_float16_is_scaled_before_it_is_rounded(device):
     np.testing.assert_allclose(to_host(leaf.grad)[:, 1].astype(np.float64), want, rtol=2e-3)
 
 
+@pytest.mark.parametrize("options", OPTIONS)
+def test_a_row_that_shared_memory_does_not_hold(device, monkeypatch, options):
+    """What is beyond it is read again, and nothing else changes; the last pack is cut, too."""
+    z, targets, weight = draw(3, 8197, np.float32)
+    given = dict(OPTIONS[options])
+    weight = weight if given.pop("weighted", False) else None
+    found = []
+    for room in (1 << 16, 2064 + 1024, 1024):  # all, 129 packs, none
+        monkeypatch.setattr(in_kernels, "shared_memory", lambda _, room=room: room)
+        leaf = gp.tensor(z, requires_grad=True)
+        loss = softmax_cross_entropy(leaf, targets, weight=weight, **given)
+        loss.backward()
+        found.append((loss.item(), to_host(leaf.grad)))
+    for value, gradient in found[1:]:
+        assert value == found[0][0]
+        np.testing.assert_array_equal(gradient, found[0][1])
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_what_backward_starts_from_may_be_known_before(device, dtype, reduction):
+    """It then finds the gradient made. Where it starts from something else, it makes another."""
+    z, targets, _ = draw(6, 70, dtype)
+    scale, other = (gp.tensor(np.array(value, np.float32)).data for value in (1024.0, 3.0))
+
+    def gradient(expected, start):
+        leaf = gp.tensor(z, requires_grad=True)
+        with starting_from(expected):
+            loss = softmax_cross_entropy(leaf, targets, reduction=reduction)
+            loss.backward(start)
+        return to_host(leaf.grad).astype(np.float64)
+
+    for start in (scale, other, scale.copy()):
+        want = gradient(None, start)
+        for expected in (scale, other):
+            np.testing.assert_allclose(
+                gradient(expected, start), want, rtol=2e-3 if dtype == np.float16 else 1e-6
+            )
+
+
 def test_which_kernel_takes_which_number_of_classes():
     def names(dtype, *classes):
         return [in_kernels.plan(np.empty((1, c), dtype))[0] for c in classes]
 
-    assert names(np.float32, 2, 64, 65, 256) == ["slab", "slab", "team 32 8", "team 32 8"]
-    assert names(np.float32, 257, 1024, 1028, 2048) == [
-        "team 32 32",
-        "team 32 32",
-        "team 256 8",
-        "team 256 8",
-    ]
-    assert names(np.float32, 2052, 8192, 8193) == ["team 256 32", "team 256 32", "online"]
-    assert names(np.float32, 253, 254, 256) == ["team 32 8", "team 32 32", "team 32 8"]  # rows that cut packs
-    assert names(np.float16, 64, 8185, 8186, 8192) == ["slab", "team 256 32", "online", "team 256 32"]
-    assert names(np.float64, 32, 33) == ["slab", "team 32 8"]
+    assert names(np.float32, 2, 64, 65, 1024) == ["slab", "slab", "row 32", "row 32"]
+    assert names(np.float32, 1028, 8192, 8196, 262144) == ["row 256", "row 256", "row 1024", "row 1024"]
+    assert names(np.float32, 1021, 1022, 1024) == ["row 32", "row 256", "row 32"]  # rows that cut packs
+    assert names(np.float16, 64, 16377, 16378, 16384) == ["slab", "row 256", "row 1024", "row 256"]
+    assert names(np.float64, 32, 33) == ["slab", "row 32"]
 
 
 def test_numbers_that_make_no_sense():
