@@ -151,8 +151,10 @@ class Leaf:
         if self.buffer is not None and isinstance(grad, RowGradient):
             self.accumulate(grad.to_dense())
         else:
-            grad = grad.astype(self.dtype)
-            self.keep(grad if self.grad is None else self.grad + grad)
+            before, grad = self.grad, grad.astype(self.dtype)
+            if before is not None:
+                grad = before + grad if isinstance(before, RowGradient) else grad + before
+            self.keep(grad)
 
     def keep(self, grad: Array | RowGradient) -> None:
         """Take what is no buffer for the gradient; where the step is captured, after each replay again."""

@@ -100,8 +100,16 @@ def test_after_a_replay_the_gradient_is_that_of_its_graph(any_gpu: str) -> None:
             assert np.flatnonzero(np.asarray(grad).any(1)).tolist() == sorted(ids.tolist())
 
 
-def test_launches_and_bytes_do_not_know_the_size_of_the_table(fake_gpu: Any) -> None:
-    """Ids are copied and sorted; then two launches, or four with the norm."""
+def test_launches_and_memory_do_not_know_the_size_of_the_table(
+    fake_gpu: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ids are copied and ranked; then two launches, or four with the norm. Nothing is made that is as large
+    as the table."""
+    asked: list[int] = []
+    allocate = type(fake_gpu).allocate
+    monkeypatch.setattr(
+        type(fake_gpu), "allocate", lambda machine, size: asked.append(size) or allocate(machine, size)
+    )
     seen = []
     for rows in (50, 5000):
         table = nn.Embedding(rows, 64, sparse=True)
@@ -110,14 +118,24 @@ def test_launches_and_bytes_do_not_know_the_size_of_the_table(fake_gpu: Any) -> 
         for _ in range(2):
             y = table(ids)
             update.zero_grad()
-            fake_gpu.costs.clear()
+            fake_gpu.costs.clear(), asked.clear()
             y.backward(dy)
             update.clip_grad_norm(1.0)
             update.step()
-        seen.append([(cost.name, cost.moved) for cost in fake_gpu.costs])
-    names = [name for name, _ in seen[0]]
-    assert [name for name in names if name.startswith(("sparse", "rank"))] == [
-        "rank_ids", "sparse_norm", "sparse_norm_finish", "sparse_adam", "sparse_adam_finish",
-    ]  # fmt: skip
-    assert len(names) == 6, names
-    print(seen)
+        seen.append(([cost.name for cost in fake_gpu.costs], asked.copy()))
+    assert seen[0] == seen[1]
+    names, sizes = seen[0]
+    assert names[1:] == ["rank_ids", "sparse_norm", "sparse_norm_finish", "sparse_adam", "sparse_adam_finish"]
+    assert 0 < max(sizes) <= 96 * 64 * 4
+
+
+@pytest.mark.parametrize("rows_first", [True, False])
+def test_a_table_that_another_layer_uses_has_a_whole_gradient(any_gpu: str, rows_first: bool) -> None:
+    start = np.random.default_rng(0).standard_normal((9, 4))
+    table, ids = gp.Parameter(gp.tensor(start).data), np.array([1, 2, 1])
+    losses = [gp.ops.embedding(ids, table, sparse=True).sum(), (table * table).sum()]
+    for loss in losses if rows_first else losses[::-1]:
+        loss.backward()
+    want = 2 * start
+    np.add.at(want, ids, 1.0)
+    np.testing.assert_allclose(gp.Tensor(table.grad).numpy(), want, rtol=1e-12)
