@@ -117,9 +117,8 @@ def _slots(model: Module) -> dict[str, _Slot]:
     """All names of all parameters; a tied one has several."""
     slots = {}
     for prefix, module in model.named_modules():
-        for name, value in vars(module).items():
-            if isinstance(value, Parameter):
-                slots[_under(prefix, name)] = _Slot(value, _axes(module, name, value.ndim))
+        for name, parameter in module.own_parameters():
+            slots[_under(prefix, name)] = _Slot(parameter, _axes(module, name, parameter.ndim))
     return slots
 
 

@@ -23,12 +23,11 @@ class Layers:
         self._leaves: list[Leaf] = []  # keeps the ids above theirs
         for path, module in model.named_modules():
             self._kinds[path] = type(module).__name__
-            for name, value in vars(module).items():
-                if isinstance(value, Parameter):
-                    if id(value.leaf) not in self._owners:
-                        self.parameters.setdefault(path, {})[name] = value
-                        self._leaves.append(value.leaf)
-                    self._owners.setdefault(id(value.leaf), []).append(path)
+            for name, parameter in module.own_parameters():
+                if id(parameter.leaf) not in self._owners:
+                    self.parameters.setdefault(path, {})[name] = parameter
+                    self._leaves.append(parameter.leaf)
+                self._owners.setdefault(id(parameter.leaf), []).append(path)
         self.names = tuple(self.parameters)
 
     def of(self, node: Node) -> tuple[str, ...]:

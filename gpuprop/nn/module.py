@@ -15,14 +15,16 @@ from ..errors import CheckpointError
 from ..tensors import Parameter
 
 Self = TypeVar("Self", bound="Module")
+Kind = TypeVar("Kind")
+HOLDERS = (list, tuple, dict)  # attributes that may hold parameters and modules
 
 
 class Module:
     """Base of layers and models.
 
-    Subclasses set parameters and other modules as attributes (or in lists of modules) and define
-    `forward`; calling the module calls it. Parameters are found by walking the attributes in the order in
-    which they were set; one that is used in two places (tied weights) counts once.
+    Subclasses set parameters and other modules as attributes (or in lists, tuples and dictionaries of them)
+    and define `forward`; calling the module calls it. Parameters are found by walking the attributes in the
+    order in which they were set; one that is used in two places (tied weights) counts once.
     """
 
     training: bool = True
@@ -44,10 +46,16 @@ class Module:
         for name, value in vars(self).items():
             if isinstance(value, Module):
                 yield name, value
-            elif isinstance(value, (list, tuple)):
-                for i, item in enumerate(value):
-                    if isinstance(item, Module):
-                        yield f"{name}.{i}", item
+            elif isinstance(value, HOLDERS):
+                yield from _inside(name, value, Module)
+
+    def own_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """(name, parameter) of each parameter directly inside this one."""
+        for name, value in vars(self).items():
+            if isinstance(value, Parameter):
+                yield name, value
+            elif isinstance(value, HOLDERS):
+                yield from _inside(name, value, Parameter)
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
         """(dotted name, module) of this module and all inside it."""
@@ -64,10 +72,10 @@ class Module:
         """(dotted name, parameter) of this module and all inside it, each parameter once."""
         seen: set[int] = set()
         for prefix, module in self.named_modules():
-            for name, value in vars(module).items():
-                if isinstance(value, Parameter) and id(value) not in seen:
-                    seen.add(id(value))
-                    yield f"{prefix}.{name}" if prefix else name, value
+            for name, parameter in module.own_parameters():
+                if id(parameter) not in seen:
+                    seen.add(id(parameter))
+                    yield f"{prefix}.{name}" if prefix else name, parameter
 
     def parameters(self) -> Iterator[Parameter]:
         """All parameters, each once."""
@@ -138,6 +146,15 @@ class Module:
         return _describe(self, "", set())[0]
 
 
+def _inside(name: str, value: Any, kind: type[Kind]) -> Iterator[tuple[str, Kind]]:
+    """("name.key", entry) of the entries of this kind in a list, tuple or dictionary, at any depth."""
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+        if isinstance(item, kind):
+            yield f"{name}.{key}", item
+        elif isinstance(item, HOLDERS):
+            yield from _inside(f"{name}.{key}", item, kind)
+
+
 def few(names: list[str]) -> str:
     """The first names of a list that may be long."""
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
@@ -146,10 +163,10 @@ def few(names: list[str]) -> str:
 def _describe(module: Module, indent: str, seen: set[int]) -> tuple[str, int]:
     """The repr of a module and how many values it trains; parameters seen before (tied) count 0."""
     own = 0
-    for value in vars(module).values():
-        if isinstance(value, Parameter) and id(value) not in seen:
-            seen.add(id(value))
-            own += value.size
+    for _, parameter in module.own_parameters():
+        if id(parameter) not in seen:
+            seen.add(id(parameter))
+            own += parameter.size
     lines = []
     for name, child in module.children():
         text, size = _describe(child, indent + "  ", seen)

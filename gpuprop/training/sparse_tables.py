@@ -6,7 +6,6 @@ from typing import Any
 
 from ..nn.embedding import Embedding
 from ..nn.module import Module
-from ..tensors import Parameter
 
 
 def sparse_groups(model: Module, weight_decay: float = 0.0) -> list[dict[str, Any]]:
@@ -16,7 +15,7 @@ def sparse_groups(model: Module, weight_decay: float = 0.0) -> list[dict[str, An
     layers = list(model.modules())
     elsewhere = {
         id(value) for layer in layers if not isinstance(layer, Embedding)
-        for value in vars(layer).values() if isinstance(value, Parameter)
+        for _, value in layer.own_parameters()
     }  # fmt: skip
     tables: set[int] = set()
     for layer in layers:

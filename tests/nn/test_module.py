@@ -40,6 +40,28 @@ def test_parameters_are_found_once_each_in_order():
     assert len(list(model.modules())) == 1 + 1 + 2 + 2 + 1  # the shared table is reached twice
 
 
+class Held(nn.Module):
+    def __init__(self):
+        self.layers = {"first": nn.Linear(2, 2), "rest": [[nn.Linear(2, 2, bias=False)], (nn.ReLU(),)]}
+        self.scales = [gp.Parameter(np.ones(2, np.float32)), gp.Parameter(np.ones(2, np.float32))]
+        self.sizes = (2, [3, "text", None])
+
+
+def test_lists_and_dictionaries_hold_parameters_at_any_depth():
+    model = Held()
+    layers = ["layers.first.weight", "layers.first.bias", "layers.rest.0.0.weight"]
+    assert [name for name, _ in model.named_parameters()] == ["scales.0", "scales.1", *layers]
+    assert [name for name, _ in model.named_modules()] == [
+        "", "layers.first", "layers.rest.0.0", "layers.rest.1.0"
+    ]  # fmt: skip
+    assert repr(model).splitlines()[0] == "Held(  # 14"
+    model.eval()
+    assert not model.layers["rest"][1][0].training
+    other = Held()
+    other.load_state_dict(model.state_dict())
+    assert gp.interop.to_torch(other).keys() == model.state_dict().keys()
+
+
 def test_state_goes_out_and_back_shaped_as_users_see_it():
     first, second = Tied(), Tied()
     state = first.state_dict()
