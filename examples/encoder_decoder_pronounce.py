@@ -15,7 +15,9 @@ WORDS = ["neural", "gradient", "backpropagation", "shakespeare"]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, cuda:1, ... (default: cpu)")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--limit", type=int, default=10_000, help="train on N words only (0: on all)")
