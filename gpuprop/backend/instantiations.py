@@ -19,6 +19,7 @@ LAYER_NORM_PACKS = {
 }  # by the bytes of an element: packs a lane
 ACTIVATIONS = {"identity": 0, "relu": 1, "gelu_tanh": 2, "gelu": 3}  # as in activation.cu
 DROPPED_ACTIVATIONS = ("relu", "gelu_tanh")  # which have a kernel together with dropout
+ATTENTION_WIDTHS = (64, 128)  # columns that a warp on tensor cores sums in registers
 DEPTHWISE_TAPS = (3, 4, 5, 7)  # of filters whose window a thread holds in registers
 SEQUENCE_ROWS = (1, 4)  # of the batch that a block of recurrent_sequence.cu owns
 TEAMS = (32, 256)  # threads that share a row of the softmax: a warp, or a block
@@ -65,15 +66,22 @@ def _softmax_cross_entropy_fused(value: str, acc: str) -> list[str]:
 
 
 def _attention(value: str, acc: str) -> list[str]:
-    tiles = attention_tiles(acc)
-    each = [(name, tile) for name in ("forward", "backward") for tile in tiles]
-    long = [(f"backward_{of}", tiles[-1]) for of in ("query", "key")]
-    return [f"attention_{name}<{value}, {acc}, {tile}>" for name, tile in (*each, *long)]
+    tiles = attention_tiles(value, acc)
+    each = [("forward", tile) for tile in tiles]
+    each += [("backward", tile) for tile in tiles if value == acc]
+    each += [(f"backward_{of}", tiles[-1]) for of in ("query", "key")]
+    return [f"attention_{name}<{value}, {acc}, {tile}>" for name, tile in each]
 
 
-def attention_tiles(acc: str) -> tuple[int, ...]:
-    """The sides of the tiles that the attention kernels are made for; doubles of the larger do not fit."""
-    return (32,) if acc == "double" else (32, 64)
+def attention_tiles(value: str, acc: str) -> tuple[int, ...]:
+    """The sides of the tiles that the attention kernels are made for; doubles of the larger do not fit, and
+    half types have tensor cores as a rule."""
+    return (32,) if acc == "double" else (32, 64) if value == acc else (64,)
+
+
+def _attention_tensor_cores(value: str) -> list[str]:
+    names = [f"attention_tensor_cores_{way}" for way in ("forward", "backward")]
+    return [f"{name}<{value}, {width}>" for name in names for width in ATTENTION_WIDTHS]
 
 
 def _layer_norm(value: str, acc: str) -> list[str]:
@@ -143,6 +151,9 @@ INSTANTIATIONS: dict[str, dict[str, list[str]]] = {
         for dtype, types in C_TYPES.items()
     },
     "attention.cu": {dtype: _attention(*types) for dtype, types in C_TYPES.items()},
+    "attention_tensor_cores.cu": {
+        dtype: _attention_tensor_cores(value) for dtype, (value, acc) in C_TYPES.items() if value != acc
+    },
     "conv1d.cu": {dtype: _conv1d(*types) for dtype, types in C_TYPES.items()},
     "conv1d_relu_max.cu": {dtype: _conv1d_relu_max(*types) for dtype, types in C_TYPES.items()},
     "conv1d_relu_max_products.cu": {

@@ -52,10 +52,19 @@ def activation(dtype: Any) -> Results:
 
 def attention(dtype: Any) -> Results:
     """Context and gradients: short texts with padding, and longer ones, causal, with dropout."""
+    return _attention(dtype, ((20, 31, 20, 5, 0.0), (70, 67, 20, 5, 0.25), (9, 130, 20, 5, 0.25)))
+
+
+def attention_tensor_cores(dtype: Any) -> Results:
+    """The same of rows of whole packs, and of more columns."""
+    return _attention(dtype, ((20, 33, 16, 24, 0.25), (33, 17, 72, 72, 0.0)))
+
+
+def _attention(dtype: Any, sizes: Any) -> Results:
     results: Results = []
-    for queries, keys, p in ((20, 31, 0.0), (70, 67, 0.25), (9, 130, 0.25)):
+    for queries, keys, size, value_size, p in sizes:
         rng = np.random.default_rng(0)
-        shapes = ((2, 2, queries, 20), (2, 2, keys, 20), (2, 2, keys, 5))
+        shapes = ((2, 2, queries, size), (2, 2, keys, size), (2, 2, keys, value_size))
         inputs = [tensor(rng.standard_normal(s).astype(dtype), requires_grad=True) for s in shapes]
         place = None if p == 0 else (p, 5, 9, 2, state.step, 3)
         mask = to_device(np.arange(keys) < np.array([keys, keys // 2])[:, None, None, None])
@@ -329,6 +338,7 @@ OURS: dict[str, Callable[[Any], Results]] = {
     "activation.cu": activation,
     "adam.cu": adam,
     "attention.cu": attention,
+    "attention_tensor_cores.cu": attention_tensor_cores,
     "conv1d.cu": conv1d,
     "conv1d_relu_max.cu": conv1d_relu_max,
     "conv1d_relu_max_products.cu": conv1d_relu_max_products,

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ..backend.kernel_memory import SHARED_OF_EMULATOR
-from ..backend.kernels import c_types
 from ..ops.attention import GPU_BLOCK, AdditiveWeights, DotProductWeights
-from ..ops.attention_kernels import Launch, one_block
+from ..ops.attention_kernels import Launch
+from ..ops.attention_sizes import backward as one_kernel
 from ..ops.scaled_dot_product_attention import Attention
 from .layers import dropout as dropout_of
 from .layers import matmul
@@ -29,7 +29,7 @@ def scaled_dot_product_attention(
     forward = launch(*inputs, bits, context, sums, flops=products + 4 * weights)
     if not any(x.needs_grad for x in inputs):
         return Cost(forward)
-    if one_block(query.shape, value.shape, c_types(query.dtype)[1], SHARED_OF_EMULATOR):
+    if one_kernel(query.shape, value.shape, query.dtype, True, SHARED_OF_EMULATOR):
         backward = launch(*inputs, bits, context, sums, context, *inputs)
     else:
         backward = launch(*inputs, bits, context, sums, context, sums, query)

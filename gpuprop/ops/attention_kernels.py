@@ -1,20 +1,18 @@
-"""Scaled dot-product attention by the kernels of kernels/attention.cu."""
+"""Scaled dot-product attention by the kernels of attention.cu and attention_tensor_cores.cu."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
-from ..backend import kernels, random
+from ..backend import kernels, random, tensor_cores
 from ..backend.arrays import Array, get_xp
-from ..backend.instantiations import C_TYPES, attention_tiles
-from ..backend.kernel_memory import shared_memory
+from ..backend.instantiations import C_TYPES, PACK
+from ..backend.kernel_memory import aligned, shared_memory
+from . import attention_sizes
 
-THREADS, SIDE = 256, 16
-COLUMNS = 64  # of a result that a block of threads computes
-SHORT = 128  # queries, and keys, of a matrix whose gradients one block computes
-DECLARED = 31 << 10  # bytes of shared memory that attention_backward has beside its sums, at most
 Place = tuple[float, int, int, int, int, int]  # of the dropout mask: p, first, stream, call, step, seed
 
 
@@ -30,22 +28,6 @@ def rate(place: Place | None) -> float:
     return 1.0 if place is None else 1.0 / (1.0 - place[0])
 
 
-def one_block(query: tuple[int, ...], value: tuple[int, ...], acc: str, most_shared: int) -> int:
-    """Bytes of dynamic shared memory for a block that computes all gradients of a matrix of query (..., T, D)
-    and value (..., S, Dv); 0 where it cannot. `acc`: the C++ type of sums."""
-    (queries, size), (keys, value_size) = query[-2:], value[-2:]
-    if max(queries, keys) > SHORT or max(size, value_size) > COLUMNS:
-        return 0
-    tile, of_sum = tile_of(queries, keys, acc), 8 if acc == "double" else 4
-    sums = math.ceil(queries / tile) * tile * math.ceil(size / SIDE) * SIDE * of_sum
-    return sums if sums + DECLARED <= most_shared else 0
-
-
-def tile_of(queries: int, keys: int, acc: str) -> int:
-    """The side of the tiles in which weights are made."""
-    return attention_tiles(acc)[0 if max(queries, keys) <= 32 else -1]
-
-
 class Launch:
     """The kernels on one set of inputs."""
 
@@ -58,7 +40,7 @@ class Launch:
         *lead, self.queries, self.size = query.shape
         self.keys, self.value_size = value.shape[-2:]
         self.matrices, heads = math.prod(lead), math.prod(lead[1:])
-        self.types = kernels.c_types(query.dtype)
+        self.shapes = (query.shape, value.shape, query.dtype, tensor_cores.there(query))
         self.sum_type = np.float64 if query.dtype == np.float64 else np.float32
         self.mask, steps = _mask_with_steps(mask, lead)
         p, first, stream, call, _, seed = place or (0.0, 0, 0, 0, 0, 0)
@@ -75,37 +57,36 @@ class Launch:
         context = xp.empty((*rows, self.value_size), query.dtype)
         log_sum_exp = xp.empty(rows, self.sum_type)
         arrays = (*self.inputs, self.mask, context, log_sum_exp)
-        tile = tile_of(self.queries, self.keys, self.types[1])
-        self._run("forward", tile, self._jobs(tile, self.queries, self.value_size), arrays)
+        self._run(attention_sizes.forward(*self.shapes), self.queries, self.value_size, arrays)
         return context, log_sum_exp
 
     def backward(self, context: Array, log_sum_exp: Array, dcontext: Array) -> tuple[Array, ...]:
         """The gradients of query, key and value."""
         dcontext = get_xp(context).ascontiguousarray(dcontext, dtype=context.dtype)
         grads = dquery, dkey, dvalue = tuple(get_xp(context).empty_like(x) for x in self.inputs)
-        query, value = self.inputs[0], self.inputs[2]
-        shared = one_block(query.shape, value.shape, self.types[1], shared_memory(query))
-        if shared:
-            tile = tile_of(self.queries, self.keys, self.types[1])
+        how = attention_sizes.backward(*self.shapes, shared_memory(context))
+        if how is not None:
             arrays = (*self.inputs, self.mask, context, log_sum_exp, dcontext, *grads)
-            self._run("backward", tile, self.matrices, arrays, shared)
+            self._run(how, self.queries, self.size, arrays)
             return grads
-        tile, columns = attention_tiles(self.types[1])[-1], max(self.size, self.value_size)
         delta = get_xp(context).empty_like(log_sum_exp)
         arrays = (*self.inputs, self.mask, context, log_sum_exp, dcontext, delta, dquery)
-        self._run("backward_query", tile, self._jobs(tile, self.queries, self.size), arrays)
+        of_query, of_key = (
+            attention_sizes.of_long_texts(f"backward_{of}", context.dtype) for of in ("query", "key")
+        )
+        self._run(of_query, self.queries, self.size, arrays)
         arrays = (*self.inputs, self.mask, log_sum_exp, dcontext, delta, dkey, dvalue)
-        self._run("backward_key", tile, self._jobs(tile, self.keys, columns), arrays)
+        self._run(of_key, self.keys, max(self.size, self.value_size), arrays)
         return grads
 
-    def _jobs(self, tile: int, rows: int, columns: int) -> int:
-        return self.matrices * math.ceil(rows / tile) * math.ceil(columns / COLUMNS)
-
-    def _run(
-        self, name: str, tile: int, blocks: int, arrays: tuple[Array | None, ...], shared: int = 0
-    ) -> None:
-        kernel = kernels.project("attention", f"attention_{name}<{', '.join(self.types)}, {tile}>")
-        kernel(min(blocks, 2**31 - 1), THREADS, (*arrays, *self.numbers), shared_mem=shared)
+    def _run(self, how: attention_sizes.Kernel, rows: int, columns: int, arrays: tuple[Any, ...]) -> None:
+        kernel = kernels.project(how.file, how.name)
+        blocks = min(how.blocks(self.matrices, rows, columns), 2**31 - 1)
+        numbers: tuple[Any, ...] = self.numbers
+        if how.file == "attention_tensor_cores":
+            stored = [a for a in arrays if a is not None and a.dtype == self.inputs[0].dtype]
+            numbers += (aligned(*stored) and all(a.shape[-1] * a.itemsize % PACK == 0 for a in stored),)
+        kernel(blocks, how.threads, (*arrays, *numbers), shared_mem=how.shared)
 
 
 def _mask_with_steps(mask: Array | None, lead: list[int]) -> tuple[Array | None, tuple[int, ...]]:

@@ -106,6 +106,29 @@ def attention_sums(queries, size, tile):
     return ((row // tile * wide + column // 16) * n + row % tile // 16) * 256 + thread, thread
 
 
+def rows_on_chip(count, columns, threads):
+    """OnChip::load and ::store of attention_tensor_cores.cuh: elements of (count, columns), in packs of 8."""
+    i = strided(np.arange(threads), threads, count * columns // 8)
+    return (i[:, None] * 8 + np.arange(8)).reshape(-1)
+
+
+def named_rows(beside):
+    """OnChip::place: the row and column, of a 16 x 16 matrix, that each lane names for ldmatrix."""
+    lane = np.arange(WARP)
+    along, across = lane // 8 % 2 * 8, lane // 16 * 8
+    first, second = (across, along) if beside else (along, across)
+    return np.stack([lane % 8 + first, second], -1)
+
+
+def attention_tasks(warps, size, value_size):
+    """attention_tensor_cores_backward: first key, first column, and whether of dk, of all warps' tasks."""
+    of_k = up(size, 32)
+    for warp in range(warps):
+        for task in strided([warp], warps, 2 * (of_k + up(value_size, 32))).tolist():
+            number = task // 2
+            yield task % 2 * 16, (number if number < of_k else number - of_k) * 32, number < of_k
+
+
 def conv1d_tile(tile, column_tiles, groups, side):
     """conv1d_forward and _backward_input: first row, first column, group."""
     above = tile // column_tiles

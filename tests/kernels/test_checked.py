@@ -12,6 +12,7 @@ from gpuprop.backend.instantiations import C_TYPES
 from gpuprop.backend.random import manual_seed
 from gpuprop.cli.kernel_cases import (
     adam,
+    attention_tensor_cores,
     conv1d_relu_max_products,
     conv1d_tensor_cores,
     recurrent_sequence,
@@ -204,6 +205,7 @@ CASES = {
     "attention-short": lambda dtype: attend(dtype, 20, 31),
     "attention-middle": lambda dtype: attend(dtype, 67, 70, causal=True, dropout=0.25),
     "attention-long": lambda dtype: attend(dtype, 17, 131, causal=True, dropout=0.25),
+    "attention-tensor-cores": attention_tensor_cores,
     "conv1d": lambda dtype: convolution(dtype, 1),
     "conv1d-depthwise": lambda dtype: convolution(dtype, 24, 24, 24),
     "conv1d-narrow": lambda dtype: convolution(dtype, 4),

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 from cubins import FILES, QUICK, is_hot, names_in
 
 from gpuprop.backend import nvrtc
+from gpuprop.backend.instantiations import ATTENTION_WIDTHS
 from gpuprop.backend.occupancy import occupancy
 from gpuprop.errors import BuildError
-from gpuprop.ops import attention_kernels
+from gpuprop.ops import attention_sizes
 from gpuprop.ops.softmax_cross_entropy_kernels import PACKS, SLAB_BYTES, SLAB_THREADS
 from gpuprop.ops.softmax_cross_entropy_kernels import THREADS as THREADS_OF_ROWS
 
@@ -18,19 +20,30 @@ pytestmark = pytest.mark.skipif(not nvrtc.available(), reason=nvrtc.MISSING)
 THREADS = {"sort_ids": 1024, "softmax_cross_entropy_slab": SLAB_THREADS, "add_sorted_rows": 64}  # else 256
 THREADS |= {f"{cell}_sequence_{way}": 384 for cell in ("gru", "lstm") for way in ("forward", "backward")}
 THREADS |= {f"conv1d_depthwise_{way}": n for way, n in (("forward", 128), ("backward", 128), ("sum", 1024))}
+
+
+def of_attention(width):
+    """The kernels on tensor cores for matrices of that many columns."""
+    shape, dtype = (attention_sizes.SHORT, width), np.dtype(np.float16)
+    yield attention_sizes.forward(shape, shape, dtype, True)
+    yield attention_sizes.backward(shape, shape, dtype, True, 227 << 10)
+
+
 DYNAMIC = (  # bytes of shared memory, at most
     (r"softmax_cross_entropy_slab", SLAB_THREADS * (SLAB_BYTES + 4)),
     (r"softmax_cross_entropy_row<.*, (32|256)>", PACKS * THREADS_OF_ROWS * 16),
-    (r"attention_backward<", attention_kernels.SHORT * attention_kernels.COLUMNS * 4),
+    (r"attention_backward<", attention_sizes.SHORT * attention_sizes.COLUMNS * 4),
+    *((k.name.replace("__half", ".*"), k.shared) for w in ATTENTION_WIDTHS for k in of_attention(w)),
     (r"", 0),
 )
-DECLARED = {"attention_backward": attention_kernels.DECLARED}
+DECLARED = {"attention_backward": attention_sizes.DECLARED}
 NORM = r"(residual_)?layer_norm_"
 # Warps that a multiprocessor holds at least, by the first pattern that fits. A memory of 4.3 TB/s that
 # answers after 0.7 µs wants 23 KB asked for at each of 132 multiprocessors: 32 warps with twice 16 bytes a
 # lane, or fewer with more.
 LEAST_WARPS = (
     (r"attention_backward(_key)?<.*, 64>", 8),  # dk and dv at once: registers for one block
+    (r"attention_tensor_cores_.*, 128>", 8),  # 64 sums a lane of a result, and as much around them
     (r"attention_", 16),  # one block multiplies while another loads
     (r"conv1d_(forward|backward_input|backward_weight)<", 16),  # the same
     (r"conv1d_relu_max_(forward|backward_weight)<", 16),  # the same, and loads ahead into registers

@@ -86,6 +86,20 @@ def test_a_convolution_on_tensor_cores(arch, cubins):
 
 
 @pytest.mark.parametrize("arch", QUICK)
+def test_attention_on_tensor_cores(arch, cubins):
+    """Two products forward, and five backward, of 16 queries and 32 keys, operands four matrices at a time,
+    copies and stores of 16 bytes."""
+    if nvdisasm() is None:
+        pytest.skip("no nvdisasm: pip install nvidia-cuda-nvdisasm")
+    for name, found in cubins.instructions("attention_tensor_cores.cu", arch).items():
+        second, backward = 32 if name.endswith("128>") else 16, "backward" in name
+        assert found["HMMA"] >= second + (12 if backward else 4), name  # e, and da and a task
+        assert found["HMMA"] <= 2 * found["LDSM"], name
+        assert found["LDGSTS"] >= 2, name
+        assert found["STG"] >= 1 + backward, name
+
+
+@pytest.mark.parametrize("arch", QUICK)
 @pytest.mark.parametrize("kernel", HOT, ids=lambda kernel: kernel[1])
 def test_enough_warps_fit_a_processor(kernel, arch, cubins):
     file, name = kernel

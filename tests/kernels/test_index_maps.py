@@ -13,7 +13,7 @@ import pytest
 
 from gpuprop.backend.cublaslt import aux_ld
 from gpuprop.backend.instantiations import ROW_TEAMS
-from gpuprop.ops import activation_kernels, attention_kernels, embedding_kernels, layer_norm_kernels
+from gpuprop.ops import activation_kernels, attention_sizes, embedding_kernels, layer_norm_kernels
 from gpuprop.ops import softmax_cross_entropy_kernels as cross_entropy
 from gpuprop.ops.residual_layer_norm import packs_of as residual_packs_of
 from gpuprop.optim import norm, sparse_kernels
@@ -114,9 +114,61 @@ def test_sums_of_attention_have_a_place_and_a_thread_each(tile):
         places, threads = maps.attention_sums(queries, size, tile)
         assert maps.once(places, places.size)
         assert (places % 256 == threads).all()
-        if attention_kernels.tile_of(queries, 1, "float") == tile:
-            shared = attention_kernels.one_block((queries, size), (1, 1), "float", 64 << 10)
-            assert shared == 4 * places.size
+        how = attention_sizes.backward((queries, size), (1, 1), FLOAT, False, 64 << 10)
+        assert how.name.endswith(f" {tile}>") == (tile == (32 if queries <= 32 else 64))
+        if how.name.endswith(f" {tile}>"):
+            assert how.shared == 4 * places.size
+
+
+@pytest.mark.parametrize("warps", [1, 2, 5, 8])
+@pytest.mark.parametrize("size", [1, 8, 16, 40, 64, 72, 128])
+def test_rows_of_attention_on_tensor_cores(warps, size):
+    """All rows and columns are loaded, filled up to whole operands; a warp stores each pack once."""
+    padded = maps.up(size, 16) * 16
+    rows = warps * 16
+    visited = maps.rows_on_chip(rows, padded, warps * 32)
+    assert maps.once(visited, rows * padded)
+    for columns, first in ((padded, 0), (32, 32)):
+        stored = maps.rows_on_chip(16, columns, 32)
+        column = first + stored % columns
+        there = column < size
+        assert maps.once(stored // columns * columns + stored % columns, 16 * columns)
+        assert there.sum() == 16 * max(0, min(size - first, columns))
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_operands_of_attention_are_those_of_ptx(turned):
+    """Which row a lane names, and what ldmatrix then hands out: the layouts of mma."""
+    at = maps.named_rows(beside=turned)  # left_turned, right
+    row, element = np.moveaxis(maps.loaded(4, turned), -1, 0)
+    place = at[row] + np.stack([np.zeros_like(element), element], -1)
+    left = maps.mma_left(2)
+    np.testing.assert_array_equal(place[..., ::-1] if turned else place, left)
+    at = maps.named_rows(beside=not turned)  # right_turned, right
+    row, element = np.moveaxis(maps.loaded(4, turned), -1, 0)
+    place = at[row] + np.stack([np.zeros_like(element), element], -1)
+    k, column = (place[..., 0], place[..., 1]) if turned else (place[..., 1], place[..., 0])
+    for half in range(2):  # eight columns each
+        found = np.stack([k, column - 8 * half], -1)[:, 2 * half : 2 * half + 2]
+        np.testing.assert_array_equal(found, maps.mma_right(2))
+
+
+def test_weights_of_attention_are_the_next_left_operand():
+    """What a lane holds of two results beside each other, in pairs, is what it must hold of the operand."""
+    result, left = maps.mma_result(), maps.mma_left(2)
+    for i, e in itertools.product(range(4), range(2)):
+        held = result[:, i % 2 * 2 + e] + np.array([0, 8 * (i // 2)])
+        np.testing.assert_array_equal(held, left[:, i, e])
+
+
+def test_tasks_of_attention_cover_both_gradients():
+    for warps, size, value_size in itertools.product((1, 3, 8), (1, 16, 40, 64, 128), (8, 33, 128)):
+        visited = []
+        for key, column, of_k in maps.attention_tasks(warps, size, value_size):
+            wide, start = (size, 0) if of_k else (value_size, 32 * size)
+            columns = np.arange(column, min(column + 32, wide))
+            visited.append((start + (key + np.arange(16)[:, None]) * wide + columns).reshape(-1))
+        assert maps.once(np.concatenate(visited), 32 * (size + value_size))
 
 
 def logits(rows, classes, dtype=FLOAT):
