@@ -28,4 +28,4 @@ def there(like: Array) -> bool:
 
 @functools.cache
 def _capability(gpu: int) -> int:
-    return int(sys.modules["cupy"].cuda.Device(gpu).attributes["ComputeCapabilityMajor"])
+    return int(sys.modules["cupy"].cuda.Device(gpu).compute_capability[:-1])  # "90", "120"

@@ -117,6 +117,20 @@ def differences(ours: inspect.Signature, real: inspect.Signature) -> list[str]:
     return problems
 
 
+def test_the_attributes_of_a_device() -> None:
+    asked = {
+        node.slice.value
+        for path in SOURCES.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Subscript)
+        and isinstance(node.value, ast.Attribute)
+        and node.value.attr == "attributes"
+        and isinstance(node.slice, ast.Constant)
+    }
+    assert asked
+    assert asked | set(fake_machine.Device.attributes) <= set(real_cupy.RECORDED["attributes"])
+
+
 def test_the_numbers_of_nccl() -> None:
     for name, number in fake_nccl.CODES.items():
         assert real_cupy.SIGNATURES[f"cuda.nccl.{name}"] == number
@@ -140,4 +154,6 @@ def test_the_record_is_that_of_the_cupy_that_is_installed() -> None:
     cupy = pytest.importorskip("cupy")
     if cupy.__version__ != real_cupy.RECORDED["cupy"]:
         pytest.skip(f"CuPy {cupy.__version__} is not {real_cupy.RECORDED['cupy']}")
-    assert importlib.import_module("record_cupy").collect(cupy) == real_cupy.SIGNATURES
+    record = importlib.import_module("record_cupy")
+    assert record.collect(cupy) == real_cupy.SIGNATURES
+    assert record.attributes(cupy) == real_cupy.RECORDED["attributes"]

@@ -235,7 +235,8 @@ class Graph:
 
 
 class Device:
-    attributes = {"MaxSharedMemoryPerBlockOptin": 227 << 10, "ComputeCapabilityMajor": 9}  # noqa: RUF012
+    attributes = {"MaxSharedMemoryPerBlockOptin": 227 << 10}  # noqa: RUF012
+    compute_capability = "90"
 
     def __init__(self, device: int = 0) -> None:
         self.id = device

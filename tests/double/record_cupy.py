@@ -41,6 +41,12 @@ def collect(cupy: Any) -> dict[str, str | int | None]:
     return dict(sorted(found.items()))
 
 
+def attributes(cupy: Any) -> list[str]:
+    """The names of `cupy.cuda.Device.attributes`, as CuPy finds them."""
+    known = (name for name in vars(cupy.cuda.runtime) if name.startswith("cudaDevAttr"))
+    return sorted(name.removeprefix("cudaDevAttr") for name in known)
+
+
 def parameters(cupy: Any, thing: Any) -> str | None:
     """See `collect`."""
     if isinstance(thing, cupy.ufunc):
@@ -103,5 +109,5 @@ def _name(part: str) -> str:
 
 if __name__ == "__main__":
     cupy = importlib.import_module("cupy")
-    lines = {"cupy": cupy.__version__, "signatures": collect(cupy)}
+    lines = {"cupy": cupy.__version__, "attributes": attributes(cupy), "signatures": collect(cupy)}
     FILE.write_text(json.dumps(lines, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
