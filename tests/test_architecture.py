@@ -49,7 +49,7 @@ ALLOWED = {
         "text",
         "version",
     },
-    "costs": {"backend", "backprop", "flops", "ops", "optim"},
+    "costs": {"errors", "backend", "backprop", "flops", "ops", "optim"},
     "flops": {"backprop", "ops"},
     "explanation": {"backend", "backprop", "flops", "nn", "ops", "tensors"},
     "testing": {"backend", "backprop", "op", "tensors", "errors"},
