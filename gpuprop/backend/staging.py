@@ -8,10 +8,19 @@
 The device has two blocks, one that is filled while the other is read. A block is read by one copy, to where
 the step reads its inputs, rather than by the step itself: that costs some two microseconds, but a graph reads
 from fixed addresses, so that inputs in two places would need two graphs for each signature.
+
+A step that is no graph copies its batch to memory of its own, and goes on with the batch of the host, from
+which a loss may take what it likes: inside `arrived`, operations find what is on the device already.
+
+    with arrived(staged.arrays_on_device()):
+        loss = criterion(model(batch.ids, batch.mask), batch.labels)
 """
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,6 +28,7 @@ import numpy as np
 from .arrays import Array
 from .static import ALIGNMENT, flatten, offsets, part
 
+_arrived: contextvars.ContextVar[Mapping[int, Array] | None] = contextvars.ContextVar("arrived", default=None)
 MOST_COPIES = 16  # on their way from pinned memory: past that the host waits for the oldest
 
 
@@ -82,6 +92,31 @@ class Staged:
         stream.wait_event(place.filled)
         block[: self.size] = place.block[: self.size]
         stream.record(place.read)
+
+    def arrays_on_device(self) -> dict[int, Array]:
+        """The arrays in memory of the current stream, by the `id` of those of the host, for `arrived`. They
+        are not to be written to: an array that a step reads twice is one array."""
+        block = self._place.xp.empty(self.size, np.uint8)
+        self.copy_to(block)
+        starts, _ = offsets(self.arrays, ALIGNMENT)
+        return {id(a): part(block, start, a) for a, start in zip(self.arrays, starts, strict=True)}
+
+
+@contextlib.contextmanager
+def arrived(arrays: Mapping[int, Array]) -> Iterator[None]:
+    """Inside, `on_device` finds these arrays, while those of the host that they are of live."""
+    token = _arrived.set(arrays)
+    try:
+        yield
+    finally:
+        _arrived.reset(token)
+
+
+def on_device(a: Array, gpu: int) -> Array | None:
+    """What is on this GPU already of an array of the host, None where that is nothing."""
+    known = _arrived.get()
+    found = None if known is None else known.get(id(a))
+    return found if found is not None and found.device.id == gpu else None
 
 
 class _Place:

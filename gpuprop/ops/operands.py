@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..backend.arrays import Array, device_of, to_device
+from ..backend.staging import on_device
 from ..tensors import Tensor
 
 
@@ -22,7 +23,8 @@ def data_of(x: Any) -> Any:
 
 def beside(x: Any, other: Any) -> Array:
     """The array behind `x`, moved to where `other` lives: masks, ids and targets may come from the host."""
-    array, target = data_of(x), data_of(other)
+    array, device = data_of(x), device_of(data_of(other))
     if not is_array(array):
         array = np.asarray(array)
-    return to_device(array, device_of(target))
+    there = on_device(array, device.index) if device.type == "cuda" else None
+    return to_device(array, device) if there is None else there

@@ -4,13 +4,15 @@ captured graph (see `gpuprop.capture`) whose batches are on their way before (se
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from ..backend import cuda_setup, random
 from ..backend.arrays import Array
 from ..backend.device import Device
-from ..backend.staging import Staged, Staging
+from ..backend.staging import Staged, Staging, arrived
 from ..backprop import recording
 from ..capture import Captured, capture
 from ..errors import CaptureError
@@ -43,8 +45,8 @@ class DeviceStep:
         return next(self.trainer.model.parameters()).device
 
     def prefetches(self) -> bool:
-        """Whether steps gain from batches that are sent before: those that may be captured."""
-        return self.wanted is not False and self._device.type == "cuda"
+        """Whether steps gain from batches that are sent before: on a GPU."""
+        return self._device.type == "cuda"
 
     def looks_ahead(self) -> bool:
         """Whether to take the next batches before waiting for the device. Several ranks take them together,
@@ -94,7 +96,7 @@ class DeviceStep:
     def _plain(self, number: int, batches: Sequence[Any]) -> tuple[Losses, Tensor | None]:
         of = self.trainer
         of.optimizer.zero_grad()
-        with of.precision.computing():
+        with of.precision.computing(), self._there(batches):
             losses = of.ranks.backward(of.loss, of.count, batches, of.precision)
         overflow = of.precision.unscale(now=bool(of.observers))
         of.optimizer.skip = of.guard.watch(number, batches, [loss for loss, _ in losses], overflow)
@@ -107,13 +109,24 @@ class DeviceStep:
         if self.graph is None:
             self.graph = capture(self._on_device, device=self._device)
         random_step = random.state.step
-        sent = self._sent[1] if self._sent is not None and self._sent[0] is batches else None
+        sent = self._sent_before(batches)
         inputs = (list(batches), of.ranks.given(of.count, batches), of.clip_norm)
         losses, bad, norm = self.graph.call(inputs, sent)
         of.guard.took(number, random_step, batches, losses, bad, of.precision.left(), replayed=True)
         for observer in of.observers:
             observer.after_backward()
         return of.ranks.counted(losses, of.count, batches), norm
+
+    def _sent_before(self, batches: Sequence[Any]) -> Staged | None:
+        return self._sent[1] if self._sent is not None and self._sent[0] is batches else None
+
+    def _there(self, batches: Sequence[Any]) -> AbstractContextManager[None]:
+        """Inside, what was sent of the batches is on the device, while they stay as they are."""
+        sent = self._sent_before(batches)
+        if sent is None:
+            return contextlib.nullcontext()
+        with cuda_setup.import_cupy().cuda.Device(self._device.index):
+            return arrived(sent.arrays_on_device())
 
     def _on_device(
         self, batches: Sequence[Any], given: tuple[Any, Any], clip_norm: float | None

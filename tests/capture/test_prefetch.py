@@ -182,6 +182,44 @@ def test_a_step_of_the_trainer_is_one_transfer_beside_the_step_before(fake_gpu: 
     assert (steps[:, 0] <= 2).all()  # two, where the next batch was taken before the losses were read
 
 
+def test_a_step_that_is_no_graph_finds_its_batch_on_the_device(fake_gpu: Any) -> None:
+    """One transfer a step, beside the step before; nothing of the batch is copied while the step is computed,
+    which sees the batch of the host."""
+    of, inside, kinds = trainer(False, clip_norm=1.0), [], set()
+    loss, run = of.loss, of.device_step.run
+
+    def watched(b: Any) -> Any:
+        before = len(fake_gpu.reads)
+        found = loss(b)
+        inside.append(fake_gpu.reads[before:])
+        kinds.add(type(b.ids))
+        return found
+
+    def counted(*args: Any) -> Any:
+        fake_gpu.waits.clear()
+        found = run(*args)
+        assert fake_gpu.waits == []
+        return found
+
+    of.loss, of.device_step.run = watched, counted  # type: ignore[method-assign]
+    of.fit(batches(13), epochs=2)
+    assert kinds == {np.ndarray}
+    assert inside == [[]] * 26
+    assert fake_gpu.order.pinned_bytes() == 0
+
+
+@pytest.mark.parametrize("capture", [False, None])
+def test_a_batch_that_was_sent_gives_the_bits_of_one_that_was_not(
+    fake_gpu: Any, capture: bool | None
+) -> None:
+    sent, alone = trainer(capture), trainer(capture)
+    alone.device_step.prefetch = lambda given: None  # type: ignore[method-assign]
+    for of in (sent, alone):
+        gp.manual_seed(4)
+        of.fit(batches(5), epochs=2)
+    assert all(np.array_equal(a, b) for a, b in zip(weights(sent), weights(alone), strict=True))
+
+
 def test_no_memory_is_left(fake_gpu: Any) -> None:
     of, freed = trainer(True), []
     finish = of.device_step.finish
