@@ -85,17 +85,18 @@ layer_norm_forward_warp(const T* __restrict__ x, const T* __restrict__ weight, c
 // dx and the partial sums of dweight and dbias in one walk over x and dy. The grid is the number of parts; each warp adds up
 // its rows in registers, then the warps of a block add theirs in order.
 template <typename T, typename Acc, int K>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, sizeof(Acc) == 4 ? 2 : 1)
 layer_norm_backward_warp(const T* __restrict__ x, const T* __restrict__ dy, const T* __restrict__ weight,
                          const Acc* __restrict__ mean, const Acc* __restrict__ inverse, T* __restrict__ dx,
                          Acc* __restrict__ partial, long long rows, int width) {
   constexpr int SIZE = Pack<T>::SIZE;
-  Acc dweight[K][SIZE] = {}, dbias[K][SIZE] = {};
+  extern __shared__ __align__(16) unsigned char memory[];
+  ColumnSums<Acc, K, SIZE> sums(memory);
   for (long long row = grid_thread() / 32; row < rows; row += grid_threads() / 32) {
     Acc n[K][SIZE], g[K][SIZE];
     load_row(x + row * width, width, n);
     load_row(dy + row * width, width, g);
-    gradient_of_row(n, g, weight, mean[row], inverse[row], width, dweight, dbias);
+    gradient_of_row(n, g, weight, mean[row], inverse[row], width, sums);
 #pragma unroll
     for (int k = 0; k < K; ++k) {
       const int c = place<T>(k);
@@ -106,7 +107,7 @@ layer_norm_backward_warp(const T* __restrict__ x, const T* __restrict__ dy, cons
       store_pack(dx + row * width + c, result);
     }
   }
-  add_over_warps<T>(dweight, dbias, partial, width);
+  sums.finish(partial, width);
 }
 
 // Sums of partial over the parts: half of the blocks for dweight, the others for dbias; either may be null.

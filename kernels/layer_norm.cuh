@@ -52,26 +52,92 @@ __device__ inline void normalize_row(const Acc (&v)[K][Pack<T>::SIZE], const T* 
   *inverse = scale;
 }
 
+// What the rows of a warp give to dweight and dbias, and the sums over the warps of a block, in their order:
+// partial[block, 0, c] and [block, 1, c]. A lane adds up its columns, K packs of SIZE: in registers, or where they would take
+// most of these, 32 columns a lane, in shared memory of its own, WARPS * 2 * 32 * K * SIZE numbers from `memory` on.
+template <typename Acc, int K, int SIZE, bool IN_MEMORY = sizeof(Acc) == 4 && (K * SIZE > 16)> struct ColumnSums {
+  Acc dweight[K][SIZE] = {}, dbias[K][SIZE] = {};
+
+  __device__ explicit ColumnSums(void*) {}
+  __device__ void add(int k, const Acc (&w)[SIZE], const Acc (&b)[SIZE]) {
+#pragma unroll
+    for (int e = 0; e < SIZE; ++e) dweight[k][e] += w[e], dbias[k][e] += b[e];
+  }
+  __device__ void finish(Acc* __restrict__ partial, int width) {
+    __shared__ Acc totals[2][32 * K * SIZE];
+    for (int warp = 0; warp < WARPS; ++warp) {
+      if (threadIdx.x / 32 == warp) {
+#pragma unroll
+        for (int k = 0; k < K; ++k)
+#pragma unroll
+          for (int e = 0; e < SIZE; ++e) {
+            const int c = (32 * k + threadIdx.x % 32) * SIZE + e;
+            totals[0][c] = dweight[k][e] + (warp == 0 ? Acc(0) : totals[0][c]);
+            totals[1][c] = dbias[k][e] + (warp == 0 ? Acc(0) : totals[1][c]);
+          }
+      }
+      __syncthreads();
+    }
+    for (int i = threadIdx.x; i < 2 * width; i += THREADS)
+      partial[(long long)blockIdx.x * 2 * width + i] = totals[i / width][i % width];
+  }
+};
+
+// In memory, four columns of a lane lie together, and those of all lanes after one another, so that no two ask one bank.
+template <typename Acc, int K, int SIZE> struct ColumnSums<Acc, K, SIZE, true> {
+  static constexpr int COLUMNS = 32 * K * SIZE;
+  Acc *all, *own;
+
+  __device__ explicit ColumnSums(void* memory) : all(static_cast<Acc*>(memory)) {
+    own = all + threadIdx.x / 32 * 2 * COLUMNS + threadIdx.x % 32 * 4;
+#pragma unroll 1
+    for (int i = 0; i < 2 * COLUMNS; i += 128) store_pack(own + i, Pack<Acc, 4>{});
+  }
+  __device__ void add(int k, const Acc (&w)[SIZE], const Acc (&b)[SIZE]) {
+#pragma unroll
+    for (int e = 0; e < SIZE; e += 4) {
+      Acc* place = own + (k * SIZE + e) * 32;
+      Pack<Acc, 4> first = load_pack<Acc, 4>(place), second = load_pack<Acc, 4>(place + COLUMNS);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) first.v[j] += w[e + j], second.v[j] += b[e + j];
+      store_pack(place, first);
+      store_pack(place + COLUMNS, second);
+    }
+  }
+  __device__ void finish(Acc* __restrict__ partial, int width) {
+    __syncthreads();
+    for (int i = threadIdx.x; i < 2 * width; i += THREADS) {
+      const int c = i % width, pack = c / SIZE, e = pack / 32 * SIZE + c % SIZE;
+      const Acc* from = all + i / width * COLUMNS + e / 4 * 128 + pack % 32 * 4 + e % 4;
+      Acc sum = 0;
+      for (int warp = 0; warp < WARPS; ++warp) sum = from[warp * 2 * COLUMNS] + sum;
+      partial[(long long)blockIdx.x * 2 * width + i] = sum;
+    }
+  }
+};
+
 // n is a row of x and g one of dy; on return g is the row's gradient. What the row gives to dweight and dbias is added.
 template <typename T, typename Acc, int K>
 __device__ inline void gradient_of_row(Acc (&n)[K][Pack<T>::SIZE], Acc (&g)[K][Pack<T>::SIZE],
                                        const T* __restrict__ weight, Acc mu, Acc scale, int width,
-                                       Acc (&dweight)[K][Pack<T>::SIZE], Acc (&dbias)[K][Pack<T>::SIZE]) {
+                                       ColumnSums<Acc, K, Pack<T>::SIZE>& sums) {
   constexpr int SIZE = Pack<T>::SIZE;
   Acc sum = 0, along = 0;
 #pragma unroll
   for (int k = 0; k < K; ++k) {
     const int c = place<T>(k);
     const Pack<T> w = c < width ? load_pack(weight + c) : Pack<T>{};
+    Acc dw[SIZE], db[SIZE];
 #pragma unroll
     for (int e = 0; e < SIZE; ++e) {
       n[k][e] = (n[k][e] - mu) * scale;
-      dweight[k][e] += g[k][e] * n[k][e];
-      dbias[k][e] += g[k][e];
+      dw[e] = g[k][e] * n[k][e];
+      db[e] = g[k][e];
       g[k][e] *= to_acc(w.v[e]);
       sum += g[k][e];
       along += g[k][e] * n[k][e];
     }
+    sums.add(k, dw, db);
   }
   sum = team_reduce<32>(sum, Sum()) / width;
   along = team_reduce<32>(along, Sum()) / width;
@@ -79,26 +145,4 @@ __device__ inline void gradient_of_row(Acc (&n)[K][Pack<T>::SIZE], Acc (&g)[K][P
   for (int k = 0; k < K; ++k)
 #pragma unroll
     for (int e = 0; e < SIZE; ++e) g[k][e] = scale * (g[k][e] - sum - n[k][e] * along);
-}
-
-// partial[block, 0, c] and [block, 1, c]: what the warps of a block have added up, added in their order.
-template <typename T, typename Acc, int K>
-__device__ inline void add_over_warps(const Acc (&dweight)[K][Pack<T>::SIZE], const Acc (&dbias)[K][Pack<T>::SIZE],
-                                      Acc* __restrict__ partial, int width) {
-  __shared__ Acc totals[2][32 * K * Pack<T>::SIZE];
-  for (int warp = 0; warp < WARPS; ++warp) {
-    if (threadIdx.x / 32 == warp) {
-#pragma unroll
-      for (int k = 0; k < K; ++k)
-#pragma unroll
-        for (int e = 0; e < Pack<T>::SIZE; ++e) {
-          const int c = place<T>(k) + e;
-          totals[0][c] = dweight[k][e] + (warp == 0 ? Acc(0) : totals[0][c]);
-          totals[1][c] = dbias[k][e] + (warp == 0 ? Acc(0) : totals[1][c]);
-        }
-    }
-    __syncthreads();
-  }
-  for (int i = threadIdx.x; i < 2 * width; i += THREADS)
-    partial[(long long)blockIdx.x * 2 * width + i] = totals[i / width][i % width];
 }

@@ -153,7 +153,7 @@ residual_layer_norm_forward_warp(const T* __restrict__ x, const T* __restrict__ 
 
 // As residual_layer_norm_backward_input, and the partial sums of dweight and dbias as in layer_norm_backward_warp.
 template <typename T, typename Acc, int K>
-__global__ void __launch_bounds__(THREADS, BYTES<T, Acc, K> > 64 ? 1 : BYTES<T, Acc, K> > 32 ? 2 : 4)
+__global__ void __launch_bounds__(THREADS, BYTES<T, Acc, K> > 32 ? 2 : 4)
 residual_layer_norm_backward_warp(const T* __restrict__ sum, const T* __restrict__ dy, const T* __restrict__ dsum,
                                   const T* __restrict__ weight, const Acc* __restrict__ mean,
                                   const Acc* __restrict__ inverse, T* __restrict__ dx, T* __restrict__ dresidual,
@@ -163,14 +163,15 @@ residual_layer_norm_backward_warp(const T* __restrict__ sum, const T* __restrict
                                   const unsigned long long* __restrict__ step) {
   constexpr int SIZE = Pack<T>::SIZE;
   const Dropout drop = {keep, first, seed, stream, call, step ? *step : 0};
-  Acc dweight[K][SIZE] = {}, dbias[K][SIZE] = {};
+  extern __shared__ __align__(16) unsigned char memory[];
+  ColumnSums<Acc, K, SIZE> sums(memory);
   for (long long row = grid_thread() / 32; row < n; row += grid_threads() / 32) {
     Acc normal[K][SIZE], g[K][SIZE];
     KeptPacks<T, K> kept;  // drawn first, while registers are free
     if (dresidual) kept.draw(drop, first + (rows ? rows[row] : row) * width, width);
     load_row(sum + row * width, width, normal);
     load_row(dy + row * width, width, g);
-    gradient_of_row(normal, g, weight, mean[row], inverse[row], width, dweight, dbias);
+    gradient_of_row(normal, g, weight, mean[row], inverse[row], width, sums);
 #pragma unroll
     for (int k = 0; k < K; ++k) {
       const int c = place<T>(k);
@@ -188,5 +189,5 @@ residual_layer_norm_backward_warp(const T* __restrict__ sum, const T* __restrict
       if (dresidual) store_pack(dresidual + row * width + c, of_residual);
     }
   }
-  add_over_warps<T>(dweight, dbias, partial, width);
+  sums.finish(partial, width);
 }

@@ -15,6 +15,7 @@ from ..backend.kernel_memory import aligned
 from ..backprop import Context
 
 THREADS, WARPS = 256, 8  # as in layer_norm.cu
+MOST_IN_REGISTERS = 16  # columns of a lane whose sums are in registers; those of more, in shared memory
 MOST_BLOCKS = 65536
 MOST_PARTS = (
     256  # partial sums of dweight; their number comes from sizes alone, as it decides the order of adding
@@ -50,9 +51,8 @@ def backward(
     packs = _packs(x, flat, weight)
     if packs is not None:
         partial = partial_sums(mean, n, width)
-        _warp("backward", x, packs)(
-            len(partial), THREADS, (x, flat, weight, mean, inverse, dx, partial, n, width)
-        )
+        args = (x, flat, weight, mean, inverse, dx, partial, n, width)
+        _warp("backward", x, packs)(len(partial), THREADS, args, shared_mem=memory_of_sums(x, packs))
     else:
         if need_x:
             args = (x, flat, weight, mean, inverse, dx, n, width)
@@ -116,6 +116,14 @@ def packs_of(width: int, itemsize: int, beside: int = 0) -> int | None:
     wanted = math.ceil((width + beside) / (32 * per_pack))
     whole = width % per_pack == 0
     return next((k for k in LAYER_NORM_PACKS[itemsize] if whole and k >= wanted), None)
+
+
+def memory_of_sums(x: Array, packs: int) -> int:
+    """Bytes of shared memory for the sums of dweight and dbias, where a lane does not hold them in registers:
+    those of float64 it always does."""
+    columns = packs * PACK // x.dtype.itemsize
+    in_registers = columns <= MOST_IN_REGISTERS or x.dtype == np.float64
+    return 0 if in_registers else WARPS * 2 * 32 * columns * 4
 
 
 def sum_type(x: Array) -> Any:

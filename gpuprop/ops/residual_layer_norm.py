@@ -22,6 +22,7 @@ from .layer_norm_kernels import (
     MOST_BLOCKS,
     THREADS,
     WARPS,
+    memory_of_sums,
     partial_sums,
     sum_type,
     sums_of_parts,
@@ -77,7 +78,8 @@ class ResidualLayerNorm(Op):
             partial = sums_of_parts(total, dy, mean, inverse)
         else:
             partial = partial_sums(mean, n, width)
-            _kernel("backward", total, packs)(len(partial), THREADS, (*args, partial, n, width, *drop))
+            memory, args = memory_of_sums(total, packs), (*args, partial, n, width, *drop)
+            _kernel("backward", total, packs)(len(partial), THREADS, args, shared_mem=memory)
         dx = dx.reshape(shape)
         return dx, dx if dr is None else dr.reshape(shape), *weight_gradients(ctx, (2, 3), partial)
 

@@ -29,15 +29,16 @@ def of_attention(width):
     yield attention_sizes.backward(shape, shape, dtype, True, 227 << 10)
 
 
+NORM = r"(residual_)?layer_norm_"
 DYNAMIC = (  # bytes of shared memory, at most
     (r"softmax_cross_entropy_slab", SLAB_THREADS * (SLAB_BYTES + 4)),
     (r"softmax_cross_entropy_row<.*, (32|256)>", PACKS * THREADS_OF_ROWS * 16),
+    (NORM + r"backward_warp<(float, .*, 8|__.*, 4)>", 8 * 2 * 32 * 32 * 4),
     (r"attention_backward<", attention_sizes.SHORT * attention_sizes.COLUMNS * 4),
     *((k.name.replace("__half", ".*"), k.shared) for w in ATTENTION_WIDTHS for k in of_attention(w)),
     (r"", 0),
 )
 DECLARED = {"attention_backward": attention_sizes.DECLARED}
-NORM = r"(residual_)?layer_norm_"
 # Warps that a multiprocessor holds at least, by the first pattern that fits. A memory of 4.3 TB/s that
 # answers after 0.7 µs wants 23 KB asked for at each of 132 multiprocessors: 32 warps with twice 16 bytes a
 # lane, or fewer with more.
@@ -50,8 +51,7 @@ LEAST_WARPS = (
     (r"conv1d_tensor_cores<", 16),  # 64 sums a lane; what it copies next is on its way without registers
     (r"conv1d_depthwise_forward", 12),  # a window of K rows in registers, and four rows on their way
     (r"conv1d_depthwise_backward", 8),  # a window of two texts and K sums, and four rows on their way
-    (NORM + r"backward_warp<(float, .*, 8|__.*, 4)>", 8),  # 32 numbers a lane of x, dy and both sums
-    (NORM + r"backward_warp<(float, .*, 4|__.*, 2)>", 16),  # 16 of each: a lane asks for 128 bytes at once
+    (NORM + r"backward_warp<(float, .*, [48]|__.*, [24])>", 16),  # a lane asks for 128 bytes at once, or 256
     (NORM + r"forward_warp<(float, .*, 8|__.*, 4)>", 24),  # a lane asks for 64 bytes and more at once
     (r"softmax_cross_entropy_slab<", 16),  # 64 classes: a block asks for 33 KB at once, and holds them
     (r"(gru|lstm)_sequence_", 12),  # a block a multiprocessor: its weights take the shared memory
