@@ -133,6 +133,11 @@ def _recurrent_sequence(value: str, acc: str) -> list[str]:
     return [f"{name}<{value}, {acc}, {rows}>" for name in names for rows in SEQUENCE_ROWS]
 
 
+def _recurrent_cluster(value: str, acc: str) -> list[str]:
+    names = [f"{cell}_cluster_{way}" for cell in ("gru", "lstm") for way in ("forward", "backward")]
+    return [f"{name}<{value}, {acc}>" for name in names]
+
+
 def _sparse_adam(value: str, acc: str) -> list[str]:
     names = [f"sparse_{name}" for name in ("adam", "adam_finish", "norm", "norm_finish")]
     each = [f"{name}<{value}, {n}>" for name in names for n in (PACK // _BYTES[value], 1)]
@@ -168,6 +173,7 @@ INSTANTIATIONS: dict[str, dict[str, list[str]]] = {
     "layer_norm.cu": {dtype: _layer_norm(*types) for dtype, types in C_TYPES.items()},
     "pooling.cu": {dtype: _pooling(*types) for dtype, types in C_TYPES.items()},
     "recurrent.cu": {dtype: _recurrent(*types) for dtype, types in C_TYPES.items()},
+    "recurrent_cluster.cu": {dtype: _recurrent_cluster(*types) for dtype, types in C_TYPES.items()},
     "recurrent_sequence.cu": {dtype: _recurrent_sequence(*types) for dtype, types in C_TYPES.items()},
     "residual_layer_norm.cu": {dtype: _residual_layer_norm(*types) for dtype, types in C_TYPES.items()},
     "softmax_cross_entropy.cu": {dtype: _softmax_cross_entropy(*types) for dtype, types in C_TYPES.items()},

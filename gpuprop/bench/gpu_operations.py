@@ -202,7 +202,7 @@ def block_case() -> GpuCase:
     )  # fmt: skip
 
 
-def gru_case(hidden: int) -> GpuCase:
+def gru_case(hidden: int, precision: str = "tf32") -> GpuCase:
     """One layer, one direction, over all time steps."""
     names = {"w": "weight_ih_l0", "u": "weight_hh_l0", "b": "bias_ih_l0", "c": "bias_hh_l0"}
 
@@ -229,7 +229,8 @@ def gru_case(hidden: int) -> GpuCase:
         Form(cudnn), weights=weights, orders={"w": (1, 0), "u": (1, 0)},
     )  # fmt: skip
     return _case(
-        f"gru_{hidden}", "GRU H <= 512 f+b", f"64 x 50 x {hidden} -> {hidden} tf32", "tf32", operation,
+        f"gru_{hidden}" + ("" if precision == "tf32" else f"_{precision}"), "GRU H <= 512 f+b",
+        f"64 x 50 x {hidden} -> {hidden} {precision}", precision, operation,
         {"B": 64, "L": 50, "H": hidden}, {"B": 16}, cost, {"eager": 1.5}, {"eager": 3.0},
     )  # fmt: skip
 
@@ -261,5 +262,6 @@ def operation_cases() -> list[GpuCase]:
     """All rows of the first table, and one beside."""
     return [
         *cross_entropy_cases(), *convolution_cases(), adam_case(), embedding_case(),
-        gru_case(256), gru_case(512), attention_case(64), attention_case(128), feed_forward_case(),
+        gru_case(256), gru_case(512), gru_case(512, "bf16"), attention_case(64), attention_case(128),
+        feed_forward_case(),
     ]  # fmt: skip

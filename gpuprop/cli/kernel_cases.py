@@ -11,7 +11,6 @@ import numpy as np
 from .. import ops
 from ..backend import gemm, kernels
 from ..backend.arrays import to_device
-from ..backend.device import get_device
 from ..backend.random import state
 from ..backend.table_rows import radix_sort, rank, sort
 from ..ops import conv1d_ways
@@ -24,6 +23,7 @@ from ..ops.windows import Width
 from ..tensors import Parameter, Tensor, tensor
 from ..training.judgement import LossScale, judge
 from .kernel_cases_of_optimizers import adam, sparse_adam
+from .kernel_cases_of_recurrent_layers import recurrent, recurrent_cluster, recurrent_sequence
 
 Results = list[Any]
 TWO_LAYERS = ((37, 5), (144, 5), (144,), (3, 144), (3,))  # x, and weights and biases
@@ -266,43 +266,6 @@ def pooling(dtype: Any) -> Results:
     return results
 
 
-def recurrent(dtype: Any) -> Results:
-    """Outputs, states and gradients of a GRU and an LSTM over padded rows; of half types one time, since what
-    is stored each time is rounded, while the formula is computed in float32."""
-    half = np.dtype(dtype).itemsize == 2
-    kept = np.float32 if get_device().type == "cpu" and half else dtype
-    mask = np.array([[True, True, True], [False, True, False], [True, False, True]])[:, : 1 if half else 3]
-    results: Results = []
-    for operation, gates in ((ops.gru, 3), (ops.lstm, 4)):
-        rng = np.random.default_rng(0)
-        shapes = ((*mask.shape, 5), (gates * 90, 5), (gates * 90, 90), gates * 90, gates * 90)
-        draws = [(rng.standard_normal(s) / 8).astype(dtype).astype(kept) for s in shapes]
-        x, *weights = (tensor(a, requires_grad=True) for a in draws)
-        outputs: tuple[Tensor, ...] = operation(x, *weights, mask=mask)
-        outputs[0].backward(rng.uniform(0.1, 0.2, outputs[0].shape).astype(kept))
-        results += [*(y.data for y in outputs), *(leaf.grad for leaf in (x, *weights))]
-    return results
-
-
-def recurrent_sequence(dtype: Any) -> Results:
-    """As `recurrent`, in both directions over all times: whole packs, and a size that is not."""
-    kept = np.float32 if get_device().type == "cpu" and np.dtype(dtype).itemsize == 2 else dtype
-    mask = np.array([[True, True, True], [False, True, False], [True, False, True]])
-    results: Results = []
-    for operation, gates, size in ((ops.gru, 3, 6), (ops.gru, 3, 32), (ops.lstm, 4, 6), (ops.lstm, 4, 32)):
-        rng = np.random.default_rng(0)
-        shapes = ((gates * size, 5), (gates * size, size), gates * size, gates * size)
-        draws = [
-            (rng.standard_normal(s) / 8).astype(dtype).astype(kept) for s in ((3, 3, 5), *shapes, *shapes)
-        ]
-        x, *weights = (tensor(a, requires_grad=True) for a in draws)
-        first = [(None,) * (gates - 2)] * 2
-        outputs = ops.bidirectional(operation, x, [weights[:4], weights[4:]], first, mask=mask)
-        outputs[0].backward(rng.uniform(0.1, 0.2, outputs[0].shape).astype(kept))
-        results += [*(y.data for y in outputs), *(leaf.grad for leaf in (x, *weights))]
-    return results
-
-
 def residual_layer_norm(dtype: Any) -> Results:
     """Both results and all gradients, with dropout: rows that a warp holds, and others."""
     results: Results = []
@@ -349,6 +312,7 @@ OURS: dict[str, Callable[[Any], Results]] = {
     "layer_norm.cu": layer_norm,
     "pooling.cu": pooling,
     "recurrent.cu": recurrent,
+    "recurrent_cluster.cu": recurrent_cluster,
     "recurrent_sequence.cu": recurrent_sequence,
     "residual_layer_norm.cu": residual_layer_norm,
     "softmax_cross_entropy.cu": softmax_cross_entropy,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..backend.kernel_memory import SHARED_OF_EMULATOR
-from ..ops import persistent_sizes
+from ..ops import cluster_sizes, persistent_sizes
 from ..ops.bidirectional import Bidirectional
 from ..ops.gru import GRU
 from ..ops.lstm import LSTM
@@ -49,7 +49,8 @@ def _layer(
     (batch, length, _), (columns, size), count = x.shape, weights[0][1].shape, len(weights)
     gates, sequences = columns // size, count * batch
     bits = None if mask is None else mask.like(*mask.shape, dtype=bool)
-    if not persistent_sizes.suits(length, sequences, gates, size, x.dtype.itemsize):
+    sizes = length, sequences, gates, size, x.dtype.itemsize
+    if not cluster_sizes.one_launch(*sizes, SHARED_OF_EMULATOR):
         _must_be_one(count)
         return steps(op, x, weights[0], first, bits)
     joined = x.like(count * gates * size, x.shape[2])
@@ -68,7 +69,8 @@ def _layer(
     inputs = (x, *(a for w in weights for a in w), *first)
     if not any(a is not None and a.needs_grad for a in inputs):
         return Cost(both([forward], own))
-    passes = [_kernel_back(x, made, state, hidden, first, bits, gates, sequences)]
+    by_clusters = cluster_sizes.suits(*sizes, SHARED_OF_EMULATOR)
+    passes = [_kernel_back(x, made, state, hidden, first, bits, gates, sequences, by_clusters)]
     if x.needs_grad:
         passes.append(launch(made, joined, x))
     one, before = x.like(batch * length, gates * size), x.like(batch * length, size)
@@ -90,12 +92,15 @@ def _must_be_one(directions: int) -> None:
 
 def _kernel_back(
     x: Spec, made: Spec, state: Spec, hidden: Sequence[Spec], first: Sequence[Spec | None], bits: Spec | None,
-    gates: int, sequences: int,
+    gates: int, sequences: int, by_clusters: bool,
 ) -> Pass:  # fmt: skip
-    """Beside it copies of the weights where not all of them fit into shared memory."""
+    """Beside it copies of the weights for clusters, which read nothing else of them, and for blocks where not
+    all of them fit into shared memory."""
     size = state.shape[-1]
     how = persistent_sizes.sizes(sequences, gates, size, x.dtype.itemsize, False, SHARED_OF_EMULATOR)
-    streamed = list(hidden) if how is not None and how.held < gates * size else []
+    streamed = list(hidden) if by_clusters or (how is not None and how.held < gates * size) else []
+    if by_clusters:
+        hidden = ()
     found = Pass()
     for w in streamed:
         found += launch(w, w)

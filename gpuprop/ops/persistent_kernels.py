@@ -1,4 +1,5 @@
-"""GRU and LSTM over all times in one launch each way, in one direction or both (recurrent_sequence.cu).
+"""GRU and LSTM over all times in one launch each way, in one direction or both (recurrent_sequence.cu, and
+where one block cannot hold the weights recurrent_cluster.cu).
 
 What the kernels keep of each time is (B, L, directions, ...), so that the products for x and for the weights
 are one each, over rows that lie as x does. recurrent_kernels.py is the same a time step at a time.
@@ -15,7 +16,7 @@ from ..backend.gemm import matmul as product
 from ..backend.gemm import rows
 from ..backend.kernel_memory import aligned, shared_memory
 from ..backprop import Context
-from . import persistent_sizes, recurrent_kernels
+from . import cluster_sizes, persistent_sizes, recurrent_kernels
 from .linear import weight_and_bias_gradients
 
 Weights = tuple[Array, Array, Array, Array]  # weight_ih, weight_hh, bias_ih, bias_hh of a direction
@@ -38,8 +39,8 @@ def fits(x: Array, directions: Sequence[Weights]) -> bool:
     time."""
     if not recurrent_kernels.usable(x, *(w for d in directions for w in d)):
         return False
-    sequences = x.shape[0] * len(directions)
-    return persistent_sizes.suits(x.shape[1], sequences, *_gates_and_size(directions), x.dtype.itemsize)
+    sizes = x.shape[0] * len(directions), *_gates_and_size(directions), x.dtype.itemsize
+    return cluster_sizes.one_launch(x.shape[1], *sizes, shared_memory(x))
 
 
 def forward(
@@ -70,7 +71,7 @@ def forward(
         cells, last_cell = xp.empty_like(before), xp.empty_like(last)
         of_cells = [None if c is None else xp.ascontiguousarray(c, dtype=x.dtype) for c in c0]
         args = (*_two(starts), *_two(of_cells), before, cells, more, y, last, last_cell)
-    how = _sizes(x, count * batch, n, size, forward=True)
+    how = _sizes(x, length, count * batch, n, size, forward=True)
     _launch(
         "forward", how, count, (gates, *_two(matrices), *_two(biases, 2), *args, mask),
         (batch, length, size), reverse,
@@ -109,13 +110,15 @@ def _gate_gradients(
     batch, length, count, size = kept.before.shape
     dy, *dlast = (None if d is None else xp.ascontiguousarray(d, dtype=gates.dtype) for d in (dy, *dlast))
     n, cells = gates.shape[3] // size, kept.cells is not None
-    how = _sizes(gates, count * batch, n, size, forward=False)
-    matrices = [_ready(w.T, how.padded == size) for w in hidden]
-    by_gate = [_ready(w, True) if how.held < n * size else None for w in hidden]
+    how = _sizes(gates, length, count * batch, n, size, forward=False)
+    matrices = [_ready(w.T, how.padded == size) for w in hidden] if how.blocks == 1 else []
+    needed = how.blocks > 1 or how.held < n * size
+    by_gate = [_ready(w, True) if needed else None for w in hidden]
     inner = gates if cells else xp.empty_like(gates)
     states = _of_states(count, batch, size)
     dfirst = [xp.empty(states, gates.dtype) if want_first else None for _ in dlast]
-    shared = (*_two(matrices), *_two(by_gate), dy, *dlast, kept.mask)
+    weights = (*_two(matrices), *_two(by_gate)) if matrices else _two(by_gate)
+    shared = (*weights, dy, *dlast, kept.mask)
     args = (kept.more, kept.cells, *shared) if cells else (kept.more, kept.before, *shared, inner)
     _launch("backward", how, count, (gates, *args, *dfirst), (batch, length, size), kept.reverse)
     return inner, *dfirst
@@ -154,11 +157,15 @@ def _two(values: Sequence[Any], each: int = 1) -> tuple[Any, ...]:
     return (*values, *(None,) * (2 * each - len(values)))
 
 
-def _sizes(like: Array, sequences: int, gates: int, size: int, forward: bool) -> persistent_sizes.Sizes:
-    how = persistent_sizes.sizes(
-        sequences, gates, size, like.dtype.itemsize, forward, shared_memory(like)
-    )  # fmt: skip
-    assert how is not None, (sequences, gates, size)  # `fits` has asked for less shared memory
+def _sizes(
+    like: Array, length: int, sequences: int, gates: int, size: int, forward: bool
+) -> persistent_sizes.Sizes:
+    itemsize, most = like.dtype.itemsize, shared_memory(like)
+    if cluster_sizes.suits(length, sequences, gates, size, itemsize, most):
+        how = cluster_sizes.sizes(gates, size, itemsize, forward, most)
+    else:
+        how = persistent_sizes.sizes(sequences, gates, size, itemsize, forward, most)
+    assert how is not None, (sequences, gates, size)  # `fits` has asked for no more shared memory
     return how
 
 
@@ -169,6 +176,11 @@ def _launch(
     gates, (batch, _, size) = args[0], shape
     cell = "gru" if gates.shape[3] == 3 * size else "lstm"
     types = ", ".join(kernels.c_types(gates.dtype))
-    kernel = kernels.project("recurrent_sequence", f"{cell}_sequence_{direction}<{types}, {how.rows}>")
-    numbers = (*shape, how.padded, how.held, how.slices, int(reverse))
-    kernel((-(-batch // how.rows), count), how.threads, (*args, *numbers), shared_mem=how.shared)
+    if how.blocks == 1:
+        kernel = kernels.project("recurrent_sequence", f"{cell}_sequence_{direction}<{types}, {how.rows}>")
+        numbers = (*shape, how.padded, how.held, how.slices, int(reverse))
+    else:
+        kernel = kernels.project("recurrent_cluster", f"{cell}_cluster_{direction}<{types}>")
+        numbers = (*shape, how.width, how.held, how.slices, int(reverse))
+    grid = (-(-batch // how.rows) * how.blocks, count)
+    kernel(grid, how.threads, (*args, *numbers), shared_mem=how.shared)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 THREADS, TOGETHER, WARP = 384, 4, 32  # as in recurrent_sequence.cu; a state has at most THREADS columns
@@ -27,6 +28,8 @@ class Sizes(NamedTuple):
     slices: int
     held: int
     shared: int  # bytes of dynamic shared memory
+    blocks: int = 1  # of a cluster
+    width: int = 0  # columns of the state that each block of a cluster owns
 
 
 def padded_size(size: int, itemsize: int) -> int:
@@ -48,11 +51,16 @@ def sizes(
     slices = max(1, min(MOST_SLICES, room, THREADS // packs, inner // LEAST_OF_A_SLICE))
     threads = min(THREADS, -(-max(size, packs * slices) // WARP) * WARP)
     vectors = rows * of_sum * (inner + slices * columns)
-    fitting = max(0, most_shared - vectors) // (columns * itemsize)
-    held = inner if fitting >= inner else fitting // _unit(itemsize) * _unit(itemsize)
+    held = rows_held(most_shared - vectors, inner, columns, itemsize)
     if size > THREADS or vectors > most_shared or (held < inner and padded != size):
         return None
     return Sizes(rows, threads, padded, slices, held, vectors + held * columns * itemsize)
+
+
+def rows_held(room: int, inner: int, columns: int, itemsize: int) -> int:
+    """How many rows of a matrix (inner, columns) fit into that many bytes, in whole packs or all."""
+    fitting = max(0, room) // (columns * itemsize)
+    return inner if fitting >= inner else fitting // _unit(itemsize) * _unit(itemsize)
 
 
 def suits(length: int, sequences: int, gates: int, size: int, itemsize: int) -> bool:
@@ -63,21 +71,29 @@ def suits(length: int, sequences: int, gates: int, size: int, itemsize: int) -> 
 
 
 def pays(sequences: int, gates: int, size: int, itemsize: int) -> bool:
-    """Whether a time step over all blocks is likely to take less than a product and a kernel.
+    """Whether a time step over all blocks is likely to take less than a product and a kernel."""
+    return cycles(sequences, gates, size, itemsize) < cycles_of_step(sequences, gates, size, itemsize)
 
-    Here a block reads its weights again each time, from shared memory and past HELD from the cache, while it
-    multiplies; blocks beyond PROCESSORS wait. There a product of all rows uses every processor, and with half
-    types its tensor cores.
-    """
+
+def cycles(sequences: int, gates: int, size: int, itemsize: int) -> float:
+    """Of a time step over all blocks: each reads its weights again, from shared memory and past HELD from the
+    cache, while it multiplies; blocks beyond PROCESSORS wait."""
+    if size > THREADS:
+        return math.inf
     numbers = gates * size * size
     rows = _rows(sequences, numbers * itemsize)
     blocks = -(-sequences // rows)
     held = min(numbers * itemsize, HELD)
     rate = min(FROM_CACHE, OF_CACHE / min(blocks, PROCESSORS))
     reading = held / FROM_SHARED + (numbers * itemsize - held) / rate
-    here = -(-blocks // PROCESSORS) * (STEP + max(reading, rows * numbers / LANES))
-    there = LAUNCHES + sequences * numbers / (LANES * PROCESSORS * (TENSOR_CORES if itemsize == 2 else 1))
-    return size <= THREADS and here < there
+    return -(-blocks // PROCESSORS) * (STEP + max(reading, rows * numbers / LANES))
+
+
+def cycles_of_step(sequences: int, gates: int, size: int, itemsize: int) -> float:
+    """Of a product of all rows, which uses every processor and with half types its tensor cores, and of a
+    kernel."""
+    lanes = LANES * PROCESSORS * (TENSOR_CORES if itemsize == 2 else 1)
+    return LAUNCHES + sequences * gates * size * size / lanes
 
 
 def _rows(sequences: int, weight_bytes: int) -> int:

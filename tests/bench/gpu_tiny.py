@@ -23,7 +23,7 @@ TINY: dict[str, dict[str, Any]] = {
     "text_cnn_block": {"B": 3, "L": 9, "C": 8, "F": 6},
     "adam_clip": {"n": 1000},
     "embedding": {"B": 3, "L": 5, "V": 30, "D": 8},
-    **{f"gru_{n}": {"B": 3, "L": 4, "H": 8} for n in (256, 512)},
+    **{f"gru_{n}": {"B": 3, "L": 4, "H": 8} for n in (256, 512, "512_bf16")},
     **{f"attention_{n}": {"B": 2, "h": 2, "L": 8, "D": 16} for n in (64, 128)},
     "feed_forward_gelu": {"B": 5, "D": 8, "H": 24},
     "step_mlp": {"B": 5, "dims": (12, 8, 3)},

@@ -31,7 +31,7 @@ def test_they_run_and_what_they_compute_is_right(fake_gpu: Any) -> None:
     assert results["nodes"]["us_a_node"] == 0.0  # the fake's clock stands still
     (row,) = results["recurrence"]
     assert row["chosen"] == "one_kernel"
-    assert row["us_a_time_step"].keys() == {"one_kernel", "steps"}
+    assert row["us_a_time_step"].keys() == {"clusters", "one_kernel", "steps"}
 
 
 def test_no_time_left_and_failures_are_told_of(fake_gpu: Any, monkeypatch: Any) -> None:

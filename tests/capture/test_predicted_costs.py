@@ -148,7 +148,8 @@ CASES: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     *[("conv1d", ((4, 99, 64), Filters((64, 4, 1)), *bias), {"groups": 64}) for bias in ((), ((64,),))],
     ("gru", ((4, 8, 24), *weights(3, 24, 32)), {}),
     ("gru", ((4, 8, 24), *weights(3, 24, 32), (4, 32)), {"reverse": True}),
-    ("gru", ((4, 3, 24), *weights(3, 24, 160)), {}),
+    ("gru", ((4, 3, 24), *weights(3, 24, 160)), {}),  # by clusters
+    ("gru", ((200, 2, 8), *weights(3, 8, 160)), {}),  # by blocks that do not hold all of the weights
     ("lstm", ((4, 8, 24), *weights(4, 24, 32), (4, 32), (4, 32)), {}),
     *[("gru", (shape, *weights(3, 8, size)), {}) for shape, size in (((4, 1, 8), 16), ((2, 3, 8), 513))],
     ("gru", ((4, 1, 8), *weights(3, 8, 16), (4, 16)), {"reverse": True}),

@@ -30,7 +30,12 @@ IN_PLACE = {
     "adam": (0, 2, 3), "sparse_adam": (3, 4, 5), "sparse_adam_finish": (1, 2, 3),
     "embedding_backward": (3,), "embedding_backward_finish": (2,),
     "gru_forward": (0,), "gru_backward": (0, 5), "lstm_forward": (0,), "lstm_backward": (0, 5, 6),
-    **{f"{cell}_sequence_{way}": (0,) for cell in ("gru", "lstm") for way in ("forward", "backward")},
+    **{
+        f"{cell}_{by}_{way}": (0,)
+        for cell in ("gru", "lstm")
+        for by in ("sequence", "cluster")
+        for way in ("forward", "backward")
+    },
 }  # fmt: skip
 # Arguments of which a kernel of one time touches that time alone; the number of times is the last but one.
 OF_A_TIME = {"gru_forward": (7, 8), "gru_backward": (3, 4), "lstm_forward": (9, 10), "lstm_backward": (3, 4)}

@@ -30,7 +30,8 @@ import numpy as np
 import gpuprop as gp
 from gpuprop.backend import gemm
 from gpuprop.backend.cuda_setup import import_cupy
-from gpuprop.ops import conv1d_ways, persistent_kernels, persistent_sizes
+from gpuprop.backend.kernel_memory import shared_memory
+from gpuprop.ops import cluster_sizes, conv1d_ways, persistent_kernels, persistent_sizes
 from gpuprop.ops.windows import Geometry
 
 SAMPLES = 30
@@ -211,21 +212,29 @@ def nodes(small: bool) -> dict[str, Any]:
 def recurrence(small: bool) -> list[dict[str, Any]]:
     found = []
     for batch, times, hidden in ((2, 3, 8),) if small else RECURRENT:
-        possible = all(persistent_sizes.sizes(batch, 3, hidden, 4, way, 64 << 10) for way in (True, False))
         layer, x = gp.nn.GRU(hidden, hidden), random_array(batch, times, hidden)
-        ways = {"one_kernel": True, "steps": False} if possible else {"steps": False}
+        sizes, most = (batch, 3, hidden, 4), shared_memory(x)
+        possible = {
+            "steps": True,
+            "one_kernel": all(persistent_sizes.sizes(*sizes, way, 64 << 10) for way in (True, False)),
+            "clusters": most >= cluster_sizes.SHARED
+            and cluster_sizes.sizes(*sizes[1:], False, most) is not None,
+        }
+        alone = persistent_sizes.suits(times, *sizes)
+        by_clusters = cluster_sizes.suits(times, *sizes, most)
         found.append({
             "batch": batch, "times": times, "hidden": hidden,
-            "chosen": "one_kernel" if persistent_sizes.suits(times, batch, 3, hidden, 4) else "steps",
+            "chosen": "clusters" if by_clusters else "one_kernel" if alone else "steps",
             "us_a_time_step": {
-                name: recurrent_step(layer, x, way) / times * 1e6 for name, way in ways.items()
+                way: recurrent_step(layer, x, way) / times * 1e6 for way in possible if possible[way]
             },
         })  # fmt: skip
     return found
 
 
-def recurrent_step(layer: Any, x: Any, one_kernel: bool) -> float:
-    """Seconds of a captured forward and backward pass."""
+def recurrent_step(layer: Any, x: Any, way: str) -> float:
+    """Seconds of a captured forward and backward pass: a time at a time, or all in one kernel by blocks or by
+    clusters."""
 
     def step(x: Any) -> Any:
         for p in layer.parameters():
@@ -234,7 +243,10 @@ def recurrent_step(layer: Any, x: Any, one_kernel: bool) -> float:
         loss.backward()
         return loss
 
-    with mock.patch.object(persistent_kernels, "fits", return_value=one_kernel):
+    with (
+        mock.patch.object(persistent_kernels, "fits", return_value=way != "steps"),
+        mock.patch.object(cluster_sizes, "suits", return_value=way == "clusters"),
+    ):
         run = gp.capture(step)
         for _ in range(3):
             run(x)

@@ -212,6 +212,24 @@ def sequence_rows(task, packs, inner, held, slices, together=4):
     return c, rows[rows < held], rows[rows >= held]
 
 
+def cluster_place(block, direction, directions, batch, length, size, width, thread, blocks=8, rows=4):
+    """Member of recurrent_cluster.cuh: numbers of the state at all times that a thread computes, in
+    (batch, length, directions, size)."""
+    row = block // blocks * rows + thread // width
+    column = block % blocks * width + thread % width
+    if thread >= rows * width or row >= batch or column >= size:
+        return np.zeros(0, int)
+    return ((row * length + np.arange(length)) * directions + direction) * size + column
+
+
+def cluster_columns(rank, task, width, segments, size, pack):
+    """Share::multiply of recurrent_cluster.cuh: columns of a matrix (inner, segments * size) that a task of
+    the block of that rank multiplies; none of a pack past the last column of the state."""
+    c = task % (segments * width // pack) * pack
+    segment, column = c // width, rank * width + c % width
+    return segment * size + column + np.arange(pack if column < size else 0)
+
+
 def slab(rows, classes, size, grid, block):
     """softmax_cross_entropy_slab: elements that are moved, and rows that are computed."""
     elements, own = [], []

@@ -15,9 +15,9 @@ from gpuprop.cli.kernel_cases import (
     attention_tensor_cores,
     conv1d_relu_max_products,
     conv1d_tensor_cores,
-    recurrent_sequence,
     sparse_adam,
 )
+from gpuprop.cli.kernel_cases_of_recurrent_layers import recurrent_cluster, recurrent_sequence
 from gpuprop.ops import activation_kernels
 from gpuprop.ops.conv1d import conv1d
 from gpuprop.ops.conv1d_relu_max import conv1d_relu_max
@@ -196,6 +196,7 @@ CASES = {
     "gru": lambda dtype: recur(dtype, gru, 3),
     "lstm": lambda dtype: recur(dtype, lstm, 4, reverse=True),
     "gru-lstm-sequence": recurrent_sequence,
+    "gru-lstm-cluster": recurrent_cluster,
     "activation-plain": lambda dtype: activate(dtype, "gelu", 37),
     "activation-packs": lambda dtype: activate(dtype, "gelu_tanh", 136),
     "activation-relu": lambda dtype: activate(dtype, "relu", 264),

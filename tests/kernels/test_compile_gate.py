@@ -55,6 +55,7 @@ LEAST_WARPS = (
     (NORM + r"forward_warp<(float, .*, 8|__.*, 4)>", 24),  # a lane asks for 64 bytes and more at once
     (r"softmax_cross_entropy_slab<", 16),  # 64 classes: a block asks for 33 KB at once, and holds them
     (r"(gru|lstm)_sequence_", 12),  # a block a multiprocessor: its weights take the shared memory
+    (r"(gru|lstm)_cluster_", 8),  # the same
     (r"", 32),
 )
 

@@ -11,6 +11,7 @@ MAXIMUM = "conv1d_relu_max.cu"
 SEQUENCE = (
     "recurrent_sequence.cu"  # eight packs of weights on their way a thread, and four while they are held
 )
+CLUSTER = "recurrent_cluster.cu"  # the same; its kernels are empty where there are no clusters
 FUSED = "softmax_cross_entropy_fused.cu"
 RESIDUAL = "residual_layer_norm.cu"
 # kernel -> 16-byte loads and stores of global memory at least, threads a block, warps a processor at least.
@@ -43,6 +44,9 @@ HOT = {
     (SEQUENCE, "gru_sequence_forward<float, float, 4>"): (12, 0, 384, 12),
     (SEQUENCE, "gru_sequence_backward<float, float, 4>"): (12, 0, 384, 12),
     (SEQUENCE, "lstm_sequence_backward<__nv_bfloat16, float, 4>"): (12, 0, 384, 12),
+    (CLUSTER, "gru_cluster_forward<__nv_bfloat16, float>"): (12, 0, 256, 8),
+    (CLUSTER, "gru_cluster_backward<float, float>"): (12, 0, 256, 8),
+    (CLUSTER, "lstm_cluster_backward<__half, float>"): (12, 0, 256, 8),
     ("pooling.cu", "max_over_time_forward<float, float, 4>"): (1, 0, 256, 40),
     ("pooling.cu", "mean_over_time_backward<__nv_bfloat16, float, 8>"): (1, 1, 256, 48),
     (RESIDUAL, "residual_layer_norm_forward_warp<float, float, 4>"): (16, 8, 256, 32),
@@ -65,6 +69,8 @@ def test_16_bytes_at_a_time(kernel, arch, cubins):
     if nvdisasm() is None:
         pytest.skip("no nvdisasm: pip install nvidia-cuda-nvdisasm")
     file, name = kernel
+    if file == CLUSTER and arch == "sm_80":
+        pytest.skip("no clusters")
     wide = cubins.instructions(file, arch)[name]
     loads, stores, *_ = HOT[kernel]
     assert wide["LDG"] >= loads

@@ -8,7 +8,7 @@ import index_maps as maps
 import numpy as np
 import pytest
 
-from gpuprop.ops import conv1d_depthwise, conv1d_kernels, persistent_sizes
+from gpuprop.ops import cluster_sizes, conv1d_depthwise, conv1d_kernels, persistent_sizes
 
 
 def jobs_of(total):
@@ -140,6 +140,37 @@ def test_places_of_recurrent_sequences(rows, directions):
             for thread in range(maps.up(size, 32) * 32)
         ]
         assert maps.once(np.concatenate(visited), batch * length * directions * size), (batch, length, size)
+
+
+@pytest.mark.parametrize("directions", [1, 2])
+def test_places_of_recurrent_clusters(directions):
+    for batch, length, size in itertools.product((1, 4, 5), (1, 3), (4, 8, 72, 100)):
+        width = cluster_sizes.sizes(3, size, 4, True, cluster_sizes.SHARED).width
+        visited = [
+            maps.cluster_place(block, direction, directions, batch, length, size, width, thread)
+            for block, direction in itertools.product(range(maps.up(batch, 4) * 8), range(directions))
+            for thread in range(cluster_sizes.THREADS)
+        ]
+        assert maps.once(np.concatenate(visited), batch * length * directions * size), (batch, length, size)
+
+
+@pytest.mark.parametrize("itemsize", [2, 4, 8])
+def test_shares_of_recurrent_weights(itemsize):
+    """Each number of the matrix meets its vector in one task of a block, from shared memory or beyond it."""
+    pack = 16 // itemsize
+    for size, gates, way in itertools.product((8, 40, 136, 256), (3, 4), (True, False)):
+        how = cluster_sizes.sizes(gates, size, itemsize, way, 64 << 10)
+        if how is None:
+            continue
+        inner, segments = (size, gates) if way else (gates * size, 1)
+        packs, visited = segments * how.width // pack, []
+        assert how.width % pack == 0
+        for rank, task in itertools.product(range(how.blocks), range(packs * how.slices)):
+            columns = maps.cluster_columns(rank, task, how.width, segments, size, pack)
+            _, held, rest = maps.sequence_rows(task, packs, inner, how.held, how.slices)
+            numbers = np.concatenate([held, rest])[:, None] * (segments * size) + columns
+            visited.append(numbers.reshape(-1))
+        assert maps.once(np.concatenate(visited), inner * segments * size), (size, gates, way)
 
 
 @pytest.mark.parametrize("itemsize", [2, 4, 8])

@@ -22,7 +22,12 @@ IN_PLACE = {  # arguments that are read and written
     "gru_backward": {"gates", "carry"},
     "lstm_forward": {"gates"},
     "lstm_backward": {"gates", "carry", "cell"},
-    **{f"{cell}_sequence_{way}": {"gates"} for cell in ("gru", "lstm") for way in ("forward", "backward")},
+    **{
+        f"{cell}_{by}_{way}": {"gates"}
+        for cell in ("gru", "lstm")
+        for by in ("sequence", "cluster")
+        for way in ("forward", "backward")
+    },
 }
 
 
@@ -186,15 +191,16 @@ def test_a_time_step_is_one_kernel_each_way(launches, monkeypatch, name, gates, 
 
 
 @pytest.mark.parametrize(("name", "gates", "numbers"), [("gru", 3, (9, 12)), ("lstm", 4, (12, 11))])
-def test_all_times_are_one_kernel_each_way(launches, name, gates, numbers):
+@pytest.mark.parametrize(("by", "size"), [("sequence", 32), ("cluster", 144)])
+def test_all_times_are_one_kernel_each_way(launches, name, gates, numbers, by, size):
     """So many numbers for each of the state are moved, each once: forward W x, the gates, what is kept and
     the output, backward all that and dy, and the gradients; the states themselves stay on the chip."""
-    batch, size, length = 16, 32, 40
+    batch, length = (16, 40) if by == "sequence" else (5, 8)
     shapes = ((batch, length, 8), (gates * size, 8), (gates * size, size), gates * size, gates * size)
     leaves = [gp.tensor(np.zeros(s, np.float32), requires_grad=True) for s in shapes]
     output = getattr(gp.ops, name)(*leaves)[0]
     output.backward(np.ones(output.shape, np.float32))
     found = [launch for launch in launches if launch[0].startswith(name)]
-    assert [kernel for kernel, _ in found] == [f"{name}_sequence_forward", f"{name}_sequence_backward"]
+    assert [kernel for kernel, _ in found] == [f"{name}_{by}_forward", f"{name}_{by}_backward"]
     weights = 4 * gates * size * size
     assert [(moved - weights) / (4 * batch * size * length) for _, moved in found] == list(numbers)
