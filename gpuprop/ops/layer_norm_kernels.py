@@ -51,8 +51,8 @@ def backward(
     packs = _packs(x, flat, weight)
     if packs is not None:
         partial = partial_sums(mean, n, width)
-        args = (x, flat, weight, mean, inverse, dx, partial, n, width)
-        _warp("backward", x, packs)(len(partial), THREADS, args, shared_mem=memory_of_sums(x, packs))
+        both = (x, flat, weight, mean, inverse, dx, partial, n, width)
+        _warp("backward", x, packs)(len(partial), THREADS, both, shared_mem=memory_of_sums(x, packs))
     else:
         if need_x:
             args = (x, flat, weight, mean, inverse, dx, n, width)
