@@ -15,7 +15,7 @@ import importlib
 import operator
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,6 +168,12 @@ class Module:
                 f"{self.filename} was not loaded with a kernel {name!r}: it has {_listing(self.names)}"
             ) from None
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._kernels)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._kernels
+
     def __repr__(self) -> str:
         return f"Module({self.filename!r}, names={self.names})"
 
@@ -190,8 +196,14 @@ class Module:
 
     def _check_names(self) -> None:
         if not self.names:
+            if not self._declared:
+                raise KernelError(
+                    f"{self.filename} defines no __global__ function: name those that its headers define"
+                )
+            template = next(iter(self._declared))
             raise KernelError(
-                f'{self.filename}: no kernel to load; name templates with arguments: names=["scale<float>"]'
+                f"{self.filename} defines templates alone: names (of a driver: NAMES) gives them arguments, "
+                f'such as "{template}<float>"'
             )
         for name in self.names:
             kernel = self._declared.get(_base(name))

@@ -33,6 +33,10 @@ _REMEDIES = (
         "NVRTC has no macros of standard headers: write the number, __int_as_float(0x7f800000) for infinity, "
         "__int_as_float(0x7fffffff) for NaN, or include <cuda/std/limits>",
     ),
+    (
+        "invalid value for --gpu-architecture",
+        f"this NVRTC does not know the architecture; {', '.join(ARCHITECTURES)} are those of the tests",
+    ),
     (r'identifier "u?int\d+_t" is undefined', "int64_t and its kin are in <cuda/std/cstdint>"),
     (
         r'identifier "cuda(?:Malloc|Memcpy|Free|DeviceSynchronize)',

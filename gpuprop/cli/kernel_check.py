@@ -75,7 +75,7 @@ def check_theirs(
     """Each "check" function of the driver, in each order, on the kernels of `file`."""
     if not driver.is_file():
         raise DataError("there is no such driver", driver)
-    namespace = runpy.run_path(str(driver))
+    namespace = _read_driver(driver)
     functions = {
         name: f for name, f in namespace.items() if name.startswith("check") and inspect.isfunction(f)
     }
@@ -98,15 +98,29 @@ def check_theirs(
     return checks
 
 
+def _read_driver(driver: Path) -> dict[str, Any]:
+    """What the driver defines. Raises DataError with the line where it fails."""
+    try:
+        return runpy.run_path(str(driver))
+    except SyntaxError as error:
+        raise DataError(f"SyntaxError: {error.msg}", driver, error.lineno) from error
+    except Exception as error:
+        raise DataError(f"{type(error).__name__}: {error}", driver, _line(error, driver)) from error
+
+
+def _line(error: BaseException, driver: Path) -> int | None:
+    """The driver's line that led to the error."""
+    places = traceback.extract_tb(error.__traceback__)
+    return next((place.lineno for place in reversed(places) if place.filename == str(driver)), None)
+
+
 def _run(check: Check, function: Callable[[Any], Any], module: kernels.Module, driver: Path) -> None:
     try:
         function(module)
     except KernelError as error:
         check.fail(str(error))
     except Exception as error:
-        places = traceback.extract_tb(error.__traceback__)
-        place = next((place for place in reversed(places) if place.filename == str(driver)), places[-1])
-        check.fail(f"{place.filename}:{place.lineno}: {type(error).__name__}: {error}".rstrip(": "))
+        check.fail(f"{driver}:{_line(error, driver)}: {type(error).__name__}: {error}".rstrip(": "))
 
 
 def _plain(file: Path) -> list[str]:

@@ -210,7 +210,9 @@ def _sources(file: Path | None, names: list[str]) -> list[tuple[Path, list[str]]
     declared = parse_kernels(_text(file))
     plain = [kernel.name for kernel in declared.values() if not kernel.template]
     if not plain and not names:
-        what = ", ".join(declared) or "no kernel"
+        if not declared:
+            raise DataError(f"{file} defines no __global__ function")
+        what = ", ".join(declared)
         raise DataError(f'{file} defines {what}: name templates with their arguments, --name "scale<float>"')
     return [(file, [*plain, *names])]
 

@@ -119,6 +119,8 @@ def predict(options: PredictOptions) -> None:
         answers: Answers = LabelAnswers(task, options.json)
     else:
         answers = WrittenAnswers(task, how, options.json, pictures)
+    if sys.stdin.isatty():
+        say("a text a line, please; Ctrl-D ends")
     if answer_all(task, answers, sys.stdin.buffer, sys.stdout.buffer):
         raise typer.Exit(1)
 

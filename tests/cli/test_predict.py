@@ -8,8 +8,22 @@ from typing import ClassVar
 
 import pytest
 
+from gpuprop.cli import main
 from gpuprop.cli.predict import arriving
 from gpuprop.training import load_run
+
+
+class Terminal(io.TextIOWrapper):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_is_asked_for_texts(cli, classifier, capfd, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", Terminal(io.BytesIO(b"a lovely film\n")))
+    assert main(["predict", str(classifier)]) == 0
+    out, err = capfd.readouterr()
+    assert out.count("\n") == 1
+    assert err == "a text a line, please; Ctrl-D ends\n"
 
 
 def test_a_label_and_its_probability_for_each_line(cli, classifier):

@@ -122,6 +122,12 @@ def test_shuffles_of_old_tutorials() -> None:
 
 
 @needs_compiler
+def test_a_kernel_returns_void() -> None:
+    with pytest.raises(BuildError, match="a __global__ function returns void"):
+        emulator.load('extern "C" __global__ int k(float* y) { return 1; }', "k.cu")
+
+
+@needs_compiler
 def test_atomics_that_cuda_does_not_have() -> None:
     with pytest.raises(BuildError, match="CUDA has no atomicMax for this type"):
         emulator.load('extern "C" __global__ void k(float* y) { atomicMax(y, 1.0f); }', "k.cu")

@@ -137,11 +137,15 @@ def test_check_a_file(
 def test_check_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, driver = write(tmp_path, 1, -3)
     (tmp_path / "empty.py").write_text("x = 1\n")
+    (tmp_path / "broken.py").write_text("\ndef check(kernels)\n    pass\n")
+    (tmp_path / "missing.py").write_text("import numpy\nimport nowhere_to_be_found\n")
     for words, message in (
         ([file], "say how to launch its kernels with --driver"),
         (["--driver", driver], "name their file too"),
         ([file, "--driver", str(tmp_path / "none.py")], "there is no such driver"),
         ([file, "--driver", str(tmp_path / "empty.py")], 'no function whose name begins with "check"'),
+        ([file, "--driver", str(tmp_path / "broken.py")], "broken.py, line 2: SyntaxError: "),
+        ([file, "--driver", str(tmp_path / "missing.py")], "missing.py, line 2: ModuleNotFoundError: "),
         ([str(tmp_path / "none.cu"), "--driver", driver], "none.cu: cannot be read"),
         (
             [file, "--driver", driver, "--order", "sideways"],

@@ -126,8 +126,14 @@ def test_missing_names_list_those_there_are():
         kernels.load(SCALE, names=["scaled<float>"])
     with pytest.raises(KernelError, match=r"'scale' is a template: give its arguments, scale<T>"):
         kernels.load(SCALE, names=["scale"])
+    with pytest.raises(KernelError, match=r'defines templates alone: names .* such as "f<float>"'):
+        kernels.load("template <class T> __global__ void f(T* x) {}")
+    with pytest.raises(KernelError, match="defines no __global__ function"):
+        kernels.load("__device__ void f(float* x) {}\n")
     module = kernels.load(SCALE)
-    assert module.names == ["count"]
+    assert (module.names, list(module), "count" in module, "scale" in module) == (
+        ["count"], ["count"], True, False
+    )  # fmt: skip
     with pytest.raises(KernelError, match=r"not loaded with a kernel 'scale<float>': it has count"):
         module["scale<float>"]
     with pytest.raises(KernelError, match="names is a list"):

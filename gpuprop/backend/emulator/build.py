@@ -28,6 +28,10 @@ _REMEDIES = (
     ),
     (r"'(?:tex|surf)\w+' was not declared", f"textures and surfaces are not emulated: {source.TWIN}"),
     (
+        r"'entry' is not a member of 'gpe::Kernel|no member named 'entry' in 'gpe::Kernel",
+        "a __global__ function returns void",
+    ),
+    (
         r"'__(?:shfl|shfl_up|shfl_down|shfl_xor|any|all|ballot)'(?: was not declared|$)",
         "since CUDA 9 these end in _sync and take the mask of the lanes first: "
         "__shfl_down_sync(0xffffffff, value, distance)",
