@@ -157,6 +157,7 @@ CASES: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("lstm", ((4, 1, 8), *weights(4, 8, 16), (4, 16), (4, 16)), {}),
     ("bidirectional", (ops.gru, (4, 8, 24), [list(weights(3, 24, 32))] * 2, [[None], [None]]), {}),
     ("bidirectional", (ops.lstm, (4, 8, 24), [list(weights(4, 24, 32))] * 2, [[None, None]] * 2), {}),
+    ("bidirectional", (ops.lstm, (3, 2, 8), [list(weights(4, 8, 168))] * 2, [[None, None]] * 2), {}),
 ]
 
 

@@ -216,6 +216,13 @@ def fake_cupy(compiled, launched, fail=False):
     )
 
 
+def test_a_size_of_clusters_at_launch_is_not_for_cupy(monkeypatch):
+    kernel = kernels.load(SCALE, names=["count"])["count"]
+    monkeypatch.setattr(kernels, "_device_of", lambda *_: Device("cuda", 0))
+    with pytest.raises(KernelError, match=r"count: cluster=2: CuPy launches no clusters .*__cluster_dims__"):
+        kernel(2, 1, (np.zeros(2, np.int32),), cluster=2)
+
+
 def test_what_cupy_is_given(monkeypatch):
     """Name expressions for templates, the user's lines, a null pointer, more shared memory when asked, and an
     array of one element for a struct that is passed by value."""

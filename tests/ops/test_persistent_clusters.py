@@ -5,6 +5,7 @@ import pytest
 
 import gpuprop as gp
 from gpuprop.backend.arrays import to_host
+from gpuprop.backend.occupancy import occupancy
 from gpuprop.ops import cluster_sizes, persistent_kernels, persistent_sizes
 from gpuprop.testing import gradcheck, unavailable
 
@@ -132,4 +133,5 @@ def test_what_a_block_holds_fits():
                     assert max(how.rows * how.width, packs * how.slices) <= how.threads
                     assert how.blocks * how.width >= size
                     assert how.shared <= cluster_sizes.SHARED
+                    assert occupancy("sm_90", how.threads, 255, how.shared).blocks >= 1
                     assert how.held % 4 == 0
