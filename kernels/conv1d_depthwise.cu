@@ -5,14 +5,13 @@
 //
 //   x (batch, length, channels)   weight (K, channels)   y (batch, out_length, channels)   x outside 0..length-1 is 0
 //
-// A thread owns 16 bytes of neighbouring channels and walks through time in steps of `dilation`: each number is loaded once,
+// A thread owns 16 or 8 bytes of neighbouring channels and walks through time in steps of `dilation`: each number is loaded once,
 // and what K outputs need of it stays in registers. A walk is a text, one of the `dilation` residues, and one of `pieces`
 // runs of `run` steps; a block is `across` threads along channels (a power of two up to 32) times walkers, and the walks
 // are shared by `parts` blocks.
 #include "common.cuh"
 
 constexpr int THREADS = 128, ADDERS = 1024;  // a block that walks, and one that adds partial sums
-constexpr int AHEAD = 4, AHEAD_OF_BOTH = 2;  // rows that are loaded before the first of them is used
 
 // What of a row is in one register: a number, or two of half types. Apart, each of those would take a register.
 template <typename T> struct Word {
@@ -46,32 +45,39 @@ template <> struct Word<__nv_bfloat16> {
   }
 };
 
-// 16 bytes of channels as they are moved.
-template <typename T> using Row = Pack<typename Word<T>::Type>;
-template <typename T> __device__ inline Row<T> load_row(const T* from) {
-  return load_pack(reinterpret_cast<const typename Word<T>::Type*>(from));
+// Channels of a thread: 16 bytes, or 8 of half types where there are so many taps that sums of 16 would take all registers.
+template <typename T, int K> constexpr int CHANNELS = (sizeof(T) == 2 && K >= 5 ? 8 : 16) / sizeof(T);
+
+// They as they are moved.
+template <typename T, int SIZE> using Row = Pack<typename Word<T>::Type, SIZE / Word<T>::SIZE>;
+template <int SIZE, typename T> __device__ inline Row<T, SIZE> load_row(const T* from) {
+  return load_pack<typename Word<T>::Type, SIZE / Word<T>::SIZE>(reinterpret_cast<const typename Word<T>::Type*>(from));
 }
-template <typename T> __device__ inline void store_row(T* to, const Row<T>& row) {
+template <typename T, int N> __device__ inline void store_row(T* to, const Pack<typename Word<T>::Type, N>& row) {
   store_pack(reinterpret_cast<typename Word<T>::Type*>(to), row);
 }
-template <typename T, typename Acc, int SIZE> __device__ inline void unpack(const Row<T>& row, Acc (&v)[SIZE]) {
+template <typename T, typename Acc, int SIZE> __device__ inline void unpack(const Row<T, SIZE>& row, Acc (&v)[SIZE]) {
 #pragma unroll
-  for (int e = 0; e < Row<T>::SIZE; ++e) Word<T>::unpack(row.v[e], v + e * Word<T>::SIZE);
+  for (int e = 0; e < SIZE / Word<T>::SIZE; ++e) Word<T>::unpack(row.v[e], v + e * Word<T>::SIZE);
 }
-template <typename T, typename Acc, int SIZE> __device__ inline Row<T> packed(const Acc (&v)[SIZE]) {
-  Row<T> row;
+template <typename T, typename Acc, int SIZE> __device__ inline Row<T, SIZE> packed(const Acc (&v)[SIZE]) {
+  Row<T, SIZE> row;
 #pragma unroll
-  for (int e = 0; e < Row<T>::SIZE; ++e) row.v[e] = Word<T>::pack(v + e * Word<T>::SIZE);
+  for (int e = 0; e < SIZE / Word<T>::SIZE; ++e) row.v[e] = Word<T>::pack(v + e * Word<T>::SIZE);
   return row;
 }
 
 // How many blocks a processor has registers for, if a thread holds so many bytes, and other registers besides: without this
 // some compilers want more blocks, and spill.
 constexpr int blocks(int bytes, int others) { return 65536 / (THREADS * (bytes / 4 + others)); }
+template <typename T, int K> constexpr int ROW_BYTES = CHANNELS<T, K> * sizeof(T);
+// Rows that are loaded before the first of them is used: forward, and backward of x and dy each.
+template <typename T, int K> constexpr int AHEAD = 64 / ROW_BYTES<T, K>;
+template <typename T, int K> constexpr int AHEAD_OF_BOTH = 32 / ROW_BYTES<T, K>;
 template <typename T, typename Acc, int K>
-constexpr int FORWARD = blocks(2 * K * Pack<T>::SIZE * sizeof(Acc) + AHEAD * 16, sizeof(T) == 2 ? 40 : 32);
+constexpr int FORWARD = blocks(2 * K * CHANNELS<T, K> * sizeof(Acc) + 64, sizeof(T) == 2 ? 40 : 32);
 template <typename T, typename Acc, int K>
-constexpr int BACKWARD = blocks((2 * K + 1) * Pack<T>::SIZE * sizeof(Acc) + (K + 2 * AHEAD_OF_BOTH) * 16, 48);
+constexpr int BACKWARD = blocks((2 * K + 1) * CHANNELS<T, K> * sizeof(Acc) + K * ROW_BYTES<T, K> + 64, 48);
 
 // What a thread works on: its first channel, and walks first, first + step, ... before last.
 struct Share {
@@ -105,7 +111,7 @@ __global__ void __launch_bounds__(THREADS, FORWARD<T, Acc, K>)
 conv1d_depthwise_forward(const T* __restrict__ x, const T* __restrict__ weight, const T* __restrict__ bias,
                          T* __restrict__ y, int batch, int length, int channels, int out_length, int padding, int dilation,
                          int flipped, int across, int parts, int pieces, int run) {
-  constexpr int SIZE = Pack<T>::SIZE;
+  constexpr int SIZE = CHANNELS<T, K>, NEXT = AHEAD<T, K>;
   const Share of = share<SIZE>(channels, across, parts, (long long)batch * pieces * dilation);
   if (of.column >= channels) return;
   Acc w[K][SIZE], start[SIZE];
@@ -123,13 +129,13 @@ conv1d_depthwise_forward(const T* __restrict__ x, const T* __restrict__ weight, 
     T* to = y + (at.text * out_length + at.residue + at.first * (long long)dilation) * channels + of.column;
     Acc sum[K - 1][SIZE] = {};
     int ended = 0;
-    for (int left = at.last - at.first + K - 1; left > 0; left -= AHEAD) {  // inputs; a result ends with its K-th
-      Row<T> in[AHEAD];
+    for (int left = at.last - at.first + K - 1; left > 0; left -= NEXT) {  // inputs; a result ends with its K-th
+      Row<T, SIZE> in[NEXT];
 #pragma unroll
-      for (int u = 0; u < AHEAD; ++u, l += dilation, from += step)
-        in[u] = u < left && l >= 0 && l < length ? load_row(from) : Row<T>{};
+      for (int u = 0; u < NEXT; ++u, l += dilation, from += step)
+        in[u] = u < left && l >= 0 && l < length ? load_row<SIZE>(from) : Row<T, SIZE>{};
 #pragma unroll
-      for (int u = 0; u < AHEAD; ++u) {
+      for (int u = 0; u < NEXT; ++u) {
         Acc v[SIZE], result[SIZE];
         unpack<T>(in[u], v);
 #pragma unroll
@@ -156,7 +162,7 @@ __global__ void __launch_bounds__(THREADS, BACKWARD<T, Acc, K>)
 conv1d_depthwise_backward(const T* __restrict__ x, const T* __restrict__ dy, const T* __restrict__ weight,
                           T* __restrict__ dx, Acc* __restrict__ partial, int batch, int length, int channels, int out_length,
                           int padding, int dilation, int across, int parts, int pieces, int run) {
-  constexpr int SIZE = Pack<T>::SIZE;
+  constexpr int SIZE = CHANNELS<T, K>, NEXT = AHEAD_OF_BOTH<T, K>;
   const Share of = share<SIZE>(channels, across, parts, (long long)batch * pieces * dilation);
   const bool inside = of.column < channels;
   Acc w[K][SIZE], dw[K][SIZE] = {}, db[SIZE] = {};
@@ -171,20 +177,20 @@ conv1d_depthwise_backward(const T* __restrict__ x, const T* __restrict__ dy, con
     int t = at.residue + (at.first - (K - 1)) * dilation;
     const T* gradients = dy + (at.text * out_length + t) * channels + of.column;
     long long place = (at.text * length + t + (K - 1) * dilation - padding) * channels + of.column;
-    Row<T> window[K];  // window[k]: the row of dy k steps before this one
+    Row<T, SIZE> window[K];  // window[k]: the row of dy k steps before this one
 #pragma unroll
     for (int k = K - 2; k >= 0; --k, t += dilation, gradients += step)
-      window[k] = t >= 0 && t < out_length ? load_row(gradients) : Row<T>{};
-    for (int left = at.last - at.first; left > 0; left -= AHEAD_OF_BOTH) {
-      Row<T> next[AHEAD_OF_BOTH], in[AHEAD_OF_BOTH];
+      window[k] = t >= 0 && t < out_length ? load_row<SIZE>(gradients) : Row<T, SIZE>{};
+    for (int left = at.last - at.first; left > 0; left -= NEXT) {
+      Row<T, SIZE> next[NEXT], in[NEXT];
 #pragma unroll
-      for (int u = 0; u < AHEAD_OF_BOTH; ++u, gradients += step) {
+      for (int u = 0; u < NEXT; ++u, gradients += step) {
         const int now = t + u * dilation, l = now - padding;
-        next[u] = u < left && now < out_length ? load_row(gradients) : Row<T>{};
-        in[u] = partial && u < left && l >= 0 && l < length ? load_row(x + place + u * step) : Row<T>{};
+        next[u] = u < left && now < out_length ? load_row<SIZE>(gradients) : Row<T, SIZE>{};
+        in[u] = partial && u < left && l >= 0 && l < length ? load_row<SIZE>(x + place + u * step) : Row<T, SIZE>{};
       }
 #pragma unroll
-      for (int u = 0; u < AHEAD_OF_BOTH; ++u, t += dilation, place += step) {
+      for (int u = 0; u < NEXT; ++u, t += dilation, place += step) {
 #pragma unroll
         for (int k = K - 1; k > 0; --k) window[k] = window[k - 1];
         window[0] = next[u];

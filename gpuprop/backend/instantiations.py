@@ -39,6 +39,12 @@ def _conv1d_relu_max(value: str, acc: str) -> list[str]:
     return [f"conv1d_relu_max_join<{value}>", *each]
 
 
+def depthwise_channels(itemsize: int, taps: int) -> int:
+    """Neighbouring channels that a thread of conv1d_depthwise.cu owns: half as many where its sums, in
+    float32, would take all registers."""
+    return (PACK // 2 if itemsize == 2 and taps >= 5 else PACK) // itemsize
+
+
 def _conv1d_depthwise(value: str, acc: str) -> list[str]:
     ways = [f"{way}<{value}, {acc}, {taps}>" for way in ("forward", "backward") for taps in DEPTHWISE_TAPS]
     return [f"conv1d_depthwise_{name}" for name in (*ways, f"sum<{value}, {acc}>")]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..backend.instantiations import depthwise_channels
 from ..ops import conv1d_depthwise, conv1d_kernels, conv1d_products, conv1d_tensor_cores
 from ..ops import conv1d_relu_max_products as relu_max_products
 from ..ops.conv1d import Conv1d
@@ -80,8 +81,8 @@ def _depthwise(x: Spec, w: Spec, bias: Spec | None, y: Spec, at: Geometry) -> tu
     if not sums:
         return forward, launch(y, w, x)
     total = max(x.shape[1] + at.padding[0], y.shape[1])
-    most = conv1d_depthwise.MOST_BLOCKS
-    parts = conv1d_depthwise.cut_of(x.shape, x.dtype.itemsize, total, at.dilation, most).parts
+    most, own = conv1d_depthwise.MOST_BLOCKS, depthwise_channels(x.dtype.itemsize, w.shape[0])
+    parts = conv1d_depthwise.cut_of(x.shape, own, total, at.dilation, most).parts
     partial = x.sums(parts, w.shape[0] + 1, x.shape[2])
     return forward, launch(x, y, w, x if x.needs_grad else None, partial) + launch(partial, *sums)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..backend import kernels
 from ..backend.arrays import Array, get_xp
-from ..backend.instantiations import DEPTHWISE_TAPS, PACK
+from ..backend.instantiations import DEPTHWISE_TAPS, depthwise_channels
 from ..backend.kernel_memory import aligned
 from . import conv1d_kernels
 from .conv1d_kernels import NOWHERE, Into
@@ -40,7 +40,7 @@ def fits(shape: tuple[int, ...], filters: tuple[int, ...], itemsize: int, at: Ge
     if narrow != 1 or out != at.groups or at.stride != 1 or kernel_size not in DEPTHWISE_TAPS:
         return False
     longest = shape[1] + sum(at.padding) + 2 * kernel_size * at.dilation
-    return longest < LONGEST and out % (PACK // itemsize) == 0
+    return longest < LONGEST and out % depthwise_channels(itemsize, kernel_size) == 0
 
 
 def forward(x: Array, weight: Array, bias: Array | None, at: Geometry) -> Array:
@@ -61,21 +61,11 @@ def backward(
         return _filter(dy, weight, None, x.shape, left, at, flipped=True), None, None
     xp, (kernel_size, _, channels) = get_xp(dy), weight.shape
     (batch, length, _), out_length, left = x.shape, dy.shape[1], at.padding[0]
-    cut = cut_of(x.shape, x.dtype.itemsize, max(length + left, out_length), at.dilation, MOST_BLOCKS)
+    own, total = depthwise_channels(x.dtype.itemsize, kernel_size), max(length + left, out_length)
+    cut = cut_of(x.shape, own, total, at.dilation, MOST_BLOCKS)
     dx = xp.empty_like(x) if need_x else None
     partial = xp.empty((cut.parts, kernel_size + 1, channels), conv1d_kernels.sum_type(x))
-    sizes = (
-        batch,
-        length,
-        channels,
-        out_length,
-        left,
-        at.dilation,
-        cut.across,
-        cut.parts,
-        cut.pieces,
-        cut.run,
-    )
+    sizes = (batch, length, channels, out_length, left, at.dilation, *cut.sizes)
     _kernel("backward", x, kernel_size)(cut.blocks, THREADS, (x, dy, weight, dx, partial, *sizes))
     dweight, dbias = into
     dweight = xp.empty(weight.shape, x.dtype) if need_weight and dweight is None else dweight
@@ -98,7 +88,8 @@ def _filter(
     """y of this shape, from x with `left` zeros before it; flipped: with the taps in the other order."""
     y = get_xp(x).empty(shape, x.dtype)
     (batch, length, channels), out_length = x.shape, shape[1]
-    cut = cut_of(x.shape, x.dtype.itemsize, out_length, at.dilation, conv1d_kernels.MOST_GRID)
+    own = depthwise_channels(x.dtype.itemsize, len(weight))
+    cut = cut_of(x.shape, own, out_length, at.dilation, conv1d_kernels.MOST_GRID)
     sizes = (batch, length, channels, out_length, left, at.dilation, int(flipped))
     args = (x, weight, bias, y, *sizes, *cut.sizes)
     _kernel("forward", x, weight.shape[0])(cut.blocks, THREADS, args)
@@ -122,9 +113,10 @@ class Cut:
         return self.across, self.parts, self.pieces, self.run
 
 
-def cut_of(shape: tuple[int, ...], itemsize: int, total: int, dilation: int, most_blocks: int) -> Cut:
-    """For x (B, L, C) of this shape and texts of `total` steps of time each."""
-    batch, packs = shape[0], shape[2] * itemsize // PACK
+def cut_of(shape: tuple[int, ...], own: int, total: int, dilation: int, most_blocks: int) -> Cut:
+    """For x (B, L, C) of this shape, of which a thread owns so many channels, and texts of `total` steps of
+    time each."""
+    batch, packs = shape[0], shape[2] // own
     across = min(WARP, 1 << (packs - 1).bit_length())
     tiles, steps = math.ceil(packs / across), math.ceil(total / dilation)
     wanted = math.ceil(ENOUGH / (packs * batch * dilation))

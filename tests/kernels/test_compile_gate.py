@@ -49,8 +49,8 @@ LEAST_WARPS = (
     (r"conv1d_(forward|backward_input|backward_weight)<", 16),  # the same
     (r"conv1d_relu_max_(forward|backward_weight)<", 16),  # the same, and loads ahead into registers
     (r"conv1d_tensor_cores<", 16),  # 64 sums a lane; what it copies next is on its way without registers
-    (r"conv1d_depthwise_forward", 12),  # a window of K rows in registers, and four rows on their way
-    (r"conv1d_depthwise_backward", 8),  # a window of two texts and K sums, and four rows on their way
+    (r"conv1d_depthwise_forward", 16),  # a window of K rows in registers, and 64 bytes on their way
+    (r"conv1d_depthwise_backward", 12),  # a window of two texts and K sums, and 64 bytes on their way
     (NORM + r"backward_warp<(float, .*, [48]|__.*, [24])>", 16),  # a lane asks for 128 bytes at once, or 256
     (NORM + r"forward_warp<(float, .*, 8|__.*, 4)>", 24),  # a lane asks for 64 bytes and more at once
     (r"softmax_cross_entropy_slab<", 16),  # 64 classes: a block asks for 33 KB at once, and holds them

@@ -107,14 +107,13 @@ def test_places_of_recurrent_states():
     assert (row, column, output) == (maps.HUGE, 3, (maps.HUGE * 1000 + 999) * 7 + 3)
 
 
-@pytest.mark.parametrize("itemsize", [2, 4])
-def test_walks_of_depthwise_convolutions(itemsize):
+@pytest.mark.parametrize("size", [4, 8])
+def test_walks_of_depthwise_convolutions(size):
     """Every output of every channel once, however texts are cut into residues, runs and parts."""
-    size = 16 // itemsize
     for batch, total, dilation, packs in itertools.product(
         (1, 3), (1, 7, 31, 64, 65, 200), (1, 2, 5), (1, 3, 33)
     ):
-        cut = conv1d_depthwise.cut_of((batch, total, packs * size), itemsize, total, dilation, 7)
+        cut = conv1d_depthwise.cut_of((batch, total, packs * size), size, total, dilation, 7)
         walks, block_size = batch * cut.pieces * dilation, conv1d_depthwise.THREADS
         times = [[] for _ in range(walks)]
         for w in range(walks):

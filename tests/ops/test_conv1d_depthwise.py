@@ -19,6 +19,7 @@ SHAPES = [  # batch, length, channels, kernel, options
     pytest.param(1, 5, 272, 3, {}, id="two-tiles-of-channels"),
     pytest.param(2, 3, 16, 7, {"padding": (5, 9)}, id="windows-in-the-padding"),
     pytest.param(2, 6, 8, 5, {"padding": (0, 4), "dilation": 2}, id="padding-behind"),
+    pytest.param(2, 40, 12, 7, {"padding": "same"}, id="rows-of-halves-in-packs-of-8-bytes"),
 ]
 
 
@@ -82,7 +83,7 @@ def test_however_the_work_is_cut(monkeypatch, few):
             [way.forward(x, weight, bias, at), *way.backward(dy, x, weight, at, (True, True, True))]
             for way in (conv1d_depthwise, conv1d_kernels)
         )
-    cut = conv1d_depthwise.cut_of(x.shape, 8, 47, 2, conv1d_depthwise.MOST_BLOCKS)
+    cut = conv1d_depthwise.cut_of(x.shape, 2, 47, 2, conv1d_depthwise.MOST_BLOCKS)
     assert (cut.pieces, cut.parts) == ((1, 1) if few else (24, 5))
     for name, got, want in zip(NAMES, found, expected, strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12, err_msg=name)
