@@ -37,6 +37,10 @@ _REMEDIES = (
         "invalid value for --gpu-architecture",
         f"this NVRTC does not know the architecture; {', '.join(ARCHITECTURES)} are those of the tests",
     ),
+    (
+        r'identifier "u(?:char|short|int|long)" is undefined',
+        "uint and its kin are the C library's: write unsigned int",
+    ),
     (r'identifier "u?int\d+_t" is undefined', "int64_t and its kin are in <cuda/std/cstdint>"),
     (
         r'identifier "cuda(?:Malloc|Memcpy|Free|DeviceSynchronize)',

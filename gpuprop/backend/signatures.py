@@ -135,6 +135,10 @@ def _parameter(text: str) -> tuple[str, str, bool, bool]:
     words = " ".join(plain.split())
     match = re.fullmatch(r"(.*?[\s*>])(\w+)", words)
     declared, name = (match[1], match[2]) if match and words not in _C_TO_NUMPY else (words, "")
+    if (
+        text.count("*") + ("[" in text) > 1 and "(" not in text
+    ):  # a table of pointers: its elements are addresses
+        const, declared = bool(re.search(r"\*\s*const\b.*[*\[]", text)), "unsigned long long"
     return name, declared.replace("*", "").strip(), pointer, const
 
 

@@ -118,6 +118,7 @@ def test_an_error_names_the_users_file_and_line():
         ("#include <math.h>\n", "NVRTC has no standard headers"),
         ("__device__ int f() { return INT_MAX; }", "NVRTC has no macros of standard headers"),
         ("__device__ int64_t x;", "are in <cuda/std/cstdint>"),
+        ("__device__ uint x;", "write unsigned int"),
         ("int main() { cudaDeviceSynchronize(); }", "Python launches the kernels"),
     ],
 )

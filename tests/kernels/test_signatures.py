@@ -58,6 +58,18 @@ def test_plain_kernels():
     assert dtypes("void_first") == [("n", "uint64", False)]
 
 
+def test_tables_of_pointers_are_addresses():
+    source = "__global__ void f(T** a, const T* const* __restrict__ b, const T* c[], float d[][4], int* e) {}"
+    parameters = parse_kernels(source)["f"].bind("f")
+    assert [(p.name, p.dtype, p.pointer, p.const) for p in parameters] == [
+        ("a", "uint64", True, False),
+        ("b", "uint64", True, True),
+        ("c", "uint64", True, False),
+        ("d", "float32", True, False),
+        ("e", "int32", True, False),
+    ]
+
+
 def test_commas_inside_brackets_do_not_split():
     assert split_arguments("a<b, c>, d(e, f), g") == ["a<b, c>", "d(e, f)", "g"]
 
