@@ -5,6 +5,7 @@
 //
 //   q (matrices, queries, size)   k (matrices, keys, size)   v (matrices, keys, value_size)
 //   y (matrices, queries, value_size)   lse[t] = log sum over the keys s that t sees of exp e[t,s]
+//   With y_heads = heads instead of 1, y is (batch, queries, heads, value_size); so is dy with dy_heads.
 //
 // matrices = batch * heads. A block computes TILE rows of a result and COLUMNS of its columns, and walks what is summed
 // over a tile at a time: e and a are made on the chip, TILE x TILE, in forward and again in backward, and never stored.
@@ -21,7 +22,7 @@ attention_forward(const T* __restrict__ query, const T* __restrict__ key, const 
                   long long matrices, int heads, int queries, int keys, int size, int value_size,
                   long long batch_step, long long head_step, long long query_step, int key_step, int causal, Acc scale,
                   int keep, Acc keep_scale, long long first, unsigned long long seed, unsigned long long stream,
-                  unsigned long long call, const unsigned long long* __restrict__ step) {
+                  unsigned long long call, const unsigned long long* __restrict__ step, int y_heads) {
   constexpr int N = TILE / SIDE;
   __shared__ Acc used[TILE][TILE + 1];
   __shared__ KeptBits<TILE> kept;
@@ -29,7 +30,8 @@ attention_forward(const T* __restrict__ query, const T* __restrict__ key, const 
   for (long long block = blockIdx.x; block < Job::count<TILE>(matrices, queries, value_size); block += gridDim.x) {
     const Job job = Job::of<TILE>(block, queries, value_size);
     const long long m = job.matrix;
-    const T *q = query + m * queries * size, *k = key + m * keys * size, *v = value + m * keys * value_size;
+    const Rows<const T> q = {query + m * queries * size, size}, k = {key + m * keys * size, size};
+    const Rows<const T> v = {value + m * keys * value_size, value_size};
     const Sight sees = {mask_of(mask, m, heads, batch_step, head_step), query_step, key_step, queries, keys, causal};
     const Dropout drop = {keep, first + m * queries * keys, seed, stream, call, step ? *step : 0};
     Acc top[N], total[N], sums[N][WIDE] = {};
@@ -75,7 +77,8 @@ attention_forward(const T* __restrict__ query, const T* __restrict__ key, const 
       if (column == 0 && job.column0 == 0 && t < queries)
         log_sum_exp[m * queries + t] = total[i] == 0 ? Acc(0) : top[i] + log(total[i]);
     }
-    store(context + m * queries * value_size, job.row0, queries, job.column0, value_size, sums, factor);
+    const Rows<T> y = rows_of(context, m, queries, value_size, y_heads);
+    store(y, job.row0, queries, job.column0, value_size, sums, factor);
   }
 }
 
@@ -92,7 +95,7 @@ attention_backward_query(const T* __restrict__ query, const T* __restrict__ key,
                          long long batch_step, long long head_step, long long query_step, int key_step, int causal,
                          Acc scale, int keep, Acc keep_scale, long long first, unsigned long long seed,
                          unsigned long long stream, unsigned long long call,
-                         const unsigned long long* __restrict__ step) {
+                         const unsigned long long* __restrict__ step, int y_heads, int dy_heads) {
   constexpr int N = TILE / SIDE;
   __shared__ Acc tile[TILE][TILE + 1];
   __shared__ KeptBits<TILE> kept;
@@ -100,8 +103,10 @@ attention_backward_query(const T* __restrict__ query, const T* __restrict__ key,
   for (long long block = blockIdx.x; block < Job::count<TILE>(matrices, queries, size); block += gridDim.x) {
     const Job job = Job::of<TILE>(block, queries, size);
     const long long m = job.matrix;
-    const T *q = query + m * queries * size, *k = key + m * keys * size, *v = value + m * keys * value_size;
-    const T *y = context + m * queries * value_size, *dy = dcontext + m * queries * value_size;
+    const Rows<const T> q = {query + m * queries * size, size}, k = {key + m * keys * size, size};
+    const Rows<const T> v = {value + m * keys * value_size, value_size};
+    const Rows<const T> y = rows_of(context, m, queries, value_size, y_heads);
+    const Rows<const T> dy = rows_of(dcontext, m, queries, value_size, dy_heads);
     const Sight sees = {mask_of(mask, m, heads, batch_step, head_step), query_step, key_step, queries, keys, causal};
     const Dropout drop = {keep, first + m * queries * keys, seed, stream, call, step ? *step : 0};
     Acc lse[N], along[N], factor[N], sums[N][WIDE] = {};
@@ -112,7 +117,7 @@ attention_backward_query(const T* __restrict__ query, const T* __restrict__ key,
       factor[i] = scale;
       along[i] = 0;
       for (int c = t < queries ? column : value_size; c < value_size; c += SIDE)
-        along[i] += to_acc(dy[(long long)t * value_size + c]) * to_acc(y[(long long)t * value_size + c]);
+        along[i] += to_acc(dy.row(t)[c]) * to_acc(y.row(t)[c]);
       along[i] = team_reduce<SIDE>(along[i], Sum());
       if (column == 0 && job.column0 == 0 && t < queries) delta[m * queries + t] = along[i];
     }
@@ -134,7 +139,7 @@ attention_backward_query(const T* __restrict__ query, const T* __restrict__ key,
         }
       add_tile_by_rows(tile, k, key0, keys, job.column0, size, sums);
     }
-    store(dquery + m * queries * size, job.row0, queries, job.column0, size, sums, factor);
+    store(Rows<T>{dquery + m * queries * size, size}, job.row0, queries, job.column0, size, sums, factor);
   }
 }
 
@@ -150,7 +155,7 @@ attention_backward_key(const T* __restrict__ query, const T* __restrict__ key, c
                        long long batch_step, long long head_step, long long query_step, int key_step, int causal,
                        Acc scale, int keep, Acc keep_scale, long long first, unsigned long long seed,
                        unsigned long long stream, unsigned long long call,
-                       const unsigned long long* __restrict__ step) {
+                       const unsigned long long* __restrict__ step, int dy_heads) {
   constexpr int N = TILE / SIDE;
   __shared__ Acc tile[TILE][TILE + 1];
   __shared__ KeptBits<TILE> kept;
@@ -159,8 +164,8 @@ attention_backward_key(const T* __restrict__ query, const T* __restrict__ key, c
     const Job job = Job::of<TILE>(block, keys, columns);
     const long long m = job.matrix;
     const Weights<T, Acc> weights = {
-        query + m * queries * size, key + m * keys * size, value + m * keys * value_size,
-        dcontext + m * queries * value_size, log_sum_exp + m * queries, delta + m * queries,
+        {query + m * queries * size, size}, {key + m * keys * size, size}, {value + m * keys * value_size, value_size},
+        rows_of(dcontext, m, queries, value_size, dy_heads), log_sum_exp + m * queries, delta + m * queries,
         {mask_of(mask, m, heads, batch_step, head_step), query_step, key_step, queries, keys, causal},
         scale, keep_scale, size, value_size};
     const Dropout drop = {keep, first + m * queries * keys, seed, stream, call, step ? *step : 0};
@@ -175,8 +180,8 @@ attention_backward_key(const T* __restrict__ query, const T* __restrict__ key, c
       fill_tile(tile, de);
       add_tile_by_rows(tile, weights.q, query0, queries, job.column0, size, dkeys);
     }
-    store(dkey + m * keys * size, job.row0, keys, job.column0, size, dkeys, scales);
-    store(dvalue + m * keys * value_size, job.row0, keys, job.column0, value_size, dvalues, ones);
+    store(Rows<T>{dkey + m * keys * size, size}, job.row0, keys, job.column0, size, dkeys, scales);
+    store(Rows<T>{dvalue + m * keys * value_size, value_size}, job.row0, keys, job.column0, value_size, dvalues, ones);
   }
 }
 
@@ -190,7 +195,7 @@ attention_backward(const T* __restrict__ query, const T* __restrict__ key, const
                    long long matrices, int heads, int queries, int keys, int size, int value_size,
                    long long batch_step, long long head_step, long long query_step, int key_step, int causal, Acc scale,
                    int keep, Acc keep_scale, long long first, unsigned long long seed, unsigned long long stream,
-                   unsigned long long call, const unsigned long long* __restrict__ step) {
+                   unsigned long long call, const unsigned long long* __restrict__ step, int y_heads, int dy_heads) {
   extern __shared__ __align__(16) unsigned char memory[];
   constexpr int N = TILE / SIDE;
   __shared__ Acc tile[TILE][TILE + 1], delta[SHORT];
@@ -201,12 +206,13 @@ attention_backward(const T* __restrict__ query, const T* __restrict__ key, const
   for (int i = 0; i < N; ++i) scales[i] = scale, ones[i] = 1;
   for (long long m = blockIdx.x; m < matrices; m += gridDim.x) {
     const Weights<T, Acc> weights = {
-        query + m * queries * size, key + m * keys * size, value + m * keys * value_size,
-        dcontext + m * queries * value_size, log_sum_exp + m * queries, delta,
+        {query + m * queries * size, size}, {key + m * keys * size, size}, {value + m * keys * value_size, value_size},
+        rows_of(dcontext, m, queries, value_size, dy_heads), log_sum_exp + m * queries, delta,
         {mask_of(mask, m, heads, batch_step, head_step), query_step, key_step, queries, keys, causal},
         scale, keep_scale, size, value_size};
     const Dropout drop = {keep, first + m * queries * keys, seed, stream, call, step ? *step : 0};
-    row_products(weights.dy, context + m * queries * value_size, queries, value_size, delta);
+    const Rows<const T> y = rows_of(context, m, queries, value_size, y_heads);
+    row_products(weights.dy, y, queries, value_size, delta);
     for (int key0 = 0; key0 < keys; key0 += TILE) {
       Acc dkeys[N][WIDE] = {}, dvalues[N][WIDE] = {};
       for (int query0 = causal ? key0 : 0; query0 < queries; query0 += TILE) {
@@ -218,13 +224,13 @@ attention_backward(const T* __restrict__ query, const T* __restrict__ key, const
         add_tile_by_rows<true>(tile, weights.k, key0, keys, 0, size, dqueries);
         sums.add(query0 / TILE, dqueries, key0 == 0);
       }
-      store(dkey + m * keys * size, key0, keys, 0, size, dkeys, scales);
-      store(dvalue + m * keys * value_size, key0, keys, 0, value_size, dvalues, ones);
+      store(Rows<T>{dkey + m * keys * size, size}, key0, keys, 0, size, dkeys, scales);
+      store(Rows<T>{dvalue + m * keys * value_size, value_size}, key0, keys, 0, value_size, dvalues, ones);
     }
     for (int query0 = 0; query0 < queries; query0 += TILE) {
       Acc dqueries[N][WIDE];
       sums.take(query0 / TILE, dqueries);
-      store(dquery + m * queries * size, query0, queries, 0, size, dqueries, scales);
+      store(Rows<T>{dquery + m * queries * size, size}, query0, queries, 0, size, dqueries, scales);
     }
   }
 }

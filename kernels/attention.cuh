@@ -46,10 +46,23 @@ struct KeptBits {
   }
 };
 
+// Rows of a matrix, `step` elements apart.
+template <typename T> struct Rows {
+  T* at;
+  int step;
+  __device__ T* row(int t) const { return at + (long long)t * step; }
+};
+
+// The rows, of `size` elements, of matrix m among those of which so many lie beside each other in every row: 1, or all heads.
+template <typename T> __device__ inline Rows<T> rows_of(T* x, long long m, int rows, int size, int beside) {
+  const long long group = quotient(m, beside);
+  return {x + (group * rows * beside + m - group * beside) * size, size * beside};
+}
+
 // result[i][j] = sum over d of a[row i, d] * b[row j, d]: a tile of a bᵀ for the rows of a (a_rows, size) from a0 and
 // of b (b_rows, size) from b0; rows past the last count as 0.
 template <typename T, typename Acc, int N>
-__device__ inline void rows_by_rows(const T* __restrict__ a, int a0, int a_rows, const T* __restrict__ b, int b0,
+__device__ inline void rows_by_rows(const Rows<const T>& a, int a0, int a_rows, const Rows<const T>& b, int b0,
                                     int b_rows, int size, Acc (&result)[N][N]) {
   __shared__ Acc left[N * SIDE][SIDE + 1], right[N * SIDE][SIDE + 1];
   const int row = row_of_thread(), column = column_of_thread();
@@ -61,8 +74,8 @@ __device__ inline void rows_by_rows(const T* __restrict__ a, int a0, int a_rows,
 #pragma unroll
     for (int i = 0; i < N; ++i) {
       const int at = row + i * SIDE;
-      left[at][column] = a0 + at < a_rows && d < size ? to_acc(a[(long long)(a0 + at) * size + d]) : Acc(0);
-      right[at][column] = b0 + at < b_rows && d < size ? to_acc(b[(long long)(b0 + at) * size + d]) : Acc(0);
+      left[at][column] = a0 + at < a_rows && d < size ? to_acc(a.row(a0 + at)[d]) : Acc(0);
+      right[at][column] = b0 + at < b_rows && d < size ? to_acc(b.row(b0 + at)[d]) : Acc(0);
     }
     __syncthreads();
 #pragma unroll 4
@@ -84,7 +97,7 @@ template <typename Acc> __device__ inline auto rows_on_chip() -> Acc (&)[SIDE][C
 // result[i][j] += sum over r of tile[row i][r] * b[b0 + r, column j] for b (b_rows, size); columns count from column0.
 // With TURNED, of tile[r][row i]. It waits until every thread has written the tile, and until every thread has read it.
 template <bool TURNED = false, typename T, typename Acc, int N>
-__device__ inline void add_tile_by_rows(const Acc (&tile)[N * SIDE][N * SIDE + 1], const T* __restrict__ b, int b0,
+__device__ inline void add_tile_by_rows(const Acc (&tile)[N * SIDE][N * SIDE + 1], const Rows<const T>& b, int b0,
                                         int b_rows, int column0, int size, Acc (&result)[N][WIDE]) {
   Acc(&right)[SIDE][COLUMNS] = rows_on_chip<Acc>();
   const int row = row_of_thread(), column = column_of_thread();
@@ -92,7 +105,7 @@ __device__ inline void add_tile_by_rows(const Acc (&tile)[N * SIDE][N * SIDE + 1
 #pragma unroll
     for (int j = 0; j < WIDE; ++j) {
       const int at = column0 + column + j * SIDE, r = b0 + r0 + row;
-      right[row][column + j * SIDE] = r < b_rows && at < size ? to_acc(b[(long long)r * size + at]) : Acc(0);
+      right[row][column + j * SIDE] = r < b_rows && at < size ? to_acc(b.row(r)[at]) : Acc(0);
     }
     __syncthreads();
 #pragma unroll 4
@@ -111,7 +124,7 @@ __device__ inline void add_tile_by_rows(const Acc (&tile)[N * SIDE][N * SIDE + 1
 // What backward knows of the weights of one matrix: a[t,s] = exp(scale * sum over d of q[t,d] * k[s,d] - lse[t]), and
 // delta[t] = sum over c of dy[t,c] * y[t,c].
 template <typename T, typename Acc> struct Weights {
-  const T *q, *k, *v, *dy;
+  Rows<const T> q, k, v, dy;
   const Acc *lse, *delta;
   Sight sees;
   Acc scale, keep_scale;
@@ -176,13 +189,13 @@ template <typename Acc, int N> struct OwnSums {
 
 // result[t] = sum over c of a[t,c] * b[t,c], in the order that a team of SIDE threads gives. It waits before and after.
 template <typename T, typename Acc>
-__device__ inline void row_products(const T* __restrict__ a, const T* __restrict__ b, int rows, int size, Acc* result) {
+__device__ inline void row_products(const Rows<const T>& a, const Rows<const T>& b, int rows, int size, Acc* result) {
   __syncthreads();
   for (int row0 = 0; row0 < rows; row0 += SIDE) {
     const int t = row0 + row_of_thread();
     Acc sum = 0;
     for (int c = t < rows ? column_of_thread() : size; c < size; c += SIDE)
-      sum += to_acc(a[(long long)t * size + c]) * to_acc(b[(long long)t * size + c]);
+      sum += to_acc(a.row(t)[c]) * to_acc(b.row(t)[c]);
     sum = team_reduce<SIDE>(sum, Sum());
     if (column_of_thread() == 0 && t < rows) result[t] = sum;
   }
@@ -198,14 +211,14 @@ __device__ inline const bool* mask_of(const bool* mask, long long matrix, int he
 
 // Rows row0.. and columns column0.. of result (rows, size), times a factor a row.
 template <typename T, typename Acc, int N>
-__device__ inline void store(T* __restrict__ result, int row0, int rows, int column0, int size,
+__device__ inline void store(const Rows<T>& result, int row0, int rows, int column0, int size,
                              const Acc (&values)[N][WIDE], const Acc (&factor)[N]) {
 #pragma unroll
   for (int i = 0; i < N; ++i)
 #pragma unroll
     for (int j = 0; j < WIDE; ++j) {
       const int row = row0 + row_of_thread() + i * SIDE, column = column0 + column_of_thread() + j * SIDE;
-      if (row < rows && column < size) result[(long long)row * size + column] = from_acc<T>(values[i][j] * factor[i]);
+      if (row < rows && column < size) result.row(row)[column] = from_acc<T>(values[i][j] * factor[i]);
     }
 }
 

@@ -15,7 +15,7 @@ attention_tensor_cores_forward(const T* __restrict__ query, const T* __restrict_
                                long long batch_step, long long head_step, long long query_step, int key_step, int causal,
                                float scale, int keep, float keep_scale, long long first, unsigned long long seed,
                                unsigned long long stream, unsigned long long call,
-                               const unsigned long long* __restrict__ step, int packs) {
+                               const unsigned long long* __restrict__ step, int y_heads, int packs) {
   constexpr int KEYS = 32, N = KEYS / 8;
   extern __shared__ __align__(16) unsigned char memory[];
   const int rows = blockDim.x / 32 * ROWS, tiles = (queries + rows - 1) / rows, wide = size < value_size ? value_size : size;
@@ -27,14 +27,14 @@ attention_tensor_cores_forward(const T* __restrict__ query, const T* __restrict_
   else for (long long block = blockIdx.x; block < matrices * tiles; block += gridDim.x) {
     const long long m = quotient(block, tiles);
     const int first_row = (int)(block - m * tiles) * rows, row0 = first_row + warp() * ROWS;
-    const T *from_k = key + m * keys * size, *from_v = value + m * keys * value_size;
+    const Rows<const T> from_k = {key + m * keys * size, size}, from_v = {value + m * keys * value_size, value_size};
     const Sight sees = {mask_of(mask, m, heads, batch_step, head_step), query_step, key_step, queries, keys, causal};
     const Dropout drop = {keep, first + m * queries * keys, seed, stream, call, step ? *step : 0};
     Queries<N> of(sees, row0, bits);
     const int last = causal ? min(keys, first_row + rows) : keys;
     float top[2] = {lowest<float>(), lowest<float>()}, total[2] = {}, sums[WIDTH / 8][4] = {};
     __syncthreads();
-    own.load(query + m * queries * size, first_row, rows, queries, size, packs);
+    own.load({query + m * queries * size, size}, first_row, rows, queries, size, packs);
     k.load(from_k, 0, KEYS, keys, size, packs);
     v.load(from_v, 0, KEYS, keys, value_size, packs);
     copies_commit();
@@ -98,7 +98,8 @@ attention_tensor_cores_forward(const T* __restrict__ query, const T* __restrict_
     const OnChip<T> y = {mine.at, v.width};
     y.put(sums, 0, factor[0], factor[1]);
     __syncwarp();
-    y.store(context + m * queries * value_size, row0, queries, 0, v.width - 8, value_size, packs);
+    const Rows<T> to = rows_of(context, m, queries, value_size, y_heads);
+    y.store(to, row0, queries, 0, v.width - 8, value_size, packs);
   }
 }
 
@@ -132,7 +133,8 @@ attention_tensor_cores_backward(const T* __restrict__ query, const T* __restrict
                                 long long batch_step, long long head_step, long long query_step, int key_step, int causal,
                                 float scale, int keep, float keep_scale, long long first, unsigned long long seed,
                                 unsigned long long stream, unsigned long long call,
-                                const unsigned long long* __restrict__ step, int packs) {
+                                const unsigned long long* __restrict__ step, int y_heads, int dy_heads,
+                                int packs) {
   constexpr int KEYS = 32, N = KEYS / 8, TASK = 32;
   extern __shared__ __align__(16) unsigned char memory[];
   const int rows = blockDim.x / 32 * ROWS, row0 = warp() * ROWS;
@@ -144,13 +146,14 @@ attention_tensor_cores_backward(const T* __restrict__ query, const T* __restrict
   const int tasks_of_k = (size + TASK - 1) / TASK, tasks = tasks_of_k + (value_size + TASK - 1) / TASK;
   if constexpr (!TENSOR_CORES) __trap();
   else for (long long m = blockIdx.x; m < matrices; m += gridDim.x) {
-    const T *from_k = key + m * keys * size, *from_v = value + m * keys * value_size;
-    const T *y = context + m * queries * value_size, *from_dy = dcontext + m * queries * value_size;
+    const Rows<const T> from_k = {key + m * keys * size, size}, from_v = {value + m * keys * value_size, value_size};
+    const Rows<const T> y = rows_of(context, m, queries, value_size, y_heads);
+    const Rows<const T> from_dy = rows_of(dcontext, m, queries, value_size, dy_heads);
     const Sight sees = {mask_of(mask, m, heads, batch_step, head_step), query_step, key_step, queries, keys, causal};
     Queries<N> of(sees, row0, bits);
     float lse[2], delta[2], dq[WIDTH / 8][4] = {};
     __syncthreads();
-    q.load(query + m * queries * size, 0, rows, queries, size, packs);
+    q.load({query + m * queries * size, size}, 0, rows, queries, size, packs);
     dy.load(from_dy, 0, rows, queries, value_size, packs);
     k.load(from_k, 0, KEYS, keys, size, packs);
     v.load(from_v, 0, KEYS, keys, value_size, packs);
@@ -158,9 +161,9 @@ attention_tensor_cores_backward(const T* __restrict__ query, const T* __restrict
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const bool there = of.row(i) < queries;
-      const long long begin = there ? (long long)of.row(i) * value_size : 0;
+      const int t = there ? of.row(i) : 0;
       lse[i] = there ? log_sum_exp[m * queries + of.row(i)] * LOG2_E : 0.0f;
-      delta[i] = row_product(y + begin, from_dy + begin, there ? value_size : 0, packs);
+      delta[i] = row_product(y.row(t), from_dy.row(t), there ? value_size : 0, packs);
     }
 
     for (int key0 = 0, now = 0; key0 < keys; key0 += KEYS, now ^= KEYS) {
@@ -213,13 +216,14 @@ attention_tensor_cores_backward(const T* __restrict__ query, const T* __restrict
         const float factor = of_k ? scale : 1.0f;
         stage.put(sums, column0, factor, factor);
         __syncwarp();
-        T* const result = of_k ? dkey + m * keys * size : dvalue + m * keys * value_size;
-        stage.store(result, key0 + half, keys, column0, TASK, of_k ? size : value_size, packs);
+        const int columns = of_k ? size : value_size;
+        const Rows<T> result = {(of_k ? dkey : dvalue) + m * keys * columns, columns};
+        stage.store(result, key0 + half, keys, column0, TASK, columns, packs);
       }
     }
     __syncthreads();
     q.rows(row0).put(dq, 0, scale, scale);
     __syncwarp();
-    q.rows(row0).store(dquery + m * queries * size, row0, queries, 0, q.width - 8, size, packs);
+    q.rows(row0).store({dquery + m * queries * size, size}, row0, queries, 0, q.width - 8, size, packs);
   }
 }

@@ -48,13 +48,13 @@ template <typename T> struct OnChip {
 
   // Rows row0.. of x (rows, size) come here, `count` of them; zeros where x has none. The block's threads share the work.
   // With `packs` these are copies that copies_arrived waits for, else they are there after a barrier.
-  __device__ void load(const T* __restrict__ x, int row0, int count, int rows, int size, bool packs) const {
+  __device__ void load(const Rows<const T>& x, int row0, int count, int rows, int size, bool packs) const {
     constexpr int SIZE = Pack<T>::SIZE;
     const int of_row = width / SIZE - 1;
     for (int i = threadIdx.x; i < count * of_row; i += blockDim.x) {
       const int row = i / of_row, column = (i - row * of_row) * SIZE;
       const bool inside = row0 + row < rows && column < size;
-      const T* from = inside ? x + (long long)(row0 + row) * size + column : x;
+      const T* from = inside ? x.row(row0 + row) + column : x.at;
       T* to = at + row * width + column;
       if (packs) {
         copy_async(to, from, inside);
@@ -68,14 +68,14 @@ template <typename T> struct OnChip {
   }
 
   // The first 16 rows here go to rows row0.. of y (rows, size), `columns` of them from column0 on. A warp shares the work.
-  __device__ void store(T* __restrict__ y, int row0, int rows, int column0, int columns, int size, bool packs) const {
+  __device__ void store(const Rows<T>& y, int row0, int rows, int column0, int columns, int size, bool packs) const {
     constexpr int SIZE = Pack<T>::SIZE;
     const int of_row = columns / SIZE;
     for (int i = lane(); i < ROWS * of_row; i += 32) {
       const int row = i / of_row, column = column0 + (i - row * of_row) * SIZE;
       if (row0 + row >= rows || column >= size) continue;
       const Pack<T> pack = load_pack(at + row * width + column);
-      T* to = y + (long long)(row0 + row) * size + column;
+      T* to = y.row(row0 + row) + column;
       if (packs) {
         store_pack(to, pack);
       } else {

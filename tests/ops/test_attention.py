@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import gpuprop as gp
 from gpuprop.backend import random
-from gpuprop.backend.arrays import to_host
+from gpuprop.backend.arrays import to_device, to_host
 from gpuprop.backend.random import new_stream
 from gpuprop.errors import ShapeError
 from gpuprop.ops.attention import additive_attention_weights, attention, attention_weights
@@ -257,6 +257,23 @@ def test_gradients_of_one_operation(device, queries, keys, size, values, kind, c
         return scaled_dot_product_attention(*inputs, mask, causal=causal, dropout=dropout, stream=3)
 
     gradcheck(function, arrays)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16])
+@pytest.mark.parametrize("keys", [7, 131])
+def test_rows_of_heads_beside_each_other(device, dtype, keys):
+    """The context lies as `join_heads` wants it, without a copy; wherever dy lies, the gradients are the same
+    bits."""
+    arrays = [a.astype(dtype) for a in draw(16, (2, 3, 5, 8), (2, 3, keys, 8), (2, 3, keys, 8))]
+    dy, results = draw(17, (2, 3, 5, 8))[0].astype(dtype), []
+    for laid in (dy, np.ascontiguousarray(dy.swapaxes(1, 2)).swapaxes(1, 2)):
+        leaves = [gp.tensor(a, requires_grad=True) for a in arrays]
+        context = scaled_dot_product_attention(*leaves, causal=True)
+        context.backward(to_device(laid))
+        results.append([to_host(leaf.grad) for leaf in leaves])
+    assert device == "cpu" or context.data.swapaxes(1, 2).flags.c_contiguous
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("needed", [(0,), (1,), (2,), (0, 2)])
