@@ -16,7 +16,7 @@ from typing import Any
 from .backend import cublas, cuda_setup, graph_nodes, random
 from .backend.device import Device, get_device, resolve
 from .backend.gemm import get_matmul_precision
-from .backend.memory import pool_of_graphs, release_memory
+from .backend.memory import give_up, pool_of_graphs, release_memory
 from .backend.recording import Recording
 from .backend.staging import PinnedRing, Staged
 from .backend.static import Inputs, Outputs, signature
@@ -80,11 +80,19 @@ class Captured:
         return None if graph is None else graph_nodes.count(graph)
 
     def clear(self) -> None:
-        """Forget all graphs, and give their memory back to the pool."""
+        """Forget all graphs, and give their memory back to the driver."""
         if self._pinned is not None:
             self._pinned.close()
         self._graphs.clear()
+        pool, stream = self._pool, self._stream
         self._pool = self._stream = self._pinned = None
+        if pool is not None:
+            cublas.forget(stream.ptr)
+            give_up(pool)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):  # of a process that ends
+            self.clear()
 
     def _run(self, xp: Any, key: Any, inputs: tuple[Any, ...], staged: Staged | None) -> Any:
         found = self._graphs.get(key)

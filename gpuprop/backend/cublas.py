@@ -106,12 +106,17 @@ class Handle:
         return self
 
     def workspace(self, stream: int) -> Any:
-        """Memory that products on this stream may scribble on. It is outside every pool and stays."""
+        """Memory that products on this stream may scribble on. It is outside every pool and stays until
+        `forget`."""
         memory = self._workspaces.get(stream)
         if memory is None:
             cuda = cuda_setup.import_cupy().cuda
             memory = self._workspaces[stream] = cuda.MemoryPointer(cuda.Memory(WORKSPACE), 0)
         return memory
+
+    def forget(self, stream: int) -> None:
+        """Free the workspace of a stream that is used no more."""
+        self._workspaces.pop(stream, None)
 
 
 class _Handles(threading.local):
@@ -134,6 +139,12 @@ def prepare(device: int, stream: int) -> None:
     """Make the workspace that products on a stream need, before it is captured, where there are products."""
     if device in _handles.of:
         _handles.of[device].workspace(stream)
+
+
+def forget(stream: int) -> None:
+    """Free the workspaces of a stream that is used no more."""
+    for of in _handles.of.values():
+        of.forget(stream)
 
 
 def current_stream() -> int:

@@ -77,5 +77,23 @@ def pool_of_graphs(cupy: Any) -> Any:
     return pool
 
 
+_given_up: list[Any] = []  # pools that nobody asks any more, some of whose memory is in use
+
+
+def give_up(pool: Any) -> None:
+    """Give the memory of a pool of CuPy's back to the driver that nobody will ask any more, as soon as it is
+    free: CuPy (14.2) keeps the free blocks of a pool that has gone for ever."""
+    cuda = cuda_setup.import_cupy().cuda
+    _given_up.append(pool)
+    for one in list(_given_up):
+        left = 0
+        for index in range(cuda.runtime.getDeviceCount()):
+            with cuda.Device(index):
+                one.free_all_blocks()
+                left += one.total_bytes()
+        if not left:
+            _given_up.remove(one)
+
+
 def _gib(size: int) -> str:
     return f"{size / GIB:.1f} GiB"

@@ -39,26 +39,26 @@ class Leaf:
 def flatten(tree: Any) -> tuple[Any, list[Array]]:
     """(the tree with a `Leaf` in place of each array and tensor, the arrays)."""
     arrays: list[Array] = []
+    return _taken_out(tree, arrays), arrays
 
-    def visit(x: Any) -> Any:
-        if isinstance(x, np.ndarray) or is_cupy(x):
-            arrays.append(x)
-            return Leaf(len(arrays) - 1, lambda a: a)
-        if _is_tensor(x):
-            arrays.append(x.data)
-            return Leaf(len(arrays) - 1, type(x))
-        return _mapped(visit, x)
 
-    return visit(tree), arrays
+def _taken_out(x: Any, arrays: list[Array]) -> Any:
+    """See `flatten`. No function within it that calls itself: it would keep the arrays until the collector
+    of garbage runs."""
+    if isinstance(x, np.ndarray) or is_cupy(x):
+        arrays.append(x)
+        return Leaf(len(arrays) - 1, lambda a: a)
+    if _is_tensor(x):
+        arrays.append(x.data)
+        return Leaf(len(arrays) - 1, type(x))
+    return _mapped(lambda y: _taken_out(y, arrays), x)
 
 
 def unflatten(tree: Any, arrays: list[Array]) -> Any:
     """The tree with these arrays."""
-
-    def visit(x: Any) -> Any:
-        return x.wrap(arrays[x.index]) if isinstance(x, Leaf) else _mapped(visit, x)
-
-    return visit(tree)
+    if isinstance(tree, Leaf):
+        return tree.wrap(arrays[tree.index])
+    return _mapped(lambda x: unflatten(x, arrays), tree)
 
 
 def signature(inputs: Any) -> tuple[Hashable, ...]:

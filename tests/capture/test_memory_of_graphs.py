@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from test_prefetch import batches, trainer
 
 import gpuprop as gp
+from gpuprop.backend import cublas
 
 
 def step(x: Any) -> Any:
@@ -37,6 +40,32 @@ def test_a_capture_that_finds_no_memory_leaves_that_of_graphs_alone(fake_gpu: An
     fake_gpu.left = None
     assert float(run(small).get()) == 900.0
     assert run.replayed == 1
+
+
+@pytest.mark.parametrize("cleared", [True, False])
+def test_graphs_that_are_forgotten_leave_nothing_behind(fake_gpu: Any, cleared: bool) -> None:
+    """Of a pool that has gone CuPy never frees the free blocks."""
+    run, x = gp.capture(step), np.ones(300, np.float32)
+    results = [run(x) for _ in range(3)]
+    pool = weakref.ref(run._pool)
+    if cleared:
+        run.clear()
+    del run
+    gc.collect()
+    assert pool() is None
+    assert fake_gpu.leaked == 0
+    assert [float(y.get()) for y in results] == [900.0] * 3
+
+
+def test_the_workspace_of_products_goes_with_the_graphs(fake_gpu: Any) -> None:
+    w = gp.tensor(np.ones((4, 4), np.float32))
+    run, x = gp.capture(lambda x: gp.ops.matmul(gp.tensor(x), w)), np.ones((4, 4), np.float32)
+    run(x)
+    before = set(cublas.handle(0)._workspaces)
+    run(x)
+    assert set(cublas.handle(0)._workspaces) == before | {run._stream.ptr}
+    run.clear()
+    assert set(cublas.handle(0)._workspaces) == before
 
 
 def test_a_trainer_that_goes_on_without_graphs_keeps_none_of_their_memory(

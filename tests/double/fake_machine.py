@@ -72,6 +72,7 @@ class Machine:
         self.idle = True  # the device is done with all that events ask for; False: with nothing yet
         self.default_pool = MemoryPool()
         self.growing = False  # a pool asks the driver for memory
+        self.leaked = 0  # bytes of pools that have gone
         self.left: int | None = None  # bytes that the driver has; None: no end of them
 
     @property

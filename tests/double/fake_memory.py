@@ -40,10 +40,16 @@ class MemoryPool:
         self.free: dict[int, list[np.ndarray]] = {}
         self.blocks = self.given = self.used = 0
         self.limit: int | None = None
+        self.machine: Any = None
+
+    def __del__(self) -> None:
+        """CuPy keeps for ever what is free in a pool that has gone."""
+        if self.machine is not None:
+            self.machine.leaked += self.total_bytes()
 
     def malloc(self, size: int) -> Chunk:
         wanted = max(1, -(-size // 512)) * 512
-        machine = sys.modules["cupy"].machine
+        self.machine = machine = sys.modules["cupy"].machine
         stream = machine.stream.number
         self.given += 1
         free = self.free.get(stream, [])
