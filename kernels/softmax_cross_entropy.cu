@@ -17,9 +17,9 @@ constexpr int THREADS = 256;
 // Loss and log-sum-exp of each row. TEAM threads share a row: a warp, or the whole block where there are many classes.
 // Two sweeps: the maximum first, so that no exponential overflows; then the sums, taken relative to it.
 // first_bad_row starts as the largest value. weight_sum is the sum of the class weights, null with weight.
-template <typename T, typename Acc, typename Label, int TEAM>
+template <typename T, typename Acc, int TEAM>
 __global__ void __launch_bounds__(THREADS)
-softmax_cross_entropy_forward(const T* __restrict__ logits, const Label* __restrict__ targets,
+softmax_cross_entropy_forward(const T* __restrict__ logits, const long long* __restrict__ targets,
                               const Acc* __restrict__ weight, const Acc* __restrict__ weight_sum,
                               Acc* __restrict__ loss, Acc* __restrict__ log_sum_exp,
                               unsigned long long* __restrict__ first_bad_row, long long rows, int classes,
@@ -58,9 +58,9 @@ softmax_cross_entropy_forward(const T* __restrict__ logits, const Label* __restr
 // of 0 for one gradient of all rows), over *total where that is not null (the mean), and 0 where *total is 0.
 // made: dlogits are right already if that gradient is *expected, or 1 where `expected` is null; then nothing is read.
 // A thread an element.
-template <typename T, typename Acc, typename Label>
+template <typename T, typename Acc>
 __global__ void __launch_bounds__(THREADS)
-softmax_cross_entropy_backward(const T* __restrict__ logits, const Label* __restrict__ targets,
+softmax_cross_entropy_backward(const T* __restrict__ logits, const long long* __restrict__ targets,
                                const Acc* __restrict__ weight, const Acc* __restrict__ weight_sum,
                                const Acc* __restrict__ log_sum_exp, const Acc* __restrict__ gradient,
                                int gradient_step, const Acc* __restrict__ total, T* __restrict__ dlogits,
@@ -81,9 +81,9 @@ softmax_cross_entropy_backward(const T* __restrict__ logits, const Label* __rest
 // result = sum of loss[i], over *total if `mean`; *total = sum of w[target] over the rows that count. Where it is 0, so
 // is the mean.
 // One block of THREADS threads: thread j adds rows j, j + THREADS, ... in order, so that the bits never vary.
-template <typename Acc, typename Label>
+template <typename Acc>
 __global__ void __launch_bounds__(THREADS)
-softmax_cross_entropy_reduce(const Acc* __restrict__ loss, const Label* __restrict__ targets,
+softmax_cross_entropy_reduce(const Acc* __restrict__ loss, const long long* __restrict__ targets,
                              const Acc* __restrict__ weight, Acc* __restrict__ result, Acc* __restrict__ total,
                              long long rows, int classes, long long ignore_index, int mean) {
   Acc losses = 0, weights = 0;

@@ -59,10 +59,9 @@ def _conv1d_tensor_cores(value: str) -> list[str]:
 
 
 def _softmax_cross_entropy(value: str, acc: str) -> list[str]:
-    name, labels = "softmax_cross_entropy", LABEL_TYPES.values()
-    forward = [f"{name}_forward<{value}, {acc}, {label}, {team}>" for label in labels for team in TEAMS]
-    backward = [f"{name}_backward<{value}, {acc}, {label}>" for label in labels]
-    return forward + backward + [f"{name}_reduce<{acc}, {label}>" for label in labels]
+    forward = [f"forward<{value}, {acc}, {team}>" for team in TEAMS]
+    names = (*forward, f"backward<{value}, {acc}>", f"reduce<{acc}>")
+    return [f"softmax_cross_entropy_{name}" for name in names]
 
 
 def _softmax_cross_entropy_fused(value: str, acc: str) -> list[str]:

@@ -191,7 +191,7 @@ def linear_cross_entropy(
     )
     first_bad = None
     if kernels.usable(w) and t.size:
-        t = get_xp(w).ascontiguousarray(t)
+        t = get_xp(w).ascontiguousarray(t, dtype=np.int64)
         first_bad = get_xp(w).full(-(-t.size // rows_at_a_time), NO_BAD_ROW, np.uint64)
     elif not known:
         refuse(t, first_bad_row(t, shape[-1], ignore_index), shape[-1], ignore_index)

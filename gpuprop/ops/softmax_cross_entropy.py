@@ -187,7 +187,7 @@ def softmax_cross_entropy(
     )
     first_bad = None
     if kernels.usable(z) and z.size:
-        t = get_xp(z).ascontiguousarray(t)
+        t = get_xp(z).ascontiguousarray(t, dtype=np.int64)  # as the kernels take them
         first_bad = get_xp(z).full(1, NO_BAD_ROW, np.uint64)
     elif not known:
         refuse(t, first_bad_row(t, z.shape[-1], ignore_index), z.shape[-1], ignore_index)

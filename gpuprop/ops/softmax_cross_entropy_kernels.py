@@ -10,7 +10,7 @@ import numpy as np
 
 from ..backend import kernels
 from ..backend.arrays import Array, get_xp
-from ..backend.instantiations import LABEL_TYPES, PACK, ROW_TEAMS, TEAMS
+from ..backend.instantiations import PACK, ROW_TEAMS, TEAMS
 from ..backend.kernel_memory import aligned, arrivals, shared_memory
 from ..backend.recording import known_ones
 from ..backend.start import is_start, start_beside
@@ -54,7 +54,7 @@ def sum_type(z: Array) -> Any:
 def forward(
     z: Array, t: Array, options: Options, first_bad: Array, wants_gradient: bool
 ) -> tuple[Array, Saved]:
-    """The loss, or the losses of the rows, for logits z (N, C) and targets t (N,).
+    """The loss, or the losses of the rows, for logits z (N, C) and targets t (N,), int64.
 
     The gradient is made at once, but for "none", where each row has one of its own to be multiplied with. In
     float16 it is made again, from the logits, where dy turns out to be other than expected, as it must not be
@@ -64,7 +64,6 @@ def forward(
     weight_sum = None if w is None else w.sum(keepdims=True)
     if not aligned(z):
         return _forward_simply(z, t, options, weight_sum, first_bad)
-    t = t.astype(np.int64, copy=False)
     n, dtype, each = len(z), sum_type(z), options.reduction == "none"
     total = _total(z, t, options) if options.reduction == "mean" else None
     at_once = wants_gradient and not each
@@ -99,7 +98,7 @@ def backward(dy: Array, z: Array, t: Array, options: Options, saved: Saved) -> A
     each = options.reduction == "none"
     grid = min(math.ceil(dz.size / THREADS), 2**31 - 1)
     arrays = (z, t, options.weight, saved.weight_sum, saved.log_sum_exp, dy, each, saved.total, dz)
-    name = _simple("backward", *kernels.c_types(z.dtype), LABEL_TYPES[t.dtype.name])
+    name = _simple("backward", *kernels.c_types(z.dtype))
     name(grid, THREADS, (*arrays, *z.shape, *_numbers(options), expected, made))
     return dz
 
@@ -159,15 +158,15 @@ def _forward_simply(
 ) -> tuple[Array, Saved]:
     (n, classes), w = z.shape, options.weight
     xp, dtype = get_xp(z), sum_type(z)
-    types, label = kernels.c_types(z.dtype), LABEL_TYPES[t.dtype.name]
+    types = kernels.c_types(z.dtype)
     team = TEAMS[0] if classes <= 1024 else TEAMS[1]  # a warp a row, or a block
     losses, log_sum_exp = xp.empty(n, dtype), xp.empty(n, dtype)
     grid = min(math.ceil(n * team / THREADS), 2**31 - 1)
     args = (z, t, w, weight_sum, losses, log_sum_exp, first_bad, n, classes, *_numbers(options))
-    _simple("forward", *types, label, team)(grid, THREADS, args)
+    _simple("forward", *types, team)(grid, THREADS, args)
     if options.reduction == "none":
         return losses, Saved(None, log_sum_exp, weight_sum, None)
     loss, total, mean = xp.empty((), dtype), xp.empty(1, dtype), options.reduction == "mean"
     sizes = (n, classes, options.ignore_index)
-    _simple("reduce", types[1], label)(1, THREADS, (losses, t, w, loss, total, *sizes, mean))
+    _simple("reduce", types[1])(1, THREADS, (losses, t, w, loss, total, *sizes, mean))
     return loss, Saved(None, log_sum_exp, weight_sum, total if mean else None)
