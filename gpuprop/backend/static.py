@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import fields, is_dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -39,10 +40,10 @@ class Leaf:
 def flatten(tree: Any) -> tuple[Any, list[Array]]:
     """(the tree with a `Leaf` in place of each array and tensor, the arrays)."""
     arrays: list[Array] = []
-    return _taken_out(tree, arrays), arrays
+    return _taken_out(arrays, tree), arrays
 
 
-def _taken_out(x: Any, arrays: list[Array]) -> Any:
+def _taken_out(arrays: list[Array], x: Any) -> Any:
     """See `flatten`. No function within it that calls itself: it would keep the arrays until the collector
     of garbage runs."""
     if isinstance(x, np.ndarray) or is_cupy(x):
@@ -51,14 +52,14 @@ def _taken_out(x: Any, arrays: list[Array]) -> Any:
     if _is_tensor(x):
         arrays.append(x.data)
         return Leaf(len(arrays) - 1, type(x))
-    return _mapped(lambda y: _taken_out(y, arrays), x)
+    return _mapped(partial(_taken_out, arrays), x)
 
 
 def unflatten(tree: Any, arrays: list[Array]) -> Any:
     """The tree with these arrays."""
     if isinstance(tree, Leaf):
         return tree.wrap(arrays[tree.index])
-    return _mapped(lambda x: unflatten(x, arrays), tree)
+    return _mapped(partial(unflatten, arrays=arrays), tree)
 
 
 def signature(inputs: Any) -> tuple[Hashable, ...]:

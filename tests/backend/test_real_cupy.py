@@ -143,6 +143,7 @@ def test_the_stand_in_refuses_what_cupy_refuses(fake_gpu: Any) -> None:
     for wrong in (
         lambda: x.sum(initial=0.0), lambda: cupy.add(x, x, where=x > 0), lambda: cupy.take(x, x, mode="clip"),
         lambda: x.item(0), lambda: cupy.pad(x), lambda: x.fill(x),
+        lambda: x.__setitem__(..., np.ones(3)),
     ):  # fmt: skip
         with pytest.raises((TypeError, ValueError)):
             wrong()

@@ -192,9 +192,10 @@ class ndarray:
         return run("take", lambda x, k: x[k], self, key)
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        if isinstance(value, np.ndarray) and value.ndim:
-            machine_now().upload("assignment from NumPy")
-            value = asarray(value)
+        if isinstance(value, np.ndarray):  # CuPy fills with it
+            if value.ndim:
+                raise ValueError("non-scalar numpy.ndarray cannot be used for fill")
+            value = value[()]
         if _has_mask(key):  # CuPy asks how many elements it is
             machine_now().wait("an index of bools")
         target = self.host

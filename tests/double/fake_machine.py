@@ -196,7 +196,7 @@ class Stream:
 class Event:
     """What a stream had to do when this was recorded."""
 
-    def __init__(self, **_: Any) -> None:
+    def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False) -> None:
         self.clock: Clock = {}
 
     def record(self, stream: Any = None) -> None:
