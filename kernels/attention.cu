@@ -9,7 +9,7 @@
 //
 // matrices = batch * heads. A block computes TILE rows of a result and COLUMNS of its columns, and walks what is summed
 // over a tile at a time: e and a are made on the chip, TILE x TILE, in forward and again in backward, and never stored.
-// (Two blocks a multiprocessor leave a thread 128 registers, at which the larger tile of gradients of keys would spill.)
+// (Two blocks a multiprocessor leave a thread 128 registers, at which gradients of the larger tile would spill.)
 // The number of a weight in the dropout stream is its place in a (matrices, queries, keys).
 #include "attention.cuh"
 
@@ -86,7 +86,7 @@ attention_forward(const T* __restrict__ query, const T* __restrict__ key, const 
 // da[t,s] = keep_scale * sum over c of dy[t,c] * v[s,c] where kept, else 0
 // delta[t] = sum over c of dy[t,c] * y[t,c], stored for attention_backward_key too.          Rows t, columns d.
 template <typename T, typename Acc, int TILE>
-__global__ void __launch_bounds__(THREADS, 2)
+__global__ void __launch_bounds__(THREADS, 1)
 attention_backward_query(const T* __restrict__ query, const T* __restrict__ key, const T* __restrict__ value,
                          const bool* __restrict__ mask, const T* __restrict__ context,
                          const Acc* __restrict__ log_sum_exp, const T* __restrict__ dcontext,

@@ -78,7 +78,7 @@ __device__ inline void rows_by_rows(const Rows<const T>& a, int a0, int a_rows, 
       right[at][column] = b0 + at < b_rows && d < size ? to_acc(b.row(b0 + at)[d]) : Acc(0);
     }
     __syncthreads();
-#pragma unroll 4
+#pragma unroll 2
     for (int r = 0; r < SIDE; ++r)
 #pragma unroll
       for (int i = 0; i < N; ++i)
@@ -108,7 +108,7 @@ __device__ inline void add_tile_by_rows(const Acc (&tile)[N * SIDE][N * SIDE + 1
       right[row][column + j * SIDE] = r < b_rows && at < size ? to_acc(b.row(r)[at]) : Acc(0);
     }
     __syncthreads();
-#pragma unroll 4
+#pragma unroll 2
     for (int r = 0; r < SIDE; ++r)
 #pragma unroll
       for (int i = 0; i < N; ++i)

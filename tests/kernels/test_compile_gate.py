@@ -43,7 +43,7 @@ DECLARED = {"attention_backward": attention_sizes.DECLARED}
 # answers after 0.7 µs wants 23 KB asked for at each of 132 multiprocessors: 32 warps with twice 16 bytes a
 # lane, or fewer with more.
 LEAST_WARPS = (
-    (r"attention_backward(_key)?<.*, 64>", 8),  # dk and dv at once: registers for one block
+    (r"attention_backward(_query|_key)?<.*, 64>", 8),  # e, da and sums at once: registers for one block
     (r"attention_tensor_cores_.*, 128>", 8),  # 64 sums a lane of a result, and as much around them
     (r"attention_", 16),  # one block multiplies while another loads
     (r"conv1d_(forward|backward_input|backward_weight)<", 16),  # the same
