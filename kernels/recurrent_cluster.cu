@@ -78,6 +78,8 @@ gru_cluster_forward(T* __restrict__ gates, const T* __restrict__ weight, const T
     __cluster_barrier_wait();
   }
   if (me.owner) last[me.state()] = from_acc<T>(h);
+#else
+  __trap();
 #endif
 }
 
@@ -140,6 +142,8 @@ gru_cluster_backward(T* __restrict__ gates, const T* __restrict__ reset, const T
   share.multiply(length & 1, by_gate);
   __syncthreads();
   if (me.owner) dfirst[me.state()] = from_acc<T>(carry + share.result(0));
+#else
+  __trap();
 #endif
 }
 
@@ -217,6 +221,8 @@ lstm_cluster_forward(T* __restrict__ gates, const T* __restrict__ weight, const 
   if (!me.owner) return;
   last[me.state()] = from_acc<T>(h);
   last_cell[me.state()] = from_acc<T>(cell);
+#else
+  __trap();
 #endif
 }
 
@@ -284,5 +290,7 @@ lstm_cluster_backward(T* __restrict__ gates, const T* __restrict__ tanh_c, const
   if (!me.owner) return;
   dfirst[me.state()] = from_acc<T>(carry + share.result(0));
   dfirst_cell[me.state()] = from_acc<T>(cell);
+#else
+  __trap();
 #endif
 }

@@ -8,7 +8,7 @@ constexpr int ROWS = 4;       // of the batch, that a cluster owns
 constexpr int THREADS = 256;  // one for each row and each column of the state that a block owns
 constexpr int TOGETHER = 4;   // rows of a matrix that a thread multiplies with at a time
 
-#if __CUDA_ARCH__ < 900  // no clusters: the kernels are empty there, and nothing launches them
+#if __CUDA_ARCH__ < 900  // no clusters: a launch of the kernels is a trap there
 #undef __cluster_dims__
 #define __cluster_dims__(...)
 #else

@@ -13,8 +13,8 @@
 // specified: compare results to a tolerance. The twins here and the emulator add by ascending k, to what d held.
 //
 // All 32 lanes of a warp call each function together, in a one-dimensional block whose size is a multiple of 32.
-// PTX stands here only, and needs sm_80; -DGPUPROP_NO_PTX takes the twins in plain CUDA C++ everywhere (sm_75 has no
-// other, so that whoever can choose another kernel there should), and the emulator has its own in their place.
+// PTX stands here only, and needs sm_80; -DGPUPROP_NO_PTX takes the twins in plain CUDA C++ everywhere, to compare with
+// (sm_75 has no other, so that whoever can choose another kernel there should), and the emulator has its own in their place.
 #pragma once
 #include "common.cuh"
 
@@ -22,7 +22,8 @@
 template <typename T> constexpr int PER_REGISTER = 4 / sizeof(T);
 template <typename T> constexpr int MMA_K = 8 * PER_REGISTER<T>;
 
-// TENSOR_CORES: whether mma is one instruction here (or the emulator's), and not a twin of some hundred.
+// TENSOR_CORES: whether a kernel that multiplies by mma should be there: where that is one instruction (or the emulator's) and
+// not a twin of some hundred, or where the twin was asked for.
 #if defined(GPUPROP_EMULATOR) && !defined(GPUPROP_NO_PTX)
 constexpr bool TENSOR_CORES = true;
 #include <gpuprop_emulator/tensor_core.h>
@@ -87,7 +88,11 @@ template <int NEWEST> __device__ inline void copies_arrived() {
 }
 
 #else  // the twins in plain CUDA C++
+#ifdef GPUPROP_NO_PTX
+constexpr bool TENSOR_CORES = true;
+#else
 constexpr bool TENSOR_CORES = false;
+#endif
 
 // sum + x[0] y[0] + x[1] y[1] of the elements of two registers.
 template <typename T> __device__ inline float add_products(unsigned x, unsigned y, float sum) {

@@ -35,7 +35,7 @@ possible = suits
 
 def fits(shape: tuple[int, ...], filters: tuple[int, ...], itemsize: int, at: Geometry) -> bool:
     """Whether the kernels are made for x (B, L, C) and weight (K, C / groups, O) of these shapes: one filter
-    a channel, stride 1, channels in whole packs of 16 bytes, and so many taps."""
+    a channel, stride 1, so many taps, and channels in whole packs, as `depthwise_channels` has them."""
     kernel_size, narrow, out = filters
     if narrow != 1 or out != at.groups or at.stride != 1 or kernel_size not in DEPTHWISE_TAPS:
         return False

@@ -56,7 +56,8 @@ class Cubins:
 
     def instructions(self, name, arch):
         """{kernel: how often it loads (LDG) and stores (STG) 16 bytes of global memory at a time, copies them
-        to shared memory (LDGSTS), multiplies on tensor cores (HMMA) and loads for these (LDSM)}."""
+        to shared memory (LDGSTS), multiplies on tensor cores (HMMA) and loads for these (LDSM), and its traps
+        (BPT)}."""
         info = self.compiled(name, arch)
         counts = self.folder / f"{name}.{arch}.instructions.json"
         with (self.folder / f"{name}.{arch}.lock").open("w") as lock:
@@ -78,7 +79,7 @@ def disassembled(cubin):
     """{symbol: {"LDG": loads of 16 bytes, ...}}, as `Cubins.instructions` counts them."""
     listing = subprocess.run([nvdisasm(), "-c", cubin], capture_output=True, text=True, check=True).stdout
     parts = re.split(r"^\s*\.section\s+\.text\.([\w$.]+)", listing, flags=re.MULTILINE)
-    counted = r"\b(LDG|STG|LDGSTS)\.E\S*\.128|\b(HMMA|LDSM)\."
+    counted = r"\b(LDG|STG|LDGSTS)\.E\S*\.128|\b(HMMA|LDSM|BPT)\."
     return {
         symbol: Counter(wide or matrix for wide, matrix in re.findall(counted, code))
         for symbol, code in zip(parts[1::2], parts[2::2], strict=True)

@@ -11,7 +11,7 @@ MAXIMUM = "conv1d_relu_max.cu"
 SEQUENCE = (
     "recurrent_sequence.cu"  # eight packs of weights on their way a thread, and four while they are held
 )
-CLUSTER = "recurrent_cluster.cu"  # the same; its kernels are empty where there are no clusters
+CLUSTER = "recurrent_cluster.cu"  # the same; its kernels are a trap where there are no clusters
 FUSED = "softmax_cross_entropy_fused.cu"
 RESIDUAL = "residual_layer_norm.cu"
 # kernel -> 16-byte loads and stores of global memory at least, threads a block, warps a processor at least.
@@ -69,9 +69,10 @@ def test_16_bytes_at_a_time(kernel, arch, cubins):
     if nvdisasm() is None:
         pytest.skip("no nvdisasm: pip install nvidia-cuda-nvdisasm")
     file, name = kernel
-    if file == CLUSTER and arch == "sm_80":
-        pytest.skip("no clusters")
     wide = cubins.instructions(file, arch)[name]
+    if file == CLUSTER and arch == "sm_80":
+        assert wide["BPT"]  # not empty: results would be whatever was in memory
+        return
     loads, stores, *_ = HOT[kernel]
     assert wide["LDG"] >= loads
     assert wide["STG"] >= stores

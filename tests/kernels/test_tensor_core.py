@@ -3,6 +3,7 @@ and the instructions that the compiler makes of it."""
 
 from __future__ import annotations
 
+import functools
 import re
 import subprocess
 from pathlib import Path
@@ -14,6 +15,7 @@ from cubins import QUICK, nvdisasm
 
 from gpuprop.backend import kernels, nvrtc
 from gpuprop.backend.device import use_device
+from gpuprop.cli.kernel_cases import attention_tensor_cores, conv1d_tensor_cores
 from gpuprop.testing import unavailable
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
@@ -138,3 +140,33 @@ def test_tensor_cores_are_used_where_there_are_some(arch, tmp_path):
         assert (kernel.stack_bytes, kernel.spill_stores) == (0, 0), kernel
         for instruction in INSTRUCTIONS.get(kernel.name, ["HMMA"]):
             assert bool(re.search(instruction, code[kernel.symbol])) == (arch != "sm_75"), kernel
+
+
+@emulated
+@pytest.mark.full
+@pytest.mark.parametrize("case", [conv1d_tensor_cores, attention_tensor_cores])
+def test_kernels_without_ptx_give_the_same_bits(monkeypatch, case):
+    """The switch reaches whole kernels. Their copies are made at once then, so that one that comes while
+    another thread still reads what it overwrites is a race, which the checker sees."""
+    project, used = kernels.project, set()
+
+    @functools.cache
+    def without(name):
+        return kernels.load(kernels.folder() / f"{case.__name__}.cu", [name], ["-DGPUPROP_NO_PTX"])[name]
+
+    def switched(file, name):
+        if file != case.__name__:
+            return project(file, name)
+        used.add(name)
+        return without(name)
+
+    found = []
+    for take in (project, switched):
+        monkeypatch.setattr(kernels, "project", take)
+        for order in ("reverse", "forward"):
+            with use_device("emulated"), kernels.check(order=order):
+                found.append(case(np.dtype(np.float16)))
+    assert len(used) == {"conv1d_tensor_cores": 2, "attention_tensor_cores": 4}[case.__name__]
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            np.testing.assert_array_equal(a, b)
