@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from .backend import cublas, cuda_setup, graph_nodes, random
+from .backend.determinism import are_deterministic_algorithms_enabled
 from .backend.device import Device, get_device, resolve
 from .backend.gemm import get_matmul_precision
 from .backend.memory import give_up, pool_of_graphs, release_memory
@@ -171,7 +172,8 @@ class Captured:
 def _state() -> tuple[Any, ...]:
     """What else a graph holds for."""
     calls = tuple(sorted(random.state.calls.items()))
-    return is_grad_enabled(), get_matmul_precision(), random.state.seed, random.state.row_offset, calls
+    modes = is_grad_enabled(), get_matmul_precision(), are_deterministic_algorithms_enabled()
+    return *modes, random.state.seed, random.state.row_offset, calls
 
 
 def capture(

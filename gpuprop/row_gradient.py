@@ -75,7 +75,7 @@ class RowGradient:
         values = xp.zeros((ids.size, self.shape[1]), self.dtype)
         if table_rows.usable(values, places):
             table_rows.add_rows(values, places, given)
-        else:
+        elif xp is np:
             set_rows(values, places, given)
         found = RowGradient(ids, values, self.shape)
         found._each_once = True

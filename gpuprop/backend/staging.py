@@ -10,7 +10,8 @@ the step reads its inputs, rather than by the step itself: that costs some two m
 from fixed addresses, so that inputs in two places would need two graphs for each signature.
 
 A step that is no graph copies its batch to memory of its own, and goes on with the batch of the host, from
-which a loss may take what it likes: inside `arrived`, operations find what is on the device already.
+which a loss may take what it likes: inside `arrived`, operations find what is on the device already, as long
+as nobody changed it on the host.
 
     with arrived(staged.arrays_on_device()):
         loss = criterion(model(batch.ids, batch.mask), batch.labels)
@@ -28,7 +29,8 @@ import numpy as np
 from .arrays import Array
 from .static import ALIGNMENT, flatten, offsets, part
 
-_arrived: contextvars.ContextVar[Mapping[int, Array] | None] = contextvars.ContextVar("arrived", default=None)
+Arrived = Mapping[int, tuple[bytes, Array]]  # by the `id` of arrays of the host: what they held, where it is
+_arrived: contextvars.ContextVar[Arrived | None] = contextvars.ContextVar("arrived", default=None)
 MOST_COPIES = 16  # on their way from pinned memory: past that the host waits for the oldest
 
 
@@ -93,17 +95,18 @@ class Staged:
         block[: self.size] = place.block[: self.size]
         stream.record(place.read)
 
-    def arrays_on_device(self) -> dict[int, Array]:
-        """The arrays in memory of the current stream, by the `id` of those of the host, for `arrived`. They
-        are not to be written to: an array that a step reads twice is one array."""
+    def arrays_on_device(self) -> dict[int, tuple[bytes, Array]]:
+        """The arrays in memory of the current stream, for `arrived`. They are not to be written to: an array
+        that a step reads twice is one array."""
         block = self._place.xp.empty(self.size, np.uint8)
         self.copy_to(block)
         starts, _ = offsets(self.arrays, ALIGNMENT)
-        return {id(a): part(block, start, a) for a, start in zip(self.arrays, starts, strict=True)}
+        placed = zip(self.arrays, starts, strict=True)
+        return {id(a): (a.tobytes(), part(block, start, a)) for a, start in placed}
 
 
 @contextlib.contextmanager
-def arrived(arrays: Mapping[int, Array]) -> Iterator[None]:
+def arrived(arrays: Arrived) -> Iterator[None]:
     """Inside, `on_device` finds these arrays, while those of the host that they are of live."""
     token = _arrived.set(arrays)
     try:
@@ -113,10 +116,10 @@ def arrived(arrays: Mapping[int, Array]) -> Iterator[None]:
 
 
 def on_device(a: Array, gpu: int) -> Array | None:
-    """What is on this GPU already of an array of the host, None where that is nothing."""
+    """What is on this GPU already of an array of the host; None where there is nothing, or it changed."""
     known = _arrived.get()
-    found = None if known is None else known.get(id(a))
-    return found if found is not None and found.device.id == gpu else None
+    held, found = (b"", None) if known is None else known.get(id(a), (b"", None))
+    return found if found is not None and found.device.id == gpu and a.tobytes() == held else None
 
 
 class _Place:

@@ -11,7 +11,6 @@ from ..backend.arrays import Array, get_xp
 from ..backend.gemm import activated, affine, behind, beside, rows
 from ..backend.gemm import matmul as product
 from ..backprop import Context
-from ..errors import ShapeError
 from ..op import Op
 from ..tensors import Tensor
 from . import activation_kernels
@@ -19,7 +18,7 @@ from .cast import as_weight
 from .dropout import check_probability, numbering
 from .dropout import dropout as drop
 from .gelu import check_form, gelu
-from .linear import affine_rows, linear, weight_and_bias_gradients, weight_gradient
+from .linear import affine_rows, linear, misfit, weight_and_bias_gradients, weight_gradient
 from .operands import data_of
 
 ACTIVATIONS = ("relu", "gelu")
@@ -128,15 +127,18 @@ def feed_forward(
     so on -> (..., out). activation: f, "relu" or "gelu", with `approximate` as `ops.gelu` has it. dropout:
     the probability to drop of what each f gives; stream and mask: as `ops.dropout` has them. The same as
     `linear`, `relu` or `gelu`, and `dropout` one after another, on a GPU with fewer launches. Raises
-    ShapeError for weights that do not fit each other.
+    ShapeError for sizes that do not fit each other.
     """
     relu = activation == "relu"
     if len(parameters) < 4 or len(parameters) % 2 or not (relu or activation == "gelu"):
         raise _refused(parameters, activation)
     check_form("feed_forward", approximate)
-    for i in range(2, len(parameters), 2):
-        if parameters[i - 2].shape[0] != parameters[i].shape[1]:
-            raise _apart(parameters[i - 2], parameters[i])
+    inputs = x.shape[-1]
+    for weight, bias in zip(parameters[::2], parameters[1::2], strict=True):
+        outputs, wanted = weight.shape
+        if inputs != wanted or (bias is not None and bias.shape != (outputs,)):
+            raise misfit("feed_forward", inputs, weight, bias)
+        inputs = outputs
     if _fits(x, parameters):
         name = "relu" if relu else "gelu_tanh" if approximate == "tanh" else "gelu"
         drops = None if dropout == 0.0 else _drops(x, parameters, name, dropout, stream, mask)
@@ -167,13 +169,6 @@ def _drops(
     if name not in EPILOGUES or not activation_kernels.draws_whole_blocks(*firsts, *widths):
         return None
     return {"drops": [(p, n, stream, random.next_call(stream)) for n in firsts], "of_rows": of_rows}
-
-
-def _apart(before: Any, after: Any) -> ShapeError:
-    return ShapeError(
-        f"feed_forward: weights (out, in) of shapes {tuple(before.shape)} and {tuple(after.shape)} follow "
-        f"each other: {before.shape[0]} values come out and {after.shape[1]} go in"
-    )
 
 
 def _refused(parameters: tuple[Any, ...], activation: str) -> Exception:

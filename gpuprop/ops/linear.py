@@ -48,6 +48,8 @@ class Linear(Op):
 
 def affine_rows(x: Array, weight: Array, bias: Array | None, relu: bool = False) -> Array:
     """f(x Wᵀ + b), f the identity or max(·, 0), for x (N, I), W (O, I) and b (O,) or None -> (N, O)."""
+    if x.shape[1] != weight.shape[1] or (bias is not None and bias.shape != weight.shape[:1]):
+        raise misfit("linear", x.shape[1], weight, bias)
     done = affine(x, weight.T, bias, "relu" if relu else None)
     y = product(x, weight.T) if done is None else done
     if done is None and (bias is not None or relu):
@@ -67,6 +69,13 @@ def _finish(xp: Any, y: Array, bias: Array | None, relu: bool, start: int, stop:
             block += bias
         if relu:
             maximum_with_zero(block, block)
+
+
+def misfit(name: str, inputs: int, weight: Any, bias: Any) -> ShapeError:
+    """What a layer says of a weight and a bias that do not fit what comes in, or each other."""
+    got = [f"(..., {inputs})", *(str(tuple(p.shape)) for p in (weight, bias) if p is not None)]
+    takes = "x (..., I), weight (O, I)" + ("" if bias is None else ", bias (O,)")
+    return ShapeError(f"{name} expects {takes} but got {', '.join(got)}")
 
 
 def weight_gradient(ctx: Context, i: int, x: Array, dy: Array) -> Array:
@@ -134,7 +143,7 @@ class MatMul(Op):
 def linear(x: Any, weight: Any, bias: Any = None, *, activation: str | None = None) -> Tensor:
     """x Wᵀ + b, and with activation "relu" max(·, 0) of it.
 
-    x (..., in), weight (out, in), bias (out,) or None -> (..., out).
+    x (..., in), weight (out, in), bias (out,) or None -> (..., out). Raises ShapeError for other sizes.
     """
     if activation not in (None, "relu"):
         raise ValueError(f'linear: activation is None or "relu", not {activation!r}')

@@ -13,6 +13,7 @@ from ..backend.buffers import lasting_zeros
 from ..row_gradient import RowGradient
 from ..tensors import Parameter
 
+Table = tuple[Parameter, RowGradient, int]  # with its gradient, and where it begins in the arena
 ALIGNED = 16  # elements, 32 bytes of half types: kernels and tensor cores want 16 bytes at a time
 
 
@@ -72,12 +73,14 @@ class Arena:
         if open_at is not None:
             yield open_at, self.size
 
-    def tables(self) -> Iterator[tuple[Parameter, RowGradient, int]]:
+    def tables(self) -> Iterator[Table]:
         """(table, its gradient, where it begins) of each parameter of a sparse arena that has a gradient.
         RuntimeError where that is an array."""
+        if not self.sparse:
+            return
         for p, (start, _) in zip(self.parameters, self.ranges, strict=True):
             grad = p.leaf.grad
-            if not self.sparse or grad is None:
+            if grad is None:
                 continue
             if not isinstance(grad, RowGradient):
                 raise RuntimeError(

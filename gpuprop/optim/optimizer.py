@@ -17,7 +17,7 @@ from ..backend.recording import before, depends, number, recording
 from ..backend.threads import over_rows
 from ..errors import CheckpointError
 from ..tensors import Parameter, Tensor
-from .arena import Arena
+from .arena import Arena, Table
 from .clip import check_max_norm, scale_gradients
 from .fused import FusedAdam
 from .norm import gradient_norm, in_kernels
@@ -160,9 +160,12 @@ class Optimizer:
             if skip:
                 return
             skip = None
+        tables = [list(arena.tables()) for arena in self.arenas]  # an error comes before anything changes
         self._count += 1
         with flushed():
-            for group, arena, state in zip(self.param_groups, self.arenas, self.state, strict=True):
+            for group, arena, state, rows in zip(
+                self.param_groups, self.arenas, self.state, tables, strict=True
+            ):
                 group = self._replayable(group, arena.data)
                 for start, stop in arena.spans():
                     work = partial(self._update_range, group, arena, state, skip, start)
@@ -170,11 +173,11 @@ class Optimizer:
                         over_rows(work, stop - start, (stop - start) * PASSES)
                     else:
                         work(0, stop - start)
-                self._step_tables(group, arena, state)
+                self._step_tables(group, state, rows)
         if skip is not None:
             self._count -= skip
 
-    def _step_tables(self, group: dict[str, Any], arena: Arena, state: dict[str, Array]) -> None:
+    def _step_tables(self, group: dict[str, Any], state: dict[str, Array], tables: list[Table]) -> None:
         """Update the tables of a sparse arena, on a CPU; `SparseAdam` has such."""
 
     def _replayable(self, group: dict[str, Any], like: Array) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from ..backend.arrays import Array
 from ..backend.threads import over_rows
 from ..row_gradient import RowGradient
 from .adam import Adam
-from .arena import Arena
+from .arena import Table
 from .optimizer import CHUNK, PASSES
 
 TYPES = ("float32", "float64")
@@ -72,8 +72,8 @@ class SparseAdam(Adam):
     def root_beside_eps(self, group: dict[str, Any], root: float) -> float:
         return math.sqrt(1.0 - group["betas"][1]) if group["sparse"] else root
 
-    def _step_tables(self, group: dict[str, Any], arena: Arena, state: dict[str, Array]) -> None:
-        for p, grad, start in arena.tables():
+    def _step_tables(self, group: dict[str, Any], state: dict[str, Array], tables: list[Table]) -> None:
+        for p, grad, start in tables:
             rows = grad.coalesce()
             moments = [state[slot][start : start + p.size].reshape(p.shape) for slot in self.slots]
             work = partial(self._update_rows, group, rows, [p.data, *moments])

@@ -308,17 +308,45 @@ def test_an_array_of_the_host_that_stays_is_copied_once(any_gpu: str) -> None:
 
 
 def test_what_a_graph_holds_for(fake_gpu: Any) -> None:
-    """Another seed, precision or mode of recording is another graph."""
+    """Another seed, precision, order of adding or mode of recording is another graph."""
     x = np.ones((2, 2), np.float32)
     run = gp.capture(lambda x: gp.backend.gemm.matmul(x, x))
     for _ in range(3):
         run(x)
-    for change in (lambda: gp.manual_seed(5), lambda: gp.set_matmul_precision("high")):
+    changes = (
+        lambda: gp.manual_seed(5),
+        lambda: gp.set_matmul_precision("high"),
+        lambda: gp.use_deterministic_algorithms(False),
+    )
+    for change in changes:
         before = run.ran
         change()
         run(x)
         assert run.ran == before + 1
     gp.set_matmul_precision("highest")
+    gp.use_deterministic_algorithms(True)
     with gp.no_grad():
         run(x)
-    assert run.ran == 4
+    assert run.ran == 5
+
+
+@pytest.mark.parametrize("make", [lambda: nn.Dropout(0.5), lambda: nn.FeedForward((16, 16, 16), dropout=0.5)])
+def test_another_probability_of_dropout_is_captured_anew(fake_gpu: Any, make: Any) -> None:
+    model, x = make(), np.ones((4, 16), np.float32)
+
+    @gp.capture
+    def run(x: Any) -> Any:
+        y = model(x)
+        random.advance_step()
+        return y
+
+    for _ in range(3):
+        run(x)
+    dropout = getattr(model, "dropout", model)
+    dropout.p = 0.0
+    found = [run(x).numpy() for _ in range(3)]
+    assert (run.ran, run.captured, run.replayed) == (2, 2, 2)
+    with gp.no_grad():
+        expected = model.eval()(gp.tensor(x)).numpy()
+    for y in found:
+        np.testing.assert_allclose(y, expected, rtol=1e-6)

@@ -308,3 +308,23 @@ def test_stopped_with_a_batch_taken_early_and_gone_on_gives_the_same_bits(
     on.fit(more, epochs=2)
     assert [r["train_loss"] for r in on.history] == [r["train_loss"] for r in whole.history]
     assert all(np.array_equal(a, b) for a, b in zip(weights(on), weights(whole), strict=True))
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_a_loss_may_change_its_batch(fake_gpu: Any, device: str) -> None:
+    """In place, on the host: what was sent before is no longer the batch."""
+    with gp.use_device(device):
+        gp.manual_seed(3)
+        model, criterion, seen = MODELS["mlp"](), nn.CrossEntropyLoss(), []
+
+        def loss(b: Any) -> Any:
+            b.ids[b.mask] = 1 + len(seen)  # as a loss that leaves out words would
+            with gp.no_grad():
+                logits = model.eval()(b.ids, b.mask).numpy()
+            seen.append(np.array_equal(logits, model(b.ids.copy(), b.mask).numpy()))
+            return criterion(model.train()(b.ids, b.mask), b.labels)
+
+        update = OPTIMIZERS["adamw"](model.parameters())
+        of = gp.Trainer(model, loss, update, progress="off", capture=False)
+        of.fit(batches(4), epochs=1)
+        assert seen == [True] * 4

@@ -218,9 +218,7 @@ def test_what_does_not_fit_is_refused() -> None:
         ops.feed_forward(x, w1, b1, w2, b2, activation="gelu", approximate="erf")
     with pytest.raises(TypeError, match="two or more layers, not 2 parameters"):
         ops.feed_forward(x, w1, b1)
-    with pytest.raises(
-        gp.ShapeError, match=r"\(8, 4\) and \(3, 9\) follow each other: 8 values come out and 9"
-    ):
+    with pytest.raises(gp.ShapeError, match=r"feed_forward expects .* but got \(..., 8\), \(3, 9\), \(3,\)"):
         ops.feed_forward(x, w1, b1, np.ones((3, 9)), b2)
 
 

@@ -145,7 +145,7 @@ def mixed(columns=6):
     """A table whose rows are looked up, and a layer behind it."""
     model = net(columns, sparse=True)
     table, *rest = model.parameters()
-    groups = [{"params": table}, {"params": rest, "sparse": False, "weight_decay": 0.1}]
+    groups = [{"params": rest, "sparse": False, "weight_decay": 0.1}, {"params": table}]
     return model, optim.SparseAdam(groups, lr=0.1, eps=1e-300)
 
 
@@ -192,7 +192,7 @@ def test_a_state_goes_on_with_the_same_bits(device):
     again, other = mixed()
     again.load_state_dict(model.state_dict())
     other.load_state_dict(optimizer.state_dict())
-    assert [g["sparse"] for g in other.param_groups] == [True, False]
+    assert [g["sparse"] for g in other.param_groups] == [False, True]
     for seed in range(3, 5):
         step(model, optimizer, seed)
         step(again, other, seed)
@@ -213,6 +213,29 @@ def test_a_dense_gradient_is_refused_with_the_fix():
     optimizer.zero_grad()
     layer(np.array([1, 2])).sum().backward()
     optimizer.step()
+
+
+def test_a_refused_step_changes_nothing(device):
+    model, optimizer = mixed()
+    ids = np.array([1, 2])
+    (model(ids).sum() + model.layers[0].weight.sum()).backward()
+    before = [p.numpy().copy() for p in model.parameters()]
+    with pytest.raises(RuntimeError, match=r"table \(40, 6\) is an array"):
+        optimizer.step()
+    assert optimizer.steps == 0
+    for p, old in zip(model.parameters(), before, strict=True):
+        np.testing.assert_array_equal(p.numpy(), old)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("ids", [[PADDING, PADDING], []])
+def test_a_gradient_of_no_row_is_zero(device, dtype, ids):
+    layer = table(8, dtype)
+    layer(np.array(ids, np.int64)).backward(np.ones((len(ids), 8), dtype))
+    grad = layer.weight.grad
+    assert grad.coalesce().ids.size == 0
+    assert not np.asarray(grad).any()
+    assert optim.clip_grad_norm_([layer.weight], 1.0).item() == 0
 
 
 @pytest.mark.parametrize(
