@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import types
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -141,6 +142,8 @@ class FakeCupy(types.ModuleType):
             if name in ("flatnonzero", "nonzero", "unique", "argwhere"):  # the host waits for the length
                 self.machine.wait(name)
                 found = function(*(host_of(x, name) for x in args), **how)
+                if isinstance(found, tuple):
+                    return tuple(run(name, partial(np.asarray, x)) for x in found)
                 return run(name, lambda: found)
             if name in ("concatenate", "stack"):
                 return run(name, lambda *a, **k: function(a, **k), *args[0], out=out, **how)
