@@ -10,6 +10,7 @@ import numpy as np
 from .backend import kernels, table_rows
 from .backend.arrays import Array, get_xp, to_host
 from .backend.table_rows_on_host import set_rows
+from .errors import ShapeError
 
 
 class RowGradient:
@@ -111,6 +112,8 @@ class RowGradient:
         """Rows of both; with an array, an array."""
         if not isinstance(other, RowGradient):
             return self.to_dense() + other
+        if self.shape != other.shape:
+            raise ShapeError(f"gradients of rows of tables {self.shape} and {other.shape} are added")
         xp, skip = get_xp(self.values), self.skip
         ids = [self.ids, other.ids]
         if skip != other.skip:
@@ -119,6 +122,17 @@ class RowGradient:
         return RowGradient(xp.concatenate(ids), xp.concatenate(values), self.shape, skip)
 
     __radd__ = __add__
+
+    def __mul__(self, factor: Any) -> RowGradient:
+        """By a number, or an array of one element."""
+        if getattr(factor, "size", 1) != 1:
+            return NotImplemented
+        return self.changed(lambda values: (values * factor).astype(values.dtype, copy=False))
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, factor: Any) -> RowGradient:
+        return self * (1 / factor)
 
     def without_skip(self) -> Array:
         """The ids, those that `skip` excepts outside the table."""

@@ -23,7 +23,7 @@ ALLOWED = {
     "tensor_methods": {"tensors"},  # for the type checker only
     "backprop": {"backend", "errors", "row_gradient"},
     "capture": {"backend", "backprop", "errors"},
-    "row_gradient": {"backend"},
+    "row_gradient": {"backend", "errors"},
     "tensors": {"backend", "backprop", "errors", "row_gradient", "tensor_methods"},
     "op": {"backprop", "tensors"},
     "ops": {"backend", "backprop", "op", "tensors", "errors", "row_gradient", "tensor_methods"},

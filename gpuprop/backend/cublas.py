@@ -49,6 +49,7 @@ SIGNATURES: dict[str, dict[str, tuple[Any, ...]]] = {
         "cublasLtMatmulPreferenceCreate": (ctypes.POINTER(_P),),
         "cublasLtMatmulPreferenceSetAttribute": (_P, _I, _P, _SIZE),
         "cublasLtMatmulPreferenceDestroy": (_P,),
+        "cublasLtMatmulDescDestroy": (_P,), "cublasLtMatrixLayoutDestroy": (_P,),
         "cublasLtMatmulAlgoGetHeuristic": (_P, _P, _P, _P, _P, _P, _P, _I, _P, ctypes.POINTER(_I)),
         "cublasLtMatmul": (_P, _P, _P, _P, _P, _P, _P, _P, _P, _P, _P, _P, _P, _P, _SIZE, _P),
     },

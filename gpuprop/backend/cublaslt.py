@@ -15,7 +15,7 @@ from typing import Any
 
 from . import cublas
 from .cublas import DATA_TYPES, NOT_SUPPORTED, WORKSPACE, check, library
-from .gemm_layout import Operand, Plan
+from .gemm_layout import KEPT, Operand, Plan
 
 # cublasLtEpilogue_t. aux: the auxiliary matrix is written, which d... reads: for ReLU a bit an element of D,
 # 1 where it is above 0, for GELU (the tanh form) what went into it. bgrad: sums over the columns of D, after
@@ -106,6 +106,12 @@ class _Prepared:
         check(status, "cublasLt heuristic")
         return self.found.state == 0
 
+    def destroy(self) -> None:
+        lt = library("cublasLt")
+        lt.cublasLtMatmulDescDestroy(self.description)
+        for layout in (self.p, self.q, self.d):
+            lt.cublasLtMatrixLayoutDestroy(layout)
+
 
 def reads_or_writes_aux(epilogue: str) -> bool:
     return "_aux" in epilogue or epilogue.startswith("d")
@@ -134,6 +140,7 @@ def run(
     key = (device, plan, types, compute, epilogue, alignments)
     handle = _handle(device)
     if key not in _cache.prepared:
+        _make_room(_cache.prepared)
         new = _Prepared(plan, types, compute, epilogue)  # type: ignore[arg-type]
         new.point(bias, aux)
         _cache.prepared[key] = new if new.choose(handle, alignments[:4]) else None
@@ -152,6 +159,14 @@ def run(
     if status:
         check(status, f"cublasLt product {epilogue} of {plan}")
     return True
+
+
+def _make_room(prepared: dict[tuple[Any, ...], _Prepared | None]) -> None:
+    """Forget the oldest, as texts of ever new lengths would otherwise leave ever more."""
+    while len(prepared) >= KEPT:
+        oldest = prepared.pop(next(iter(prepared)))
+        if oldest is not None:
+            oldest.destroy()
 
 
 def _handle(device: int) -> ctypes.c_void_p:

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..backend.arrays import Array
 from ..backend.threads import over_rows
+from ..errors import CheckpointError
 from ..row_gradient import RowGradient
 from .adam import Adam
 from .arena import Table
@@ -94,6 +95,12 @@ class SparseAdam(Adam):
                 table[ids] = new.reshape(len(ids), rows.shape[1])
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        for k, (group, arena) in enumerate(zip(saved["groups"], self.arenas, strict=False)):
+            if arena.sparse and group.get("weight_decay"):
+                raise CheckpointError(
+                    f"the saved state has a weight_decay of {group['weight_decay']} for tables (group "
+                    f"{k}), which SparseAdam does not decay: it is of another optimizer"
+                )
         super().load_state_dict(saved)
         for group, arena in zip(self.param_groups, self.arenas, strict=True):
             group["sparse"] = arena.sparse

@@ -158,3 +158,17 @@ def test_what_lies_beside_is_aligned_as_it_was_when_the_algorithm_was_chosen(
     with pytest.raises(AssertionError, match=f"status {INVALID}"):  # as it is launched
         run(16)
     cublaslt._cache.prepared.clear()
+
+
+def test_the_oldest_of_many_products_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As texts of ever new lengths would leave ever more."""
+    monkeypatch.setattr(cublaslt, "KEPT", 3)
+    cublaslt._cache.prepared.clear()
+    w, bias = (on_device(np.ones(shape, np.float32)) for shape in ((3, 8), (8,)))
+    for rows in (1, 2, 3, 4, 5, 1, 5):
+        x = on_device(np.full((rows, 3), rows, np.float32))
+        y = gemm_cuda.affine(x, w, bias, "relu", False)
+        assert y is not None
+        np.testing.assert_array_equal(y.host, np.full((rows, 8), 3 * rows + 1))
+        assert len(cublaslt._cache.prepared) <= 3
+    assert sorted(key[1].n for key in cublaslt._cache.prepared) == [1, 4, 5]

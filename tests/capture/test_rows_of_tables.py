@@ -139,3 +139,19 @@ def test_a_table_that_another_layer_uses_has_a_whole_gradient(any_gpu: str, rows
     want = 2 * start
     np.add.at(want, ids, 1.0)
     np.testing.assert_allclose(gp.Tensor(table.grad).numpy(), want, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("ids", [[3, 4, 3, 7, 3, 4], [4], [3, 3], []])
+def test_sums_and_clipped_values(any_gpu: str, dtype: str, ids: list[int]) -> None:
+    table = gp.Parameter(gp.tensor(np.ones((9, 8), dtype)).data)
+    gp.ops.embedding(np.array(ids, np.int64), table, padding_idx=4, sparse=True).backward(
+        np.ones((len(ids), 8), dtype)
+    )
+    want = np.zeros((9, 8))
+    np.add.at(want, [i for i in ids if i != 4], 1.0)
+    assert isinstance(table.grad, RowGradient)
+    np.testing.assert_array_equal(np.asarray(table.grad), want)
+    assert gp.Tensor(table.grad.coalesce().ids).numpy().tolist() == sorted(set(ids) - {4})
+    optim.clip_grad_value_([table], 2.0)
+    np.testing.assert_array_equal(np.asarray(table.grad), np.minimum(want, 2.0))

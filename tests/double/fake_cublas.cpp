@@ -284,6 +284,16 @@ int cublasLtMatmulDescSetAttribute(void* description, int attribute, const void*
     }
 }
 
+int cublasLtMatmulDescDestroy(void* description) {
+    delete static_cast<Description*>(description);
+    return OK;
+}
+
+int cublasLtMatrixLayoutDestroy(void* layout) {
+    delete static_cast<Layout*>(layout);
+    return OK;
+}
+
 int cublasLtMatrixLayoutCreate(void** made, int type, uint64_t rows, uint64_t columns, int64_t ld) {
     if (ld < int64_t(rows)) return INVALID;
     *made = new Layout{type, rows, columns, ld};

@@ -215,6 +215,13 @@ def test_a_dense_gradient_is_refused_with_the_fix():
     optimizer.step()
 
 
+def test_a_state_of_another_optimizer_is_refused():
+    tables = [gp.Parameter(np.ones((9, 4), np.float32)) for _ in range(2)]
+    saved = optim.AdamW(tables[:1], weight_decay=0.1).state_dict()
+    with pytest.raises(gp.CheckpointError, match=r"weight_decay of 0\.1 for tables \(group 0\)"):
+        optim.SparseAdam(tables[1:]).load_state_dict(saved)
+
+
 def test_a_refused_step_changes_nothing(device):
     model, optimizer = mixed()
     ids = np.array([1, 2])
@@ -291,6 +298,13 @@ def test_gradients_of_rows_add_up_and_are_clipped(device):
     np.testing.assert_allclose(np.asarray(layer.weight.grad), want, rtol=1e-5, atol=1e-12)
     layer.weight.grad = grad
     assert layer.weight.grad is grad
+    for scaled in (grad * 0.5, np.float64(0.5) * grad, grad / 2, grad * to_device(np.array([0.5]))):
+        assert scaled.dtype == np.float64
+        np.testing.assert_allclose(np.asarray(scaled), whole / 2, rtol=1e-12, atol=1e-12)
+    with pytest.raises(TypeError, match="RowGradient"):
+        grad * to_device(np.ones(2))
+    with pytest.raises(gp.ShapeError, match=r"tables \(40, 8\) and \(41, 8\)"):
+        grad + RowGradient(grad.ids, grad.values, (41, 8))
 
 
 def test_the_gradient_of_rows_is_that_of_the_table(device):
