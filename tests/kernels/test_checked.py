@@ -1,4 +1,5 @@
-"""Our kernels under the checker in three thread orders: no report, the same bits, the formulas' values."""
+"""Our kernels under the checker in three thread orders: no report, the same bits, the formulas' values. On a GPU
+the same, twice."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import importlib
 import numpy as np
 import pytest
 
+from gpuprop.backend.arrays import to_device, to_host
 from gpuprop.backend.device import get_device, use_device
 from gpuprop.backend.instantiations import C_TYPES
 from gpuprop.backend.random import manual_seed
@@ -34,8 +36,7 @@ from gpuprop.ops.softmax_cross_entropy import softmax_cross_entropy
 from gpuprop.tensors import Parameter, tensor
 from gpuprop.testing import unavailable
 
-REASON = unavailable("emulated")
-pytestmark = pytest.mark.skipif(REASON is not None, reason=f"emulated: {REASON}")
+REASON, NO_GPU = unavailable("emulated"), unavailable("cuda")
 TOLERANCE = {"float64": 1e-13, "float32": 2e-6, "float16": 1e-3, "bfloat16": 8e-3}
 STORED_BETWEEN = {
     "lstm": 2
@@ -125,9 +126,9 @@ def add_and_normalize(dtype, width, rows=35):
     sizes = ((rows, width), (rows, width), width, width)
     leaves = [tensor(rng.standard_normal(s).astype(dtype), requires_grad=True) for s in sizes]
     manual_seed(0)
-    mask = np.arange(2 * rows).reshape(7, -1) % 2 == 0
+    mask = to_device(np.arange(2 * rows).reshape(7, -1) % 2 == 0)
     y, total = residual_layer_norm(*leaves, dropout=0.25, stream=3, mask=mask)
-    gradient = rng.standard_normal(y.shape).astype(dtype)
+    gradient = to_device(rng.standard_normal(y.shape).astype(dtype))
     (y * gradient + total).sum().backward()
     return y.data, total.data, *(leaf.grad for leaf in leaves)
 
@@ -136,19 +137,20 @@ def activate(dtype, name, width):
     """More rows than a part has; widths of whole packs, in two tiles, and others."""
     if get_device().type == "cpu":
         return formula_of_activation(dtype, name, width)
-    x, bias, dy = activation_inputs(dtype, width)
-    sums = np.full(width, np.nan, dtype)
+    x, bias, dy = map(to_device, activation_inputs(dtype, width))
+    sums = to_device(np.full(width, np.nan, dtype))
     y = activation_kernels.forward(name, x, bias)
     return y, activation_kernels.backward(name, dy, x, bias, sums), sums
 
 
 def feed(dtype, activation):
-    """Two layers with dropout between, of packed rows, and of more of them than a block takes."""
+    """Two layers with dropout between, of packed rows, and of more of them than a block takes. The numbers are
+    short: a sum is positive or not, wherever it is rounded."""
     rng, rows = np.random.default_rng(0), 35
     sizes = ((rows, 5), (144, 5), 144, (3, 144), 3)
-    leaves = [tensor((rng.standard_normal(s) / 2).astype(dtype), requires_grad=True) for s in sizes]
+    leaves = [tensor((rng.integers(-8, 9, s) / 8).astype(dtype), requires_grad=True) for s in sizes]
     manual_seed(0)
-    mask = np.arange(2 * rows).reshape(7, -1) % 2 == 0
+    mask = to_device(np.arange(2 * rows).reshape(7, -1) % 2 == 0)
     y = feed_forward(*leaves, activation=activation, dropout=0.25, stream=3, mask=mask)
     y.backward(rng.standard_normal(y.shape).astype(dtype))
     return y.data, *(leaf.grad for leaf in leaves)
@@ -187,8 +189,9 @@ def recur(dtype, operation, gates, **options):
     shapes = ((*mask.shape, 5), (gates * size, 5), (gates * size, size), gates * size, gates * size)
     draws = [(rng.standard_normal(s) / 8).astype(dtype).astype(kept) for s in shapes]
     leaves = [tensor(a, requires_grad=True) for a in draws]
-    outputs = operation(*leaves, mask=mask, **options)
-    sum((y * rng.uniform(0.5, 1, y.shape).astype(kept)).sum() for y in outputs).backward()
+    outputs = operation(*leaves, mask=to_device(mask), **options)
+    scales = [to_device(rng.uniform(0.5, 1, y.shape).astype(kept)) for y in outputs]
+    sum((y * scale).sum() for y, scale in zip(outputs, scales, strict=True)).backward()
     return *(y.data for y in outputs), *(leaf.grad for leaf in leaves)
 
 
@@ -241,6 +244,7 @@ RUNS = [
 ]
 
 
+@pytest.mark.skipif(REASON is not None, reason=f"emulated: {REASON}")
 @pytest.mark.parametrize(("case", "dtype"), RUNS)
 def test_every_order_gives_the_same_bits_and_no_report(case, dtype):
     emulator = importlib.import_module("gpuprop.backend.emulator")
@@ -254,6 +258,23 @@ def test_every_order_gives_the_same_bits_and_no_report(case, dtype):
         bits = [array.tobytes() for array in results]
         first = first or bits
         assert bits == first, order
+    assert_near(results, formula, case, dtype)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(NO_GPU is not None, reason=f"cuda: {NO_GPU}")
+@pytest.mark.parametrize(("case", "dtype"), [run for run in RUNS if run[1] in ("float32", "float16")])
+def test_on_a_gpu_a_second_run_gives_the_same_bits(case, dtype):
+    """Those of tensor cores and of clusters among them, where the GPU has these."""
+    with use_device("cpu"):
+        formula = CASES[case](dtype_named(dtype))
+    with use_device("cuda"):
+        first, results = ([to_host(a) for a in CASES[case](dtype_named(dtype))] for _ in range(2))
+    assert [a.tobytes() for a in results] == [a.tobytes() for a in first]
+    assert_near(results, formula, case, dtype)
+
+
+def assert_near(results, formula, case, dtype):
     for got, want in zip(results, formula, strict=True):
         error = np.abs(got.astype(np.float64) - want.astype(np.float64)).max()
         rounded = STORED_BETWEEN.get(case, 1) if dtype_named(dtype).itemsize == 2 else 1
