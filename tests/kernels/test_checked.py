@@ -1,5 +1,5 @@
-"""Our kernels under the checker in three thread orders: no report, the same bits, the formulas' values. On a GPU
-the same, twice."""
+"""Our kernels under the checker in three thread orders: no report, the same bits, the formulas' values. On a
+GPU the same, twice."""
 
 from __future__ import annotations
 
@@ -144,8 +144,8 @@ def activate(dtype, name, width):
 
 
 def feed(dtype, activation):
-    """Two layers with dropout between, of packed rows, and of more of them than a block takes. The numbers are
-    short: a sum is positive or not, wherever it is rounded."""
+    """Two layers with dropout between, of packed rows, and of more of them than a block takes. The numbers
+    are short: a sum is positive or not, wherever it is rounded."""
     rng, rows = np.random.default_rng(0), 35
     sizes = ((rows, 5), (144, 5), 144, (3, 144), 3)
     leaves = [tensor((rng.integers(-8, 9, s) / 8).astype(dtype), requires_grad=True) for s in sizes]

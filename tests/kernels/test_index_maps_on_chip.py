@@ -27,7 +27,7 @@ def tile_of_weights(pack, forward):
 
 @pytest.mark.parametrize("pack", [4, 8])
 def test_tiles_of_a_convolution_on_tensor_cores(pack):
-    """Each pack of a step is brought once; no tap of a warp's rows reads a row that is not; parts do not meet."""
+    """Each pack of a step is brought once; no tap of a warp reads another row; banks do not meet."""
     depth, pitch = 4 * pack, 5 * pack
     for reach in (0, 1, 31, conv1d_tensor_cores.REACH):
         row, part = tile_of_x(pack, 128 + reach)
@@ -67,8 +67,8 @@ def test_products_of_a_convolution_on_tensor_cores_are_those_of_ptx():
 
 @pytest.mark.parametrize(("packs", "size"), [(8, 4), (4, 8)])
 def test_sums_of_columns_of_layer_norm_in_shared_memory(packs, size):
-    """Each warp, sum, and column has a place; `finish` reads the one that `add` wrote; a quarter of a warp asks
-    each bank once."""
+    """Each warp, sum, and column has a place; `finish` reads the one that `add` wrote; a quarter of a warp
+    asks each bank once."""
     columns = 32 * packs * size
     warp, of, lane, k, e = np.ogrid[:8, :2, :32, :packs, :size]
     place = warp * 2 * columns + lane * 4 + (k * size + e // 4 * 4) * 32 + of * columns + e % 4
