@@ -8,6 +8,7 @@ import importlib
 import numpy as np
 import pytest
 
+from gpuprop import testing
 from gpuprop.backend.arrays import to_device, to_host
 from gpuprop.backend.device import get_device, use_device
 from gpuprop.backend.instantiations import C_TYPES
@@ -268,7 +269,7 @@ def test_on_a_gpu_a_second_run_gives_the_same_bits(case, dtype):
     """Those of tensor cores and of clusters among them, where the GPU has these."""
     with use_device("cpu"):
         formula = CASES[case](dtype_named(dtype))
-    with use_device("cuda"):
+    with testing.use_device("cuda"):  # which fake_device.py puts the fake one behind
         first, results = ([to_host(a) for a in CASES[case](dtype_named(dtype))] for _ in range(2))
     assert [a.tobytes() for a in results] == [a.tobytes() for a in first]
     assert_near(results, formula, case, dtype)
