@@ -30,6 +30,10 @@ HOT = {
     ("conv1d_depthwise.cu", "conv1d_depthwise_forward<__nv_bfloat16, float, 4>"): (4, 4, 128, 16),
     ("conv1d_depthwise.cu", "conv1d_depthwise_backward<float, float, 4>"): (4, 2, 128, 20),
     ("conv1d_depthwise.cu", "conv1d_depthwise_backward<__nv_bfloat16, float, 4>"): (4, 2, 128, 12),
+    ("conv1d.cu", "conv1d_pad<float, 4>"): (1, 1, 256, 48),
+    ("conv1d_relu_max_products.cu", "conv1d_relu_max_largest<float, float, 4>"): (1, 0, 256, 40),
+    ("dropout.cu", "dropout<float>"): (4, 4, 256, 48),
+    ("dropout.cu", "dropout_rows<__half>"): (2, 2, 256, 48),
     (MAXIMUM, "conv1d_relu_max_forward<float, float>"): (2, 0, 256, 16),
     (MAXIMUM, "conv1d_relu_max_forward<__nv_bfloat16, float>"): (2, 0, 256, 16),
     (MAXIMUM, "conv1d_relu_max_backward_weight<float, float>"): (4, 0, 256, 24),
@@ -54,6 +58,7 @@ HOT = {
     (RESIDUAL, "residual_layer_norm_backward_warp<float, float, 4>"): (16, 8, 256, 16),
     (RESIDUAL, "residual_layer_norm_backward_warp<__nv_bfloat16, float, 2>"): (8, 4, 256, 16),
     ("sparse_adam.cu", "sparse_adam<float, 4>"): (8, 3, 256, 32),
+    ("sparse_adam.cu", "sparse_adam_finish<float, 4>"): (6, 3, 256, 32),
     ("sparse_adam.cu", "sparse_norm<float, 4>"): (5, 0, 256, 40),
     (FUSED, "softmax_cross_entropy_slab<float, float>"): (1, 1, 128, 40),
     (FUSED, "softmax_cross_entropy_row<float, float, 32>"): (4, 1, 256, 32),  # four packs at a time
