@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -41,6 +42,19 @@ class _Graph:
         assert self.outputs is not None
         self.graph.launch()
         return self.outputs.copied()
+
+
+@contextlib.contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Inside, Python's collector does not run: what it may find, graphs and pools of somebody else, is given
+    back to the driver, and a capture must not see that."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class Captured:
@@ -129,7 +143,7 @@ class Captured:
         recording, before = graph.recording, random.state.state_dict()
         release_memory(key[0])  # what the warm-up had: the graph needs as much, from a pool of its own
         try:
-            with self._aside(xp) as stream, recording.current():
+            with self._aside(xp) as stream, recording.current(), _collector_paused():
                 recording.capturing = True
                 stream.begin_capture()
                 try:

@@ -84,3 +84,28 @@ def test_a_trainer_that_goes_on_without_graphs_keeps_none_of_their_memory(
 
 def _refuses(*_: Any) -> None:
     raise gp.CaptureError("no memory")
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_nothing_is_collected_while_a_step_is_captured(fake_gpu: Any, enabled: bool) -> None:
+    """What is collected may be graphs, whose memory goes back to the driver."""
+    seen = []
+
+    def looks(x: Any) -> Any:
+        seen.append(gc.isenabled())
+        if x.shape == (5,) and len(seen) == 4:
+            float(x.get()[0])  # waits, which ends a capture
+        return x + 1.0
+
+    run, before = gp.capture(looks), gc.isenabled()
+    (gc.enable if enabled else gc.disable)()
+    try:
+        for _ in range(2):
+            run(np.ones(4, np.float32))
+        run(np.ones(5, np.float32))
+        with pytest.raises(gp.CaptureError):
+            run(np.ones(5, np.float32))
+        assert seen == [enabled, False, enabled, False]
+        assert gc.isenabled() == enabled
+    finally:
+        (gc.enable if before else gc.disable)()
