@@ -100,8 +100,8 @@ def _draw_rows(mask: Array, rows: Array, place: tuple[Any, ...]) -> None:
 def launch(x: Array, place: tuple[Any, ...], rows: Array | None) -> Array:
     p, first, stream, call, step, seed = place
     xp = get_xp(x)
+    y = xp.empty(x.shape, x.dtype)
     x = xp.ascontiguousarray(x)
-    y = xp.empty_like(x)
     common = (
         np.int32(random.keep_threshold(p)), np.float64(1.0 / (1.0 - p)),
         np.uint64(seed), np.uint64(stream), np.uint64(call), step,
@@ -142,7 +142,8 @@ def check_probability(p: float) -> None:
 def numbering(name: str, x: Any, mask: Any) -> tuple[int, Array | None]:
     """The number of the first element of the batch; and of packed rows (N, E) with their mask (B, L), their
     numbers in the padded batch. name: of the operation, for errors."""
-    row = x.size // x.shape[0] if mask is None else mask.shape[1] * x.shape[1]
+    row = x.size // len(x) if x.ndim else 1
+    row = row if mask is None else mask.shape[1] * x.shape[1]
     packing = None if mask is None else packing_of_rows(name, x, mask)
     rows = None if packing is None or packing.padded else packing.rows
     return random.state.row_offset * row, rows

@@ -16,8 +16,8 @@ def forward(table: Array, ids: Array, blank: int | None = None) -> Array:
     """table[ids] for table (V, D) and ids (...,) -> (..., D); NaN for ids outside the table, zeros for the id
     `blank`."""
     xp = get_xp(table)
-    table, ids = xp.ascontiguousarray(table), integers(ids)
     y = xp.empty((*ids.shape, table.shape[1]), table.dtype)
+    table, ids = xp.ascontiguousarray(table), integers(ids)
     pack = pack_of(table, y)
     types = f"{kernels.c_type(table.dtype)}, {LABEL_TYPES[ids.dtype.name]}, {pack}"
     kernel = kernels.project("embedding", f"embedding_forward<{types}>")

@@ -155,3 +155,16 @@ def test_sums_and_clipped_values(any_gpu: str, dtype: str, ids: list[int]) -> No
     assert gp.Tensor(table.grad.coalesce().ids).numpy().tolist() == sorted(set(ids) - {4})
     optim.clip_grad_value_([table], 2.0)
     np.testing.assert_array_equal(np.asarray(table.grad), np.minimum(want, 2.0))
+
+
+@pytest.mark.parametrize("device", ["cpu", "emulated", "cuda"])
+def test_one_id_and_one_number_keep_their_shape(fake_gpu: Any, device: str) -> None:
+    """CuPy's and NumPy's ascontiguousarray give the one element of an array () an axis."""
+    with gp.use_device(device):
+        table = gp.Parameter(np.arange(12.0).reshape(4, 3))
+        y = gp.ops.embedding(2, table)
+        dropped = gp.ops.dropout(gp.tensor(np.array(5.0)), 0.5)
+        assert (y.shape, dropped.shape) == ((3,), ())
+        (y * dropped).sum().backward()
+        np.testing.assert_array_equal(y.numpy(), [6.0, 7.0, 8.0])
+        assert gp.Tensor(table.grad).numpy()[2].tolist() == [dropped.item()] * 3

@@ -76,6 +76,7 @@ class FakeCupy(types.ModuleType):
 
     def ascontiguousarray(self, a: Any, dtype: Any = None) -> ndarray:
         a = asarray(a, dtype)
+        a = a.reshape(1) if a.ndim == 0 else a  # as NumPy
         return a if a.flags.c_contiguous else a.copy()
 
     def empty(self, shape: Any, dtype: Any = float, order: str = "C") -> ndarray:
