@@ -252,6 +252,19 @@ template <bool fixed> __global__ void no_async_wait(const float* x, float* y) {
   __pipeline_wait_prior(0);
 }
 
+template <bool fixed> __global__ void async_copy_too_early(const float* x, float* y) {
+  __shared__ __align__(16) float tile[128];
+  for (int i = 0; i < 4; ++i) tile[4 * threadIdx.x + i] = x[4 * threadIdx.x + i];
+  __syncwarp();
+  const float other = tile[(4 * threadIdx.x + 4) % 128];  // BUG async_copy_too_early
+  if (fixed) __syncwarp();
+  __pipeline_memcpy_async(&tile[4 * threadIdx.x], &x[4 * threadIdx.x], 16);  // BUG async_copy_too_early
+  __pipeline_commit();
+  __syncwarp();  // too late: it may be there before the others have read
+  __pipeline_wait_prior(0);
+  y[threadIdx.x] = other + tile[4 * threadIdx.x];
+}
+
 // ---- threads that do not meet
 
 template <bool fixed> __global__ void divergent_barrier(float* y) {

@@ -63,6 +63,7 @@ BUGS: dict[str, tuple[str, int, int, Callable[[], tuple[Any, ...]], int]] = {
     "compare_and_swap_loop": ("race", 1, 64, lambda: (x(64), np.zeros(1, f32)), 0),
     "read_beside_atomics": ("race", 1, 64, lambda: (x(64), out(64)), 0),
     "no_async_wait": ("async copy", 1, 32, lambda: (x(128), out(32)), 0),
+    "async_copy_too_early": ("race", 1, 32, lambda: (x(128), out(32)), 0),
     "divergent_barrier": ("barrier divergence", 1, 64, lambda: (out(64),), 0),
     "barrier_and_shuffle": ("deadlock", 1, 32, lambda: (x(32), out(32)), 0),
     "exited_lane": ("exited lane", 1, 32, lambda: (x(32), out(32), i32(20)), 0),

@@ -48,7 +48,9 @@ void gpe_copy_async(void* to, const void* from, unsigned bytes, unsigned zero_fi
   if (zero_fill > bytes) gpe_stop("async copy", "cp.async fills more bytes with zeros than it copies", file, line);
   if (me.copies.empty()) me.copies.emplace_back();
   me.copies.back().push_back({to, from, bytes, zero_fill, file, line});
-  if (checking()) mark_in_flight(reinterpret_cast<uintptr_t>(to), bytes, true);
+  if (!checking()) return;
+  gpe_touch(to, bytes, 1, file, line);  // it may be there at once
+  mark_in_flight(reinterpret_cast<uintptr_t>(to), bytes, true);
 }
 
 void gpe_copy_commit() {
