@@ -28,6 +28,8 @@ class TextCNN(EmbeddingClassifier):
     limit (the paper: 3). embedding_dropout: on the word vectors (not in the paper).
     """
 
+    options_of_graphs = ("training", "max_norm")
+
     def __init__(
         self,
         vocabulary_size: int,

@@ -29,6 +29,8 @@ class FeedForwardClassifier(EmbeddingClassifier):
     word_dropout: the share of features left out of the average in training (Iyyer et al. 2015, section 4).
     """
 
+    options_of_graphs = ("training", "word_dropout")
+
     def __init__(
         self,
         vocabulary_size: int,

@@ -95,6 +95,8 @@ class MultiHeadAttention(Module):
     Decoding word by word: `project_keys` once, then `attend`; `weights` shows where it looks.
     """
 
+    options_of_graphs = ("training", "dropout")
+
     def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0) -> None:
         self.embed_dim = positive("MultiHeadAttention", "embed_dim", embed_dim)
         self.num_heads = positive("MultiHeadAttention", "num_heads", num_heads)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from .. import ops
 from ..backend.random import new_stream
-from ..backend.recording import depends, recording
+from ..backend.recording import recording
 from ..tensors import Tensor
 from .checks import probability
 from .module import Module
@@ -21,6 +20,8 @@ class Dropout(Module):
     (N, E) of its real tokens, and drops what the padded batch would.
     """
 
+    options_of_graphs = ("training", "p")
+
     def __init__(self, p: float = 0.5) -> None:
         self.p = probability("Dropout", p)
         self.stream = new_stream()
@@ -29,10 +30,6 @@ class Dropout(Module):
         if not self.training or self.p == 0.0:
             return x if isinstance(x, Tensor) else Tensor(x)
         return ops.dropout(x, self.p, stream=self.stream, mask=mask)
-
-    def note_mode(self) -> None:
-        super().note_mode()
-        depends((id(self), "p"), partial(getattr, self, "p"))
 
     def active(self) -> float:
         """The probability that is in force: p in training, else 0."""

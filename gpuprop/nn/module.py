@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -28,6 +28,7 @@ class Module:
     """
 
     training: bool = True
+    options_of_graphs: ClassVar[tuple[str, ...]] = ("training",)  # a captured step is for their values
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} needs a forward")
@@ -38,8 +39,10 @@ class Module:
         return self.forward(*args, **kwargs)
 
     def note_mode(self) -> None:
-        """Tell a step that is being captured that it is for the mode the module is in; `__call__` does."""
-        depends((id(self), "training"), partial(getattr, self, "training"))
+        """Tell a step that is being captured that it is for the mode the module is in, and the values of its
+        other `options_of_graphs`; `__call__` does."""
+        for name in self.options_of_graphs:
+            depends((id(self), name), partial(getattr, self, name))
 
     def children(self) -> Iterator[tuple[str, Module]]:
         """(name, module) of each module directly inside this one."""

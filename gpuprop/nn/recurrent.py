@@ -30,6 +30,7 @@ class Recurrent(Module):
     weight_ih_lk (gates·H, input), weight_hh_lk (gates·H, H), bias_ih_lk (gates·H,), bias_hh_lk (gates·H,).
     """
 
+    options_of_graphs = ("training", "dropout")
     gates: int
     cell: Callable[..., tuple[Tensor, ...]]  # one direction of one layer
 

@@ -330,9 +330,21 @@ def test_what_a_graph_holds_for(fake_gpu: Any) -> None:
     assert run.ran == 5
 
 
-@pytest.mark.parametrize("make", [lambda: nn.Dropout(0.5), lambda: nn.FeedForward((16, 16, 16), dropout=0.5)])
-def test_another_probability_of_dropout_is_captured_anew(fake_gpu: Any, make: Any) -> None:
-    model, x = make(), np.ones((4, 16), np.float32)
+DROPPING = {
+    "p": lambda: nn.Dropout(0.5),
+    "dropout.p": lambda: nn.FeedForward((16, 16, 16), dropout=0.5),
+    "dropout": lambda: nn.MultiHeadAttention(16, 2, dropout=0.5),
+    "layers.0.dropout": lambda: nn.Sequential(nn.GRU(16, 4, num_layers=2, dropout=0.5)),
+}
+
+
+@pytest.mark.parametrize("name", DROPPING)
+def test_another_probability_of_dropout_is_captured_anew(fake_gpu: Any, name: str) -> None:
+    layer, x = DROPPING[name](), np.ones((2, 3, 16), np.float32)
+
+    def model(x: Any) -> Any:
+        y = layer(x, x, x) if name == "dropout" else layer(x)
+        return y[0] if isinstance(y, tuple) else y
 
     @gp.capture
     def run(x: Any) -> Any:
@@ -342,11 +354,15 @@ def test_another_probability_of_dropout_is_captured_anew(fake_gpu: Any, make: An
 
     for _ in range(3):
         run(x)
-    dropout = getattr(model, "dropout", model)
-    dropout.p = 0.0
+    *path, last = name.split(".")
+    of: Any = layer
+    for part in path:
+        of = of[int(part)] if part.isdigit() else getattr(of, part)
+    setattr(of, last, 0.0)
     found = [run(x).numpy() for _ in range(3)]
     assert (run.ran, run.captured, run.replayed) == (2, 2, 2)
     with gp.no_grad():
-        expected = model.eval()(gp.tensor(x)).numpy()
+        layer.eval()
+        expected = model(gp.tensor(x)).numpy()
     for y in found:
         np.testing.assert_allclose(y, expected, rtol=1e-6)

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from gpuprop import testing
+from gpuprop.backend import kernels, signatures
 from gpuprop.backend.arrays import to_device, to_host
 from gpuprop.backend.device import get_device, use_device
 from gpuprop.backend.instantiations import C_TYPES
 from gpuprop.backend.random import manual_seed
+from gpuprop.cli import kernel_cases
 from gpuprop.cli.kernel_cases import (
     adam,
     attention_tensor_cores,
@@ -237,11 +239,19 @@ CASES = {
 }
 
 
+# The rest of the kernels: the simple versions, and what has no other.
+SIMPLE = {
+    "dropout": kernel_cases.dropout,
+    "embedding-simple": kernel_cases.embedding,
+    "softmax-simple": kernel_cases.softmax_cross_entropy,
+    "step": kernel_cases.step,
+}
+CASES |= SIMPLE
 RUNS = [
     (case, dtype)
     for dtype in C_TYPES
     for case in CASES
-    if case != "sparse-adam" or dtype in ("float32", "float64")
+    if dtype == "float32" or (case not in SIMPLE and (case != "sparse-adam" or dtype == "float64"))
 ]
 
 
@@ -260,6 +270,17 @@ def test_every_order_gives_the_same_bits_and_no_report(case, dtype):
         first = first or bits
         assert bits == first, order
     assert_near(results, formula, case, dtype)
+
+
+def test_every_kernel_is_launched(fake_gpu):
+    """By the cases above; but for the one that only runs where algorithms need not be deterministic."""
+    for case, dtype in RUNS:
+        if dtype == ("float16" if "tensor" in case else "float32"):
+            CASES[case](dtype_named(dtype))
+    declared = {
+        name for file in kernels.kernel_files() for name in signatures.parse_kernels(file.path.read_text())
+    }
+    assert declared - set(fake_gpu.launches) == {"embedding_backward_atomic"}
 
 
 @pytest.mark.gpu
