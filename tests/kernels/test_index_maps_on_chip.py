@@ -112,3 +112,18 @@ def test_ranks_are_places_of_a_stable_sort(n):
         order = np.empty(n, int)
         order[ranks(keys)] = np.arange(n)
         np.testing.assert_array_equal(order, np.argsort(keys, kind="stable"))
+
+
+def bits_of_dropout(number, tile):
+    """KeptBits of attention.cuh and Queries of attention_tensor_cores.cuh: of which numbers a row keeps the
+    bits, in words of 16, and where each column's bit is among them; the tile's first weight has `number`."""
+    words = tile // 16 + 1
+    return (number // 16 * 16 + np.arange(16 * words)), number % 16 + np.arange(tile)
+
+
+@pytest.mark.parametrize("tile", [32, 64])
+def test_bits_of_dropout_of_attention(tile):
+    """Wherever a row of weights begins, a column's bit is that of its own number, and is kept."""
+    for number in (*range(33), 2**33 + 5):
+        numbers, at = bits_of_dropout(number, tile)
+        np.testing.assert_array_equal(numbers[at], number + np.arange(tile))
