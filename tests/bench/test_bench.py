@@ -1,6 +1,7 @@
 """The bench: every case runs, the table says what was measured, wrong names are refused."""
 
 import json
+import re
 
 import pytest
 import typer
@@ -39,6 +40,18 @@ def test_measuring_counts_wall_and_cpu_time():
     assert row["name"] == "sleep"
     assert row["gpuprop"].keys() == {"wall_ms", "cpu_ms"}
     assert row["gpuprop"]["wall_ms"] < 10
+
+
+def test_pytorch_does_the_same_in_turns_with_us(tmp_path):
+    pytest.importorskip("torch")
+    out = tmp_path / "bench.json"
+    args = ["adam", "--peer", "torch", "--threads", "1", "--rounds", "1", "--seconds", "0", "--json", str(out)]
+    result = CliRunner().invoke(app, args, catch_exceptions=False)
+    assert result.exit_code == 0
+    (row,) = json.loads(out.read_text())["rows"]
+    ours, theirs = (row[name]["cpu_ms"] for name in ("gpuprop", "torch"))
+    assert "PyTorch" in result.stdout
+    assert re.search(rf"adam .* {ours:.2f} +{theirs:.2f} +{ours / theirs:.2f} ", result.stdout)
 
 
 def test_the_command_prints_a_table_and_writes_json(tmp_path):

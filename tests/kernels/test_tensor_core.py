@@ -170,3 +170,12 @@ def test_kernels_without_ptx_give_the_same_bits(monkeypatch, case):
     for other in found[1:]:
         for a, b in zip(found[0], other, strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+def test_inline_ptx_stands_behind_one_switch():
+    """In tensor_core.cuh alone, which has twins for -DGPUPROP_NO_PTX."""
+    files = {path.name: path.read_text() for path in kernels.folder().glob("*.cu*")}
+    assert [name for name, text in files.items() if re.search(r"\basm\b", text)] == ["tensor_core.cuh"]
+    text = files["tensor_core.cuh"]
+    assert text.index("!defined(GPUPROP_NO_PTX) && __CUDA_ARCH__") < re.search(r"\basm\b", text).start()
+    assert re.findall(r"\basm\b", text[text.index("#ifdef GPUPROP_NO_PTX") :]) == []
