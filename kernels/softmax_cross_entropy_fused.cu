@@ -183,7 +183,8 @@ softmax_cross_entropy_row(const T* __restrict__ logits, const long long* __restr
       kept[whole] = load_within(z, whole * SIZE, skip, stop);
 
     const long long target = inside ? targets[row] : ignore_index;
-    const Acc origin = inside ? problem.capped(to_acc(logits[start])) : Acc(0);  // of `below`, as logits may be large
+    const Acc leading = inside ? problem.capped(to_acc(logits[start])) : Acc(0);
+    const Acc origin = isfinite(leading) ? leading : Acc(0);  // of `below`, as logits may be large
     Seen<Acc> seen;
     for (int j = member; j < packs; j += TEAM)
       seen.add(problem, j < held ? kept[j] : load_within(z, j * SIZE, skip, stop), j * SIZE - skip, origin);

@@ -166,3 +166,16 @@ def test_numbers_that_make_no_sense():
     for bad in ({"z_loss": -1.0}, {"z_loss": np.inf}, {"soft_cap": 0.0}, {"soft_cap": -2.0}):
         with pytest.raises(DataError, match=f"{next(iter(bad))} is a finite number"):
             softmax_cross_entropy(gp.tensor(z), targets, **bad)
+
+
+@pytest.mark.parametrize("classes", [7, 300])
+@pytest.mark.parametrize("excluded", [0, 5])
+def test_a_class_that_is_excluded_makes_the_smoothed_loss_infinite(device, classes, excluded):
+    """Smoothing wants a share of it; a logit of -inf has no share. As in PyTorch."""
+    z = np.random.default_rng(0).standard_normal((2, classes)).astype(np.float32)
+    z[0, excluded] = -np.inf
+    loss = softmax_cross_entropy(
+        gp.tensor(z), np.array([3, 4]), label_smoothing=0.1, reduction="none"
+    ).numpy()
+    assert loss[0] == np.inf
+    assert np.isfinite(loss[1])
