@@ -23,17 +23,21 @@ from typing import Any
 
 import numpy as np
 
-from gpuprop.backend.arrays import Array, cupy_array
+from gpuprop.backend.arrays import cupy_array
 from gpuprop.backend.cuda_module import CudaModule, included_texts
 from gpuprop.backend.device import Device, get_device
 from gpuprop.backend.instantiations import C_TYPES, INSTANTIATIONS
+from gpuprop.backend.launch import (
+    INVALID,
+    MAX_BLOCK,
+    MAX_GRID,
+    MAX_THREADS,
+    device_of_launch,
+    dimensions,
+)
 from gpuprop.backend.signatures import KernelSource, Parameter, fit_arguments, parse_kernels
 from gpuprop.errors import KernelError
 
-_MAX_GRID = (2**31 - 1, 65535, 65535)
-_MAX_BLOCK = (1024, 1024, 64)
-_MAX_THREADS = 1024
-_INVALID = "CUDA_ERROR_INVALID_VALUE: invalid argument"
 _MACRO = re.compile(r"^[ \t]*#[ \t]*define\b(?:[^\n]*\\\n)*[^\n]*__global__", re.M)
 
 
@@ -247,19 +251,19 @@ class Kernel:
         anything runs when something does not fit. Returns at once on a GPU.
         """
         grid, block = (
-            _dimensions(self.name, "grid", grid, _MAX_GRID),
-            _dimensions(self.name, "block", block, _MAX_BLOCK),
+            dimensions(self.name, "grid", grid, MAX_GRID),
+            dimensions(self.name, "block", block, MAX_BLOCK),
         )
         threads = block[0] * block[1] * block[2]
-        if threads > _MAX_THREADS:
+        if threads > MAX_THREADS:
             raise KernelError(
-                f"{self.name}: {_INVALID}: block {block} is {threads} threads: over {_MAX_THREADS}"
+                f"{self.name}: {INVALID}: block {block} is {threads} threads: over {MAX_THREADS}"
             )
         shared_mem = operator.index(shared_mem)
         if shared_mem < 0:
             raise KernelError(f"{self.name}: shared_mem {shared_mem} is negative")
         fitted = fit_arguments(self.name, self.parameters, args)
-        device = _device_of(self.name, fitted)
+        device = device_of_launch(self.name, fitted)
         more = {} if cluster is None else {"cluster": cluster}
         if more and device.type == "cuda":
             raise KernelError(
@@ -277,44 +281,6 @@ def _read(path_or_source: str | Path) -> tuple[Path | None, str]:
         return path, path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise KernelError(f"cannot read the kernels in {path}: {error}") from error
-
-
-def _device_of(kernel: str, args: Sequence[Array]) -> Device:
-    """Where the arrays are; without arrays, the current device."""
-    of_cupy, gpus = cupy_array(), set()
-    for a in args:
-        if a is not None and not isinstance(a, np.generic):
-            gpus.add(a.device.id if isinstance(a, of_cupy) else None)
-    if len(gpus) > 1:
-        places = ", ".join(sorted("the CPU" if gpu is None else f"cuda:{gpu}" for gpu in gpus))
-        raise KernelError(f"{kernel}: the arrays are on different devices ({places})")
-    current = get_device()
-    if gpus and gpus != {None}:
-        return _gpu(gpus.pop() or 0)
-    if current.type == "emulated" or (not gpus and current.type == "cuda"):
-        return current
-    raise KernelError(
-        f"{kernel}: the arrays are NumPy's and the current device is {current}. Kernels run on CuPy arrays, "
-        'or on NumPy arrays after set_device("emulated")'
-    )
-
-
-_gpu = functools.cache(functools.partial(Device, "cuda"))
-
-
-def _dimensions(kernel: str, what: str, given: Any, limits: tuple[int, int, int]) -> tuple[int, int, int]:
-    if type(given) is int and 1 <= given <= limits[0]:  # as most are
-        return given, 1, 1
-    sizes = tuple(given) if isinstance(given, (tuple, list)) else (given,)
-    try:
-        if not sizes:
-            raise ValueError
-        x, y, z = (*map(operator.index, sizes), *(1,) * (3 - len(sizes)))
-    except (TypeError, ValueError):
-        raise KernelError(f"{kernel}: {what} is one to three whole numbers, got {given!r}") from None
-    if not (1 <= x <= limits[0] and 1 <= y <= limits[1] and 1 <= z <= limits[2]):
-        raise KernelError(f"{kernel}: {_INVALID}: {what} {given!r} is outside 1..{limits} (x, y, z)")
-    return x, y, z
 
 
 def _base(expression: str) -> str:

@@ -218,7 +218,7 @@ def fake_cupy(compiled, launched, fail=False):
 
 def test_a_size_of_clusters_at_launch_is_not_for_cupy(monkeypatch):
     kernel = kernels.load(SCALE, names=["count"])["count"]
-    monkeypatch.setattr(kernels, "_device_of", lambda *_: Device("cuda", 0))
+    monkeypatch.setattr(kernels, "device_of_launch", lambda *_: Device("cuda", 0))
     with pytest.raises(KernelError, match=r"count: cluster=2: CuPy launches no clusters .*__cluster_dims__"):
         kernel(2, 1, (np.zeros(2, np.int32),), cluster=2)
 
