@@ -7,7 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from . import convolutions, feed_forward, layers, losses, optimizers, recurrent, sequences, simple
+from . import (
+    convolutions,
+    feed_forward,
+    layers,
+    losses,
+    optimizers,
+    recurrent,
+    rows,
+    sequences,
+    simple,
+    windows,
+)
 from .measure import LONG, Cost, Spec
 from .shapes import fit
 
@@ -17,6 +28,8 @@ FORMULAS: dict[str, Callable[..., Cost]] = {
     **feed_forward.FORMULAS,
     **losses.FORMULAS,
     **sequences.FORMULAS,
+    **windows.FORMULAS,
+    **rows.FORMULAS,
     **convolutions.FORMULAS,
     **recurrent.FORMULAS,
     **optimizers.FORMULAS,
@@ -31,16 +44,18 @@ def cost(op: Any, *inputs: Any, dtype: Any = "float32", **options: Any) -> Cost:
         gp.cost("softmax_cross_entropy", (8192, 131072), (8192,), dtype="bfloat16")
         gp.cost(optim.AdamW, (1_000_000,), clip=True)
         gp.cost(optim.SparseAdam, (100_000, 256), (64, 128))
+        gp.cost(ops.pack, (64, 128, 256), (64, 128), rows=5000)
 
     op: a function of gp.ops, or its name; or Adam, AdamW or SparseAdam (a table and its ids), whose step is
     the forward pass here. inputs: as op takes them, each a shape, of type `dtype` and with a gradient (ids,
     targets and masks: of their own types, without); or an array or a tensor, of its type, with a gradient if
-    it requires one; None for one that is left out. options: as op takes them.
+    it requires one; None for one that is left out; an index of `getitem` in NumPy's form, where a shape is
+    that of an array of numbers. options: as op takes them; and `rows`, the number of real tokens, for `pack`,
+    `unpack`, `packing_of` and `pack_labels`: without it they cost what they do in a captured step.
 
     Dense, contiguous inputs are supposed, a gradient of ones for the backward pass, and the epilogues of
-    cublasLt, which float64 does without. Raises ValueError for an operation whose cost is not known, as it
-    hangs on values (`pack`) or on how CuPy composes it (`max_pool1d`), and ShapeError for inputs whose
-    shapes do not fit each other.
+    cublasLt, which float64 does without. Raises ValueError for an operation whose cost is not known or
+    hangs on values (an index of bools), and ShapeError for inputs whose shapes do not fit each other.
     """
     name = op if isinstance(op, str) else getattr(op, "__name__", repr(op))
     if name not in FORMULAS:

@@ -125,15 +125,17 @@ def embedding(ids: Spec, table: Spec, *, padding_idx: int | None = None, sparse:
     forward = launch(touched, labels, y, flops=y.size)
     if sparse:
         return Cost(forward, both([launch(labels, labels)], y.size) if table.needs_grad else Pass())
-    order, chunks = y.like(n, dtype=INT), math.ceil(n / embedding_kernels.CHUNK)
-    partial = table.sums(chunks, 2, width)
-    backward = [
-        launch(table),
-        sort(labels),
-        launch(order, order, y, 2 * touched, partial),
-        launch(order, partial, 2 * touched) if chunks > 1 else Pass(),
-    ]
-    return Cost(forward, both(backward, table.size) if table.needs_grad else Pass())
+    backward = launch(table) + added_rows(labels, y, touched)
+    return Cost(forward, both([backward], table.size) if table.needs_grad else Pass())
+
+
+def added_rows(ids: Spec, values: Spec, touched: int) -> Pass:
+    """Rows (N, D) added to those of a table, of which `touched` bytes are read and written, by ids (N,)."""
+    n, width = values.shape
+    order, chunks = ids.like(n, dtype=INT), math.ceil(n / embedding_kernels.CHUNK)
+    partial = values.sums(chunks, 2, width)
+    added = launch(order, order, values, 2 * touched, partial)
+    return sort(ids) + added + (launch(order, partial, 2 * touched) if chunks > 1 else Pass())
 
 
 def sort(ids: Spec) -> Pass:

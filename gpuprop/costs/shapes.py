@@ -10,7 +10,7 @@ from ..errors import ShapeError
 from .measure import Spec
 
 # Each input as errors of operations write it. A letter is one size throughout, 3H three times H, "..." any
-# axes, the same throughout, * any axes.
+# axes, the same throughout, * any axes, first or last.
 CELL = "x (B, T, I)", "weight_ih ({n}H, I)", "weight_hh ({n}H, H)", "bias_ih ({n}H,)", "bias_hh ({n}H,)"
 FORMS: dict[str, tuple[str, ...]] = {
     "additive_attention_weights": ("query (B, T, H)", "key (B, S, H)", "v (H,)"),
@@ -26,9 +26,13 @@ FORMS: dict[str, tuple[str, ...]] = {
     "matmul": ("a (*, M, K)", "b (*, K, N)"),
     "max_over_time": ("x (B, L, C)", "mask (B, L)"),
     "mean_over_time": ("x (B, L, C)", "mask (B, L)"),
+    "pack": ("x (B, L, *)", "mask (B, L)"),
+    "pack_labels": ("labels (B, L)", "mask (B, L)"),
+    "packing_of": ("mask (B, L)",),
     "residual_layer_norm": ("x (..., D)", "residual (..., D)", "weight (D,)", "bias (D,)"),
     "scaled_dot_product_attention": ("query (..., T, D)", "key (..., S, D)", "value (..., S, Dv)"),
     "softmax_cross_entropy": ("logits (..., C)", "targets (...)"),
+    "unpack": ("x (N, *)", "mask (B, L)"),
 }
 SIZE = re.compile(r"(\d*)(\w+)")
 
@@ -65,6 +69,9 @@ def _bind(form: str, shape: tuple[int, ...], known: dict[str, Any]) -> bool:
         rest, shape = shape[: len(shape) - len(axes)], shape[len(shape) - len(axes) :]
         if lead == "..." and known.setdefault(lead, rest) != rest:
             return False
+    if axes and axes[-1] == "*":
+        axes = axes[:-1]
+        shape = shape[: len(axes)]
     if len(axes) != len(shape):
         return False
     for axis, size in zip(axes, shape, strict=True):

@@ -30,7 +30,7 @@ class MaxPool1d(Op):
     @staticmethod
     def forward(ctx: Context, x: Array, *, kernel: int, stride: int, padding: int) -> Array:
         xp = get_xp(x)
-        windows = _windows(x.shape[1], kernel, stride, padding)
+        windows = windows_of(x.shape[1], kernel, stride, padding)
         shape = (x.shape[0], output_length(x.shape[1], kernel, stride, padding), x.shape[2])
         y = xp.full(shape, -np.inf, x.dtype)
         first = xp.maximum(padding - stride * xp.arange(shape[1]), 0).astype(np.int32)
@@ -47,7 +47,8 @@ class MaxPool1d(Op):
         shape, winner, windows = ctx.saved
         dx = zeros(get_xp(dy), shape, dy.dtype)
         for j, out, into in windows:
-            dx[:, into] += dy[:, out] * (winner[:, out] == j)
+            here = dx[:, into]
+            here += dy[:, out] * (winner[:, out] == j)
         return dx
 
 
@@ -63,12 +64,13 @@ class AvgPool1d(Op):
         ctx: Context, x: Array, *, kernel: int, stride: int, padding: int, count_include_pad: bool
     ) -> Array:
         xp = get_xp(x)
-        windows = _windows(x.shape[1], kernel, stride, padding)
+        windows = windows_of(x.shape[1], kernel, stride, padding)
         length = output_length(x.shape[1], kernel, stride, padding)
         y = zeros(xp, (x.shape[0], length, x.shape[2]), x.dtype)
         count = np.zeros(length)
         for _, out, into in windows:
-            y[:, out] += x[:, into]
+            here = y[:, out]
+            here += x[:, into]
             count[out] += 1
         share = np.full(length, 1.0 / kernel) if count_include_pad else 1.0 / count
         share = xp.asarray(share.astype(x.dtype)[:, None])
@@ -82,7 +84,8 @@ class AvgPool1d(Op):
         dx = zeros(get_xp(dy), shape, dy.dtype)
         part = dy * share
         for _, out, into in windows:
-            dx[:, into] += part[:, out]
+            here = dx[:, into]
+            here += part[:, out]
         return dx
 
 
@@ -185,7 +188,7 @@ def output_length(length: int, kernel: int, stride: int, padding: int) -> int:
     return max(0, (length + 2 * padding - kernel) // stride + 1)
 
 
-def _windows(length: int, kernel: int, stride: int, padding: int) -> list[tuple[int, slice, slice]]:
+def windows_of(length: int, kernel: int, stride: int, padding: int) -> list[tuple[int, slice, slice]]:
     """For each offset j in a window: (j, the windows whose place j lies inside x, those places)."""
     count = output_length(length, kernel, stride, padding)
     found = []
@@ -198,7 +201,8 @@ def _windows(length: int, kernel: int, stride: int, padding: int) -> list[tuple[
     return found
 
 
-def _check(name: str, x: Any, kernel: int, stride: int, padding: int) -> None:
+def check_windows(name: str, x: Any, kernel: int, stride: int, padding: int) -> None:
+    """Raise ShapeError or ValueError unless there is a window over x (B, L, C)."""
     if len(x.shape) != 3:
         raise ShapeError(f"{name} expects (batch, length, channels) but got {tuple(x.shape)}")
     if kernel < 1 or stride < 1 or not 0 <= padding <= kernel // 2:
@@ -216,7 +220,7 @@ def _check(name: str, x: Any, kernel: int, stride: int, padding: int) -> None:
 def max_pool1d(x: Any, kernel_size: int, stride: int | None = None, padding: int = 0) -> Tensor:
     """Maximum of each window of x (B, L, C). stride: kernel_size if None; padding: at most half of it."""
     stride = kernel_size if stride is None else stride
-    _check("max_pool1d", x, kernel_size, stride, padding)
+    check_windows("max_pool1d", x, kernel_size, stride, padding)
     return MaxPool1d.apply(x, kernel=kernel_size, stride=stride, padding=padding)
 
 
@@ -225,7 +229,7 @@ def avg_pool1d(
 ) -> Tensor:
     """Mean of each window of x (B, L, C). stride: kernel_size if None; padding: at most half of it."""
     stride = kernel_size if stride is None else stride
-    _check("avg_pool1d", x, kernel_size, stride, padding)
+    check_windows("avg_pool1d", x, kernel_size, stride, padding)
     return AvgPool1d.apply(
         x, kernel=kernel_size, stride=stride, padding=padding, count_include_pad=count_include_pad
     )

@@ -35,6 +35,13 @@ WRONG: list[tuple[str, tuple[Any, ...], str]] = [
     ("scaled_dot_product_attention", ((8, 32, 64), (8, 16, 60), (8, 16, 40)), r"key \(..., S, D\)"),
     ("softmax_cross_entropy", ((64, 100), (63,)), r"logits \(..., C\), targets \(...\) but got"),
     ("conv1d", ((4, 9, 20), (7, 3, 21)), r"conv1d expects \(batch, length, 21\) but got \(4, 9, 20\)"),
+    ("pack", ((8, 32, 64), (8, 31)), r"pack expects x \(B, L, ...\), mask \(B, L\) but got"),
+    ("pack_labels", ((8, 32), (8, 31), -100), r"labels \(B, L\), mask \(B, L\) but got \(8, 32\), \(8, 31\)"),
+    ("packing_of", ((8,), (8, 32, 64)), r"packing_of expects mask \(B, L\) but got \(8,\)"),
+    ("unpack", ((256, 64), (256,)), r"unpack expects x \(N, ...\), mask \(B, L\) but got"),
+    ("unpack", ((255, 64), (8, 32)), r"unpack: 255 rows for a mask \(8, 32\) with 256 real tokens"),
+    ("max_pool1d", ((8, 2, 64), 3), r"max_pool1d: a window of 3 does not fit into \(8, 2, 64\)"),
+    ("avg_pool1d", ((8, 32), 3), r"avg_pool1d expects \(batch, length, channels\) but got \(8, 32\)"),
     ("glu", ((4, 9),), r"glu expects x \(..., 2C\) but got \(4, 9\)"),
 ]  # fmt: skip
 

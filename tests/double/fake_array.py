@@ -189,7 +189,7 @@ class ndarray:
             where = host_of(key, "index")
             places = np.arange(self.size).reshape(self.shape)[where]
             return run("take", lambda x: x.reshape(-1)[places], self)
-        return run("take", lambda x, k: x[k], self, key)
+        return run("take", lambda x, *k: x[k], self, *(key if isinstance(key, tuple) else (key,)))
 
     def __setitem__(self, key: Any, value: Any) -> None:
         if isinstance(value, np.ndarray):  # CuPy fills with it
@@ -205,7 +205,8 @@ class ndarray:
             with np.errstate(all="ignore"):
                 target[where] = what
 
-        moved = bytes_of(what, self.host[key] if _is_basic(key) else what)
+        places = where if isinstance(where, tuple) else (where,)
+        moved = bytes_of(what, *((self.host[key],) if _is_basic(key) else (what, *places)))
         machine_now().launch("copy", work, moved, places=places_of(self, key, value))
 
     # New arrays
