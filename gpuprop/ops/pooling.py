@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from ..op import Op
 from ..tensors import Tensor
 from . import pooling_kernels
 from .masks import real_tokens
+from .operands import beside
 
 LONG = 32  # positions from which a product a text is faster than its rows one by one
 
@@ -63,17 +65,12 @@ class AvgPool1d(Op):
     def forward(
         ctx: Context, x: Array, *, kernel: int, stride: int, padding: int, count_include_pad: bool
     ) -> Array:
-        xp = get_xp(x)
         windows = windows_of(x.shape[1], kernel, stride, padding)
-        length = output_length(x.shape[1], kernel, stride, padding)
-        y = zeros(xp, (x.shape[0], length, x.shape[2]), x.dtype)
-        count = np.zeros(length)
+        share = beside(_shares(x.shape[1], kernel, stride, padding, count_include_pad, x.dtype), x)
+        y = zeros(get_xp(x), (x.shape[0], len(share), x.shape[2]), x.dtype)
         for _, out, into in windows:
             here = y[:, out]
             here += x[:, into]
-            count[out] += 1
-        share = np.full(length, 1.0 / kernel) if count_include_pad else 1.0 / count
-        share = xp.asarray(share.astype(x.dtype)[:, None])
         y *= share
         ctx.save(x.shape, share, windows)
         return y
@@ -199,6 +196,19 @@ def windows_of(length: int, kernel: int, stride: int, padding: int) -> list[tupl
             start = first * stride - padding + j
             found.append((j, slice(first, end), slice(start, start + (end - first - 1) * stride + 1, stride)))
     return found
+
+
+@lru_cache(maxsize=256)  # the same array in each step, so that a captured one finds its copy on the GPU
+def _shares(
+    length: int, kernel: int, stride: int, padding: int, count_include_pad: bool, dtype: Any
+) -> Array:
+    """1 / n of each window, (windows, 1): n the kernel size, or the number of places inside x."""
+    count = np.full(output_length(length, kernel, stride, padding), float(kernel))
+    if not count_include_pad:
+        count[:] = 0
+        for _, out, _ in windows_of(length, kernel, stride, padding):
+            count[out] += 1
+    return (1.0 / count).astype(dtype)[:, None]
 
 
 def check_windows(name: str, x: Any, kernel: int, stride: int, padding: int) -> None:
