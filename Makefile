@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := runs
+DRY := $(CURDIR)/build/dry
 # Two tests at a time: more threads inside each only get in each other's way.
 ONE_THREAD := OPENBLAS_NUM_THREADS=1 GPUPROP_THREADS=1
 
@@ -15,7 +16,7 @@ CUDA_MAJOR := $(shell nvidia-smi 2>/dev/null | sed -n 's/.*CUDA Version: \([0-9]
 CUDA_EXTRA := $(if $(CUDA_MAJOR),$(if $(filter 12,$(CUDA_MAJOR)),$(comma)cuda12,$(comma)cuda13))
 comma := ,
 
-.PHONY: demo test test-full lint types docs wheel quality quality-seq2seq bench gpu format clean help
+.PHONY: demo test test-full lint types docs wheel quality quality-seq2seq bench dry gpu format clean help
 
 help:  ## what each target does
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -62,6 +63,12 @@ bench: $(VENV)/.test  ## time steps and operations on 1 and 2 threads beside PyT
 	PYTHONPATH=. $(BENCH_PYTHON) -m gpuprop.bench.readme_table $(RUN)/bench-2.json $(RUN)/bench-1.json \
 		$(RUN)/bench-growth.json README.md
 
+dry: $(DRY)/.built  ## GPU tests on CuPy without a GPU: what it refuses, not values (a few minutes; 2 GB of downloads)
+	LD_LIBRARY_PATH=$(DRY)/lib PYTHONPATH=$(DRY)/site:.:tests/dry:tests/double:tests/gpu CUPY_CACHE_DIR=$(DRY)/cache \
+		$(ONE_THREAD) $(DRY)/venv/bin/python -O -m pytest --assert=plain -W ignore::pytest.PytestConfigWarning \
+		-p dry_gpu -p no:cacheprovider -q -r "" --tb=no \
+		-m "gpu and not full" tests/ops tests/nn tests/optim tests/capture tests/training tests/dry/programs.py
+
 gpu:  ## GPU tests, short trainings and the bench suite with this machine's own Python; writes runs/gpu.json
 	PYTHONPATH=. $(PYTHON) tests/gpu/check.py --out $(RUN)/gpu.json
 
@@ -71,6 +78,13 @@ clean:
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(DRY)/.built: pyproject.toml $(wildcard tests/dry/*.cpp tests/dry/*.h) tests/dry/build.py
+	test -x $(DRY)/venv/bin/python || $(PYTHON) -m venv $(DRY)/venv
+	$(DRY)/venv/bin/python -m pip install --quiet -e ".[cuda13,emulator]" \
+		"cython>=3.2,<3.3" hypothesis pytest pytest-timeout setuptools
+	$(DRY)/venv/bin/python tests/dry/build.py $(DRY)
+	touch $@
 
 $(VENV)/.demo: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -e ".[plots$(CUDA_EXTRA)]"
