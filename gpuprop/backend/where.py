@@ -36,4 +36,6 @@ def _counts(path: Path) -> bool:
     cupy = getattr(sys.modules.get("cupy"), "__file__", None)
     if cupy is not None and Path(cupy).parent in path.parents:
         return False
+    if path.suffix in (".pyx", ".pxi"):  # CuPy's compiled modules give relative names: cupy/cuda/memory.pyx
+        return False
     return "site-packages" not in path.parts and path.name != "contextlib.py"

@@ -167,5 +167,5 @@ def test_a_loss_that_cannot_be_captured(any_gpu: str) -> None:
     of = trainer(True)
     plain = of.loss
     of.loss = lambda b: plain(b) * plain(b).item()
-    with pytest.raises(gp.CaptureError, match="waits for the device"):
+    with pytest.raises(gp.CaptureError, match=r"(waits for the device|D2H transfers).* in Tensor\.numpy "):
         of.fit(batches(), epochs=2)
