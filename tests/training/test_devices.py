@@ -82,10 +82,14 @@ def test_a_training_is_the_same_on_every_device(device, task, optimizer):
         np.testing.assert_allclose(value, expected[name], rtol=1e-3, atol=1e-4, err_msg=name)
 
 
-LONG = [("transformer", 60), *((task, 200) for task in TASKS if task != "transformer")]
+SLOW = ("transformer", "conv", "lstm")
+LONG = [
+    *((task, 60 if task in SLOW else 200) for task in TASKS),
+    *(pytest.param(task, 200, marks=pytest.mark.full) for task in SLOW),
+]
 
 
-@pytest.mark.parametrize(("task", "steps"), [*LONG, pytest.param("transformer", 200, marks=pytest.mark.full)])
+@pytest.mark.parametrize(("task", "steps"), LONG)
 def test_two_hundred_steps_stay_together(device, task, steps):
     losses, _ = trained(device, task, "slow adam", steps)
     expected, _ = trained("cpu", task, "slow adam", steps)
