@@ -35,3 +35,23 @@ __device__ inline LstmGradient<Acc> lstm_gradient(const Acc (&gate)[4], Acc tanh
   dc += d * o * (1 - tanh_c * tanh_c);
   return {{dc * g * i * (1 - i), dc * c * f * (1 - f), dc * i * (1 - g * g), d * tanh_c * o * (1 - o)}, dc * f};
 }
+
+constexpr int TOGETHER = 4;  // rows of a matrix that a thread multiplies with at a time
+
+// sum[r] += rows k to k + TOGETHER - 1 of a pack of columns, the first row at `from` and the next `stride` on, times those
+// elements of vector r; the vectors lie `inner` apart.
+template <typename T, typename Acc, int ROWS>
+__device__ inline void add_rows(const T* __restrict__ from, int stride, const Acc* vectors, int inner, int k,
+                                Acc (&sum)[ROWS][Pack<T>::SIZE]) {
+  Pack<T> w[TOGETHER];
+#pragma unroll
+  for (int j = 0; j < TOGETHER; ++j) w[j] = load_pack(from + (long long)(k + j) * stride);
+#pragma unroll
+  for (int r = 0; r < ROWS; ++r) {
+    const Pack<Acc, TOGETHER> v = load_pack<Acc, TOGETHER>(vectors + r * inner + k);
+#pragma unroll
+    for (int j = 0; j < TOGETHER; ++j)
+#pragma unroll
+      for (int e = 0; e < Pack<T>::SIZE; ++e) sum[r][e] += v.v[j] * to_acc(w[j].v[e]);
+  }
+}

@@ -6,7 +6,6 @@
 constexpr int BLOCKS = 8;     // of a cluster, as many as every GPU with clusters takes
 constexpr int ROWS = 4;       // of the batch, that a cluster owns
 constexpr int THREADS = 256;  // one for each row and each column of the state that a block owns
-constexpr int TOGETHER = 4;   // rows of a matrix that a thread multiplies with at a time
 
 #if __CUDA_ARCH__ < 900  // no clusters: a launch of the kernels is a trap there
 #undef __cluster_dims__
@@ -48,20 +47,6 @@ template <typename T, typename Acc, int SEGMENTS> struct Share {
     for (int i = threadIdx.x; i < 2 * ROWS * inner; i += blockDim.x) vectors[i] = 0;
   }
 
-  __device__ void add(const T* __restrict__ from, int stride, const Acc* vector, int k, Acc (&sum)[ROWS][SIZE]) const {
-    Pack<T> w[TOGETHER];
-#pragma unroll
-    for (int j = 0; j < TOGETHER; ++j) w[j] = load_pack(from + (long long)(k + j) * stride);
-#pragma unroll
-    for (int r = 0; r < ROWS; ++r) {
-      const Pack<Acc, TOGETHER> v = load_pack<Acc, TOGETHER>(vector + r * inner + k);
-#pragma unroll
-      for (int j = 0; j < TOGETHER; ++j)
-#pragma unroll
-        for (int e = 0; e < SIZE; ++e) sum[r][e] += v.v[j] * to_acc(w[j].v[e]);
-    }
-  }
-
   // With the vectors of set `number`. `rest` is the matrix in global memory, of which the rows from `held` on are read.
   __device__ void multiply(int number, const T* __restrict__ rest) const {
     const int packs = columns / SIZE;
@@ -71,11 +56,11 @@ template <typename T, typename Acc, int SEGMENTS> struct Share {
       const int segment = c / me.width, column = me.rank * me.width + c - segment * me.width;
       Acc sum[ROWS][SIZE] = {};
       int k = slice * TOGETHER;
-      for (; k < held; k += slices * TOGETHER) add(matrix + c, columns, vector, k, sum);
+      for (; k < held; k += slices * TOGETHER) add_rows(matrix + c, columns, vector, inner, k, sum);
       if (column < me.size)
 #pragma unroll 2
         for (; k < inner; k += slices * TOGETHER)
-          add(rest + segment * me.size + column, SEGMENTS * me.size, vector, k, sum);
+          add_rows(rest + segment * me.size + column, SEGMENTS * me.size, vector, inner, k, sum);
 #pragma unroll
       for (int r = 0; r < ROWS; ++r) {
         Pack<Acc, SIZE> pack;

@@ -3,7 +3,6 @@
 #include "recurrent.cuh"
 
 constexpr int THREADS = 384;  // at most, and columns of the state at most: 168 registers each
-constexpr int TOGETHER = 4;   // rows of a matrix that a thread multiplies with at a time
 
 // Rows of the batch, and the order of the times, of a block.
 template <int ROWS> struct Walk {
@@ -50,20 +49,6 @@ template <typename T, typename Acc, int ROWS> struct Product {
     for (int i = threadIdx.x; i < ROWS * inner; i += blockDim.x) vectors[i] = 0;
   }
 
-  __device__ void add(const T* __restrict__ from, int k, Acc (&sum)[ROWS][SIZE]) const {
-    Pack<T> w[TOGETHER];
-#pragma unroll
-    for (int j = 0; j < TOGETHER; ++j) w[j] = load_pack(from + (long long)(k + j) * columns);
-#pragma unroll
-    for (int r = 0; r < ROWS; ++r) {
-      const Pack<Acc, TOGETHER> v = load_pack<Acc, TOGETHER>(vectors + r * inner + k);
-#pragma unroll
-      for (int j = 0; j < TOGETHER; ++j)
-#pragma unroll
-        for (int e = 0; e < SIZE; ++e) sum[r][e] += v.v[j] * to_acc(w[j].v[e]);
-    }
-  }
-
   // `rest` is the matrix in global memory, of which the rows from `held` on are read.
   __device__ void multiply(const T* __restrict__ rest) const {
     const int packs = columns / SIZE;
@@ -71,9 +56,9 @@ template <typename T, typename Acc, int ROWS> struct Product {
       const int slice = task / packs, c = (task - slice * packs) * SIZE;
       Acc sum[ROWS][SIZE] = {};
       int k = slice * TOGETHER;
-      for (; k < held; k += slices * TOGETHER) add(matrix + c, k, sum);
+      for (; k < held; k += slices * TOGETHER) add_rows(matrix + c, columns, vectors, inner, k, sum);
 #pragma unroll 2
-      for (; k < inner; k += slices * TOGETHER) add(rest + c, k, sum);
+      for (; k < inner; k += slices * TOGETHER) add_rows(rest + c, columns, vectors, inner, k, sum);
 #pragma unroll
       for (int r = 0; r < ROWS; ++r) {
         Pack<Acc, SIZE> pack;
