@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 from test_capture import MODELS, batch
-from test_launches_of_steps import classifier
+from test_launches_of_steps import classifier, step_of
 
 import gpuprop as gp
-from gpuprop import nn, optim
+from gpuprop import nn
 from gpuprop.backend import buffers, kernels
 from gpuprop.bench.host_calls import python_calls
 
@@ -23,21 +23,6 @@ class Deep(nn.Module):
 
     def forward(self, ids: Any, _: Any) -> Any:
         return self.layers(self.embedding(ids[:, 0]))
-
-
-def step_of(model: nn.Module) -> Callable[..., Any]:
-    model.train()
-    update, criterion = optim.AdamW(model.parameters()), nn.CrossEntropyLoss()
-
-    def step(ids: Any, mask: Any, labels: Any) -> Any:
-        update.zero_grad()
-        loss = criterion(model(ids, mask), labels)
-        loss.backward()
-        update.clip_grad_norm(1.0)
-        update.step()
-        return loss
-
-    return step
 
 
 def calls_of(step: Callable[..., Any], inputs: tuple[Any, ...]) -> int:

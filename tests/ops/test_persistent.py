@@ -49,13 +49,17 @@ def run(cell, arrays, **options):
     return [y.numpy() for y in outputs] + [to_host(leaf.grad) for leaf in leaves]
 
 
-@pytest.fixture
-def launched(monkeypatch):
-    """The sizes of each launch, forward and backward."""
+def sizes_of_launches(monkeypatch):
+    """A list to which the sizes of each launch, forward and backward, are added."""
     seen = []
     sizes = persistent_kernels._sizes
     monkeypatch.setattr(persistent_kernels, "_sizes", lambda *a, **k: seen.append(sizes(*a, **k)) or seen[-1])
     return seen
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    return sizes_of_launches(monkeypatch)
 
 
 def compare(found, expected, tolerance):

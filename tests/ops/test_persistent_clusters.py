@@ -6,10 +6,10 @@ import pytest
 import gpuprop as gp
 from gpuprop.backend.arrays import to_host
 from gpuprop.backend.occupancy import occupancy
-from gpuprop.ops import cluster_sizes, persistent_kernels, persistent_sizes
+from gpuprop.ops import cluster_sizes, persistent_sizes
 from gpuprop.testing import gradcheck, unavailable
 
-from .test_persistent import CELLS, compare, draw, mask_of, run
+from .test_persistent import CELLS, compare, draw, mask_of, run, sizes_of_launches
 
 REASON = unavailable("emulated")
 pytestmark = pytest.mark.skipif(REASON is not None, reason=f"emulated: {REASON}")
@@ -22,11 +22,8 @@ SIZES = [(8, True, False), (72, True, True), (40, False, True)]
 @pytest.fixture
 def launched(monkeypatch):
     """Clusters wherever they are possible, and the sizes of each launch, forward and backward."""
-    seen = []
-    sizes = persistent_kernels._sizes
-    monkeypatch.setattr(persistent_kernels, "_sizes", lambda *a, **k: seen.append(sizes(*a, **k)) or seen[-1])
     with cluster_sizes.wherever_possible():
-        yield seen
+        yield sizes_of_launches(monkeypatch)
 
 
 @pytest.mark.parametrize("cell", CELLS)
